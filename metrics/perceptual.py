@@ -1,0 +1,50 @@
+"""Structure and perception: SSIM and LPIPS between photo and output, one value per image."""
+
+from importlib.resources import as_file, files
+
+import torch
+from kornia.color import rgb_to_grayscale
+from kornia.metrics import ssim
+from torch import Tensor
+
+Features = dict[str, Tensor]
+
+SSIM_WINDOW = 11  # Wang et al. 2004: 11x11 Gaussian, sigma 1.5
+LPIPS_LAYERS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")
+
+
+def ssim_scores(stylized: Tensor, content: Tensor) -> tuple[Tensor, Tensor]:
+    """SSIM of the luminances: its mean, and the mean of its worst tenth of positions.
+
+    Images (B,3,H,W) in [0,1] -> (B,), (B,). The tail is scored too because content is lost in
+    places, not on average.
+    """
+    gray = [rgb_to_grayscale(x.float()) for x in (stylized, content)]
+    # "valid" as in the reference implementation: no padded borders in the mean
+    local = ssim(gray[0], gray[1], SSIM_WINDOW, padding="valid").flatten(1)
+    worst = local.topk(max(1, local.shape[1] // 10), dim=1, largest=False).values
+    return local.mean(1), worst.mean(1)
+
+
+def lpips_heads() -> list[Tensor]:
+    """The linear weights of LPIPS (Zhang et al. 2018, v0.1) for VGG16, from torchmetrics: (C,)."""
+    resource = files("torchmetrics.functional.image") / "lpips_models" / "vgg.pth"
+    with as_file(resource) as path:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    return [state[f"lin{i}.model.1.weight"].flatten() for i in range(len(LPIPS_LAYERS))]
+
+
+def lpips(a: Features, b: Features, heads: list[Tensor]) -> Tensor:
+    """LPIPS (Zhang et al. 2018, Eq. 1) from VGG16 features at ``LPIPS_LAYERS`` -> (B,).
+
+    Only on torchvision's ImageNet VGG16 is it *the* LPIPS; on other weights say which.
+    """
+    total = torch.zeros(len(a[LPIPS_LAYERS[0]]), device=heads[0].device)
+    for layer, head in zip(LPIPS_LAYERS, heads, strict=True):
+        difference = (_unit(a[layer]) - _unit(b[layer])).square()
+        total = total + torch.einsum("bchw,c->bhw", difference, head).mean(dim=(1, 2))
+    return total
+
+
+def _unit(features: Tensor) -> Tensor:
+    return features.float() / (features.float().norm(dim=1, keepdim=True) + 1e-10)

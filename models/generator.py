@@ -1,0 +1,176 @@
+"""The generator: one pass from a photo and a style code to the stylized picture.
+
+    photo -> stem -> trunk ---------------> styled blocks -> decoder -> paint
+                       |  (detached)                                      |
+                       +-> attention A          stylized = f^-1( f(base) + s * paint )
+
+``base`` is the photo, moved towards the painting's colours by the strength s; ``paint`` starts at
+zero, so training starts from a faithful picture and learns brushwork. s = 0 returns the photo.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .attention import ChannelAttention, SpatialAttention
+from .style_code import COLOUR_SIZE, match_colour
+
+STRIDE = 8  # of the attention map; pictures are padded to a multiple of it
+MIN_SIDE = 32
+EPS = 0.02  # f maps [0,1] to a finite range
+
+
+class Stylized(NamedTuple):
+    """What the generator returns."""
+
+    image: Tensor  # (B,3,H,W) in [0,1]
+    attention: Tensor  # (B,1,ceil(H/8),ceil(W/8)), mean one
+    channels: dict[str, Tensor]  # layer -> (B,C), mean one; empty without channel attention
+
+
+def to_logit(image: Tensor) -> Tensor:
+    """f(x) = logit(eps + (1 - 2 eps) x): pictures in [0,1] to where paint can be added."""
+    return torch.logit(EPS + (1 - 2 * EPS) * image)
+
+
+def from_logit(x: Tensor) -> Tensor:
+    """The inverse of ``to_logit``, clamped to [0,1]."""
+    return ((torch.sigmoid(x) - EPS) / (1 - 2 * EPS)).clamp(0, 1)
+
+
+def conv(c_in: int, c_out: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+    """A reflection-padded convolution."""
+    return nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, padding_mode="reflect")
+
+
+class StyledBlock(nn.Module):
+    """Residual block whose two normalisations take scale and bias from the style (AdaIN)."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = conv(width, width, 3), conv(width, width, 3)
+        self.style = nn.Linear(hidden, 4 * width)
+
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        scale1, bias1, scale2, bias2 = self.style(style)[..., None, None].chunk(4, dim=1)
+        h = F.relu(F.instance_norm(self.conv1(x)) * (1 + scale1) + bias1)
+        return x + F.instance_norm(self.conv2(h)) * (1 + scale2) + bias2
+
+
+class Generator(nn.Module):
+    """Photo, style code and strength to a ``Stylized``.
+
+    Args:
+        style_size: length D of the style code.
+        width: channels of the trunk, at a quarter of the resolution.
+        blocks: number of styled residual blocks.
+        attention: whether it has the attention branch (without it A = 1 everywhere).
+        gate: let A mix trunk and styled features in the decoder (objective ``gate``).
+        channels: loss layers with their channel counts, for channel attention.
+    """
+
+    code_mean: Tensor
+    code_std: Tensor
+
+    def __init__(
+        self,
+        style_size: int,
+        width: int = 64,
+        blocks: int = 5,
+        attention: bool = True,
+        gate: bool = False,
+        channels: Mapping[str, int] | None = None,
+    ) -> None:
+        super().__init__()
+        assert attention or not gate
+        hidden = 4 * width
+        self.gate = gate
+        self.register_buffer("code_mean", torch.zeros(style_size))
+        self.register_buffer("code_std", torch.ones(style_size))
+        self.style = nn.Sequential(
+            nn.Linear(style_size + 1, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU()
+        )
+        # Each 2x2 block of pixels becomes 12 channels, so nothing runs at full size but the end.
+        self.stem = nn.ModuleList([conv(12, width // 2, 3), conv(width // 2, width, 3, 2)])
+        self.trunk = conv(width, width, 3)  # free of style: attention reads the photo alone
+        self.blocks = nn.ModuleList(StyledBlock(width, hidden) for _ in range(blocks))
+        self.up = nn.ModuleList([conv(width, width // 2, 3), conv(width // 2, width // 4, 3)])
+        self.paint = conv(width // 4, 3, 5)
+        nn.init.zeros_(self.paint.weight)
+        assert self.paint.bias is not None
+        nn.init.zeros_(self.paint.bias)
+        self.attention = SpatialAttention(width) if attention else None
+        self.channel_attention = ChannelAttention(width, channels) if channels else None
+
+    def standardise_codes(self, codes: Tensor) -> None:
+        """Fit the code's standardisation to the training paintings' codes (N,D), in place.
+
+        Each std is floored at a tenth of its entry's mean size, so that a single painting, or
+        a channel that never fires, does not blow up.
+        """
+        std = codes.std(dim=0, correction=0)
+        self.code_mean.copy_(codes.mean(dim=0))
+        self.code_std.copy_(torch.maximum(std, 0.1 * codes.abs().mean(dim=0)).clamp_min(1e-3))
+
+    def forward(self, photo: Tensor, code: Tensor, strength: Tensor | float = 1.0) -> Stylized:
+        """Stylize.
+
+        Args:
+            photo: (B,3,H,W) in [0,1], each side at least 32.
+            code: (B,D) style code.
+            strength: a number, (B,) or (B,1,H,W), in [0,1].
+
+        Raises:
+            ValueError: the photo is smaller than 32 pixels.
+        """
+        b, _, height, width = photo.shape
+        if min(height, width) < MIN_SIDE:
+            raise ValueError(
+                f"the photo is {width}x{height} pixels; each side must be at least {MIN_SIDE}"
+            )
+        s = torch.as_tensor(strength, dtype=photo.dtype, device=photo.device)
+        s = s.view(-1, 1, 1, 1) if s.dim() < 4 else s
+        mean_strength = s.mean(dim=(1, 2, 3)).expand(b)
+        style = self.style(torch.cat([self.standard(code), mean_strength[:, None]], dim=1))
+
+        x = F.pad(photo, (0, -width % STRIDE, 0, -height % STRIDE), mode="reflect")
+        x = F.pixel_unshuffle(x, 2)  # (B,12,H/2,W/2)
+        for layer in self.stem:
+            x = F.relu(F.instance_norm(layer(x)))  # (B,W,H/4,W/4) after the last
+        trunk = F.relu(F.instance_norm(self.trunk(x)))
+        attention, channels = self._attend(trunk.detach())
+
+        h = trunk
+        for block in self.blocks:
+            h = block(h, style)  # (B,W,H/4,W/4)
+        if self.gate:
+            a = F.interpolate(attention, size=h.shape[-2:], mode="bilinear")
+            keep = a / (1 + a)  # A = 1 mixes half and half
+            h = keep * trunk + (1 - keep) * h
+        for layer in self.up:
+            h = F.relu(layer(F.interpolate(h, scale_factor=2.0)))  # resize, then convolve
+        paint = self.paint(h)[..., :height, :width].float()
+
+        base = photo + s * (match_colour(photo, code) - photo)
+        stylized = from_logit(to_logit(base) + s * paint)
+        return Stylized(torch.where(s == 0, photo, stylized), attention, channels)
+
+    def standard(self, code: Tensor) -> Tensor:
+        """The code (B,D) in units of the training paintings' spread."""
+        return (code - self.code_mean) / self.code_std
+
+    def _attend(self, trunk: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Attention on detached features: it cannot pull the trunk about."""
+        channels = self.channel_attention(trunk) if self.channel_attention else {}
+        if self.attention is None:
+            b, _, h, w = trunk.shape
+            return trunk.new_ones(b, 1, h // 2, w // 2, dtype=torch.float32), channels
+        return self.attention(trunk), channels
+
+
+def code_size(channels: Mapping[str, int]) -> int:
+    """Length of the style code for style layers with these channel counts."""
+    return COLOUR_SIZE + 2 * sum(channels.values())

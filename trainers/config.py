@@ -1,0 +1,252 @@
+"""A run is described by one ``TrainConfig``; what is on the command line is what is in here."""
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+Layers = tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """The frozen network whose features define content and style."""
+
+    name: Literal["vgg16", "vgg16_imagenet", "vgg19", "resnet50", "efficientnet_b0"] = "vgg16"
+    """Architecture and weights; vgg16 is the original release, which style transfer wants."""
+    weights_dir: Path | None = None
+    """Folder to look for the weights in first."""
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """The network that paints."""
+
+    width: int = 64
+    """Channels at a quarter of the resolution."""
+    blocks: int = 5
+    """Styled residual blocks."""
+
+
+@dataclass(frozen=True)
+class ContentConfig:
+    """What of the photo is kept."""
+
+    kind: Literal["feature", "pixel"] = "feature"
+    """Compare encoder features, or pixels (the table's baseline)."""
+    layers: Layers = (("conv3_2", 0.2), ("conv4_2", 0.5), ("conv5_2", 0.3))
+    """Layers with their λ_l; the default is the paper's multi-scale loss."""
+    normalization: Literal["none", "l2", "instance", "batch"] = "l2"
+    """What is divided out of the features first."""
+
+
+@dataclass(frozen=True)
+class AttentionConfig:
+    """Where content counts more."""
+
+    objective: Literal["uniform", "learned", "oracle", "shuffled", "saliency", "joint", "gate"] = "learned"
+    """How the attention map comes about."""
+    target: Literal["structural", "robust", "robust_local", "calibrated"] = "structural"
+    """What learned, oracle and shuffled maps are aimed at."""
+    budget: float = 0.5
+    """ρ: KL of the robust maps to uniform weights, in nats."""
+    channels: bool = False
+    """Also learn one weight per channel of each content layer."""
+    channel_budget: float = 0.1
+    """KL of the channel weights to uniform, in nats."""
+
+
+@dataclass(frozen=True)
+class StyleConfig:
+    """What of the painting arrives."""
+
+    kind: Literal["gram", "statistics"] = "gram"
+    """Gram matrices (the paper), or channel means and standard deviations."""
+    layers: tuple[str, ...] = ("relu1_1", "relu2_1", "relu3_1", "relu4_1")
+    """Layers of the style loss and of the style code."""
+    relative: bool = True
+    """Divide each layer's distance by the painting's own; False is the published form."""
+
+
+@dataclass(frozen=True)
+class AdversarialConfig:
+    """The PatchGAN; switched off by a weight of 0 in ``balance.adversarial``."""
+
+    game: Literal["lsgan", "hinge", "nonsaturating"] = "hinge"
+    """Adversarial loss."""
+    width: int = 32
+    """Channels of the discriminator's first layer."""
+    layers: int = 3
+    """Strided convolutions; 3 sees 70x70 pixels."""
+    scales: int = 1
+    """Number of scales, 1 to 3."""
+    spectral: bool = True
+    """Spectral normalisation (else instance norm)."""
+    projection: bool = True
+    """Condition the discriminator on the style code; without it, it teaches an average painting."""
+    r1: float = 0.0
+    """Weight γ of the R1 penalty."""
+    feature_matching: float = 0.0
+    """Weight of the content-aware loss on the discriminator's features, within the term."""
+    augment: bool = True
+    """DiffAugment, on real and fake alike."""
+
+
+@dataclass(frozen=True)
+class BalanceConfig:
+    """How the terms are weighed against each other."""
+
+    kind: Literal["fixed", "schedule", "gradient"] = "fixed"
+    """Weights as given; content weight shifted over the run; or weights as gradient shares."""
+    content: float = 1.0
+    """λ of the content term (with kind=gradient, here and below: its share)."""
+    style: float = 1.0
+    """λ of the style term."""
+    adversarial: float = 0.05
+    """λ of the adversarial term; 0 trains without a discriminator."""
+    tv: float = 0.0
+    """Weight of total variation; never balanced."""
+    shift: float = 4.0
+    """kind=schedule: the content weight starts at √shift times its value, ends at 1/√shift."""
+    every: int = 10
+    """Steps between measurements of the gradient shares."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Adam for generator and discriminator."""
+
+    lr: float = 1e-3
+    """Generator's learning rate at its peak."""
+    lr_discriminator: float = 4e-4
+    """Discriminator's learning rate."""
+    warmup: int = 20
+    """Steps of linear warm-up; afterwards cosine decay to a tenth."""
+    clip: float = 1.0
+    """Largest gradient norm of the generator."""
+    ema: float = 0.995
+    """Decay of the averaged generator that is saved."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that defines a training run."""
+
+    recipe: str = "attention-adversarial"
+    """Name of the recipe that gives the defaults below."""
+    photos: Path | None = None
+    """Folder of photos; without it, the built-in samples."""
+    paintings: Path | None = None
+    """Folder of paintings; without it, the built-in samples."""
+    out: Path = Path("runs/train")
+    """Run folder. Run the same command again to continue an interrupted run."""
+    init: Path | None = None
+    """Run folder of a finished model to start from."""
+    steps: int = 2000
+    """Optimizer steps."""
+    batch_size: int = 4
+    """Global batch, over all processes and accumulation steps."""
+    accumulate: int = 1
+    """Micro-batches per step; lowers memory, not the result."""
+    size: int = 256
+    """Side of the training crops in pixels."""
+    crop_scale: float = 0.5
+    """Smallest crop area, as a share of the picture's largest square."""
+    full_strength: float = 0.5
+    """Share of examples trained at full strength; the others draw it from [0,1]."""
+    seed: int = 0
+    """Seed of everything random."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """bf16 autocast; auto takes it on GPUs that have it."""
+    workers: int = 2
+    """Loader processes per training process."""
+    log_every: int = 20
+    """Steps between lines in metrics.jsonl and TensorBoard."""
+    image_every: int = 250
+    """Steps between picture grids in TensorBoard."""
+    save_every: int = 250
+    """Steps between checkpoints."""
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    content: ContentConfig = field(default_factory=ContentConfig)
+    attention: AttentionConfig = field(default_factory=AttentionConfig)
+    style: StyleConfig = field(default_factory=StyleConfig)
+    adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
+    balance: BalanceConfig = field(default_factory=BalanceConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulate", "log_every", "image_every", "save_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.size < 32:
+            raise ValueError(f"size is {self.size}; crops must be at least 32 pixels a side")
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"batch_size {self.batch_size} does not divide into {self.accumulate} micro-batches"
+            )
+        if self.content.kind == "pixel" and self.attention.objective != "uniform":
+            raise ValueError("pixel content loss has no attention: set attention.objective uniform")
+        if not (self.content.layers and self.style.layers):
+            raise ValueError("content.layers and style.layers must name at least one layer each")
+
+
+def to_json(config: Any) -> str:
+    """A config as JSON, paths as strings."""
+    return json.dumps(dataclasses.asdict(config), indent=2, default=str)
+
+
+def from_json(text: str) -> TrainConfig:
+    """The inverse of ``to_json``.
+
+    Raises:
+        ValueError: not JSON, unknown or missing fields, or values of the wrong kind.
+    """
+    try:
+        return _build(TrainConfig, json.loads(text))
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"this is no training configuration: {error}") from None
+
+
+def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
+    """Lines ``field: old -> new`` for every field that differs."""
+    a, b = _flatten(json.loads(to_json(old))), _flatten(json.loads(to_json(new)))
+    return [f"{key}: {a[key]} -> {b[key]}" for key in a if a[key] != b[key]]
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def _build(kind: Any, value: Any) -> Any:
+    """A value of the annotated kind from JSON."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        if unknown := set(value) - set(hints):
+            raise ValueError(f"unknown setting(s) {', '.join(sorted(unknown))}")
+        return kind(**{key: _build(hints[key], value[key]) for key in value})  # type: ignore[operator]
+    if origin is Literal:
+        if value not in arguments:
+            raise ValueError(f"{value!r} is none of {', '.join(map(repr, arguments))}")
+        return value
+    if origin is types.UnionType:
+        return None if value is None else _build(arguments[0], value)
+    if origin is tuple:
+        inner = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
+        return tuple(_build(k, v) for k, v in zip(inner, value, strict=True))
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    if type(value) is not kind:
+        raise ValueError(f"{value!r} should be of type {kind.__name__}")
+    return value

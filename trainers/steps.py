@@ -1,0 +1,167 @@
+"""One training step, as functions: perceive, the discriminator's loss, the generator's terms.
+
+    batch -> perceive -> Scene -> discriminator_loss -> D
+                              -> generator_terms    -> G (and the attention branch)
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..data.stream import Pair
+from ..losses import adversarial as adv
+from ..losses.attention import (
+    AttentionObjective,
+    AttentionStatistics,
+    attention_statistics,
+    error_map,
+)
+from ..losses.content import ContentLoss, content_error, pixel_loss
+from ..losses.diffaugment import NUMBERS, diff_augment
+from ..losses.smoothness import tv_loss
+from ..losses.style import StyleLoss
+from ..models.encoder import Encoder
+from ..models.generator import Generator, Stylized
+from ..models.style_code import style_code
+from .config import TrainConfig
+
+Features = dict[str, Tensor]
+
+
+class Objectives(nn.Module):
+    """The loss modules of a run."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        super().__init__()
+        self.content = ContentLoss(config.content.layers, config.content.normalization)
+        self.style = StyleLoss(config.style.layers, config.style.kind, config.style.relative)
+        a = config.attention
+        self.attention = AttentionObjective(
+            dict(config.content.layers), a.objective, a.target, a.budget, a.channel_budget
+        )
+
+
+class Scene(NamedTuple):
+    """A batch after the frozen encoder and one pass of the generator."""
+
+    batch: Pair
+    content: Features  # of the photo, at the content layers
+    style: Features  # of the painting, at the style layers
+    code: Tensor  # (B,D) style code
+    standard: Tensor  # (B,D) the code as the networks see it
+    output: Stylized
+
+
+class Terms(NamedTuple):
+    """The generator's loss terms, each (B,), before weighting."""
+
+    balanced: dict[str, Tensor]  # content, style, adversarial
+    extra: dict[str, Tensor]  # attention (the branch's own), tv
+    attention: AttentionStatistics | None
+
+
+def perceive(generator: nn.Module, plain: Generator, encoder: Encoder, batch: Pair, config: TrainConfig) -> Scene:
+    """Features of photo and painting, without gradient, and the generator's output.
+
+    ``generator`` may be wrapped for several processes, ``plain`` is the same, unwrapped.
+    """
+    content_taps = [layer for layer, _ in config.content.layers]
+    with torch.no_grad():
+        content = encoder(batch["content"], content_taps) if config.content.kind == "feature" else {}
+        style = encoder(batch["style"], config.style.layers)
+        code = style_code(batch["style"], style)
+    output = generator(batch["content"], code, batch["strength"])
+    return Scene(batch, content, style, code, plain.standard(code), output)
+
+
+def discriminator_loss(discriminator: nn.Module, scene: Scene, config: TrainConfig) -> Tensor:
+    """D's loss (B,): paintings are real, outputs at full strength are fake.
+
+    One forward for both. Outputs of lower strength have weight 0, the others 1/share, so the
+    expectation does not depend on how often the strength is full.
+    """
+    a = config.adversarial
+    real = scene.batch["style"].detach().requires_grad_(a.r1 > 0)
+    x = torch.cat([real, scene.output.image.detach()])
+    uniform = scene.batch["uniform"][:, :NUMBERS].repeat(2, 1)
+    x = diff_augment(x, uniform) if a.augment else x
+    verdict = discriminator(x, scene.standard.repeat(2, 1) if a.projection else None)
+    real_logits, fake_logits = zip(*(logits.chunk(2) for logits in verdict.logits), strict=True)
+    full = scene.batch["full"] / max(config.full_strength, 1e-6)
+    loss = adv.real_loss(real_logits, a.game) + full * adv.fake_loss(fake_logits, a.game)
+    if a.r1 > 0:
+        loss = loss + a.r1 / 2 * adv.r1_penalty(real_logits, real)
+    return loss
+
+
+def generator_terms(
+    discriminator: nn.Module | None,
+    encoder: Encoder,
+    objectives: Objectives,
+    scene: Scene,
+    config: TrainConfig,
+) -> Terms:
+    """G's terms. ``discriminator`` is the plain, unwrapped one; it is frozen meanwhile."""
+    image, photo = scene.output.image, scene.batch["content"]
+    strength = scene.batch["strength"].mean(dim=(1, 2, 3))
+    features = encoder(image)
+    balanced = {"style": strength * objectives.style(features, scene.style)}
+    extra, statistics = {}, None
+
+    if config.content.kind == "pixel":
+        balanced["content"] = pixel_loss(image, photo)
+    else:
+        squared = objectives.content.squared_errors(features, scene.content)
+        weighting = objectives.attention(
+            scene.output.attention, scene.output.channels, squared, scene.content, image, photo
+        )
+        balanced["content"] = objectives.content(squared, weighting.attention, weighting.channels)
+        extra["attention"] = weighting.loss
+        if weighting.attention is not None:
+            statistics = _statistics(weighting.attention, squared, objectives)
+    if config.balance.tv > 0:
+        extra["tv"] = config.balance.tv * tv_loss(image)
+
+    if discriminator is not None:
+        balanced["adversarial"] = strength * _adversarial(discriminator, scene, config)
+    return Terms(balanced, extra, statistics)
+
+
+def _adversarial(discriminator: nn.Module, scene: Scene, config: TrainConfig) -> Tensor:
+    a = config.adversarial
+    uniform = scene.batch["uniform"][:, :NUMBERS]
+    augment = (lambda x: diff_augment(x, uniform)) if a.augment else (lambda x: x)
+    standard = scene.standard if a.projection else None
+    with frozen(discriminator):
+        verdict = discriminator(augment(scene.output.image), standard)
+        loss = adv.generator_loss(verdict.logits, a.game)
+        if a.feature_matching > 0:
+            with torch.no_grad():
+                photo = discriminator(augment(scene.batch["content"]), standard)
+            matching = adv.feature_matching(verdict.features, photo.features)
+            loss = loss + a.feature_matching * matching
+    return loss
+
+
+@torch.no_grad()
+def _statistics(attention: Tensor, squared: Features, objectives: Objectives) -> AttentionStatistics:
+    h, w = attention.shape[-2:]
+    errors = {layer: content_error(x.detach()) for layer, x in squared.items()}
+    error = error_map(errors, objectives.content.layers, (h, w))
+    return attention_statistics(attention.detach(), error)
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """No gradient into the module's parameters, no change of its buffers.
+
+    Spectral norm updates its vectors in train mode only, hence ``eval``.
+    """
+    module.requires_grad_(False).eval()
+    try:
+        yield
+    finally:
+        module.requires_grad_(True).train()
