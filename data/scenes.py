@@ -54,8 +54,9 @@ def scene(seed: int, height: int, width: int) -> Array:
     return np.ascontiguousarray(mirrored)
 
 
-def smooth_noise(rng: np.random.Generator, height: int, width: int, cell: float) -> Array:
-    """Fractal value noise (height, width) float32 in [0,1], its features about `cell` px wide."""
+def smooth_noise(rng: np.random.Generator, shape: tuple[int, ...], cell: float) -> Array:
+    """Fractal value noise (H,W) float32 in [0,1] for a shape (H,W,...); features `cell` px wide."""
+    height, width = shape[:2]
     total = np.zeros((height, width), np.float32)
     for octave in range(3):
         rows, cols = (max(2, round(side * 2**octave / cell)) for side in (height, width))
@@ -99,7 +100,7 @@ class Sheet:
     def noise(self, cell: float, stretch: float = 1.0) -> Array:
         """Smooth noise (H,W), features `cell` heights tall and `stretch` times as wide."""
         rows, cols = self.x.shape
-        narrow = smooth_noise(self.rng, rows, max(2, round(cols / stretch)), cell * self.scale)
+        narrow = smooth_noise(self.rng, (rows, max(2, round(cols / stretch))), cell * self.scale)
         return np.asarray(Image.fromarray(narrow).resize((cols, rows), Image.Resampling.BICUBIC))
 
     def inside(self, distance: Array) -> Array:

@@ -106,13 +106,17 @@ class PairStream(Dataset[Pair]):
             "position": torch.tensor(position),
         }
 
-    def _crop(self, paths: Sequence[Path], stream: int, position: int, rng: np.random.Generator) -> Tensor:
+    def _crop(
+        self, paths: Sequence[Path], stream: int, position: int, rng: np.random.Generator
+    ) -> Tensor:
         index = shuffled_index(self.seed, stream, position, len(paths))
         # A file that broke or vanished since the check is replaced by its neighbour, loudly.
         for attempt in range(min(10, len(paths))):
             path = paths[(index + attempt) % len(paths)]
             try:
-                return random_crop(read_image(path, at_least=self.size), self.size, self.crop_scale, rng)
+                return random_crop(
+                    read_image(path, at_least=self.size), self.size, self.crop_scale, rng
+                )
             except ValueError as error:
                 warnings.warn(f"{error}; its neighbour takes its place", stacklevel=2)
         raise ValueError(f"ten pictures in a row cannot be read, the last one {path}")
@@ -135,7 +139,9 @@ class Positions(Sampler[int]):
         return (self.stop - self.start) * self.local
 
 
-def make_loader(dataset: Dataset[Pair], positions: Positions, micro_batch: int, workers: int) -> DataLoader[Pair]:
+def make_loader(
+    dataset: Dataset[Pair], positions: Positions, micro_batch: int, workers: int
+) -> DataLoader[Pair]:
     """Batches of ``micro_batch`` examples in the order of the positions."""
     return DataLoader(
         dataset,

@@ -14,7 +14,8 @@ from PIL import Image, ImageFilter
 from .scenes import smooth_noise
 
 Array = np.ndarray
-Hand = Callable[[Array, np.random.Generator], Array]
+Rng = np.random.Generator
+Hand = Callable[[Array, Rng], Array]
 
 FINE = 2
 
@@ -49,11 +50,10 @@ def paint(hand: str, motif: Array, seed: int) -> Array:
     if hand not in HANDS:
         raise ValueError(f"the studio knows no hand {hand!r}; its hands are {', '.join(HANDS)}")
     rng = np.random.default_rng([seed, *hand.encode()])
-    canvas = HANDS[hand](motif.astype(np.float32), rng)
-    return np.clip(canvas, 0, 1).astype(np.float32)
+    return np.clip(HANDS[hand](motif.astype(np.float32), rng), 0, 1).astype(np.float32)
 
 
-def impasto(motif: Array, rng: np.random.Generator) -> Array:
+def impasto(motif: Array, rng: Rng) -> Array:
     """Thick curved strokes along the forms, coarse to fine, lit from the upper left.
 
     After Hertzmann, *Painterly rendering with curved brush strokes of multiple sizes* (SIGGRAPH
@@ -66,13 +66,12 @@ def impasto(motif: Array, rng: np.random.Generator) -> Array:
         target = _blurred(colours, width / 5)
         unlike = np.linalg.norm(_blurred(_reduced(canvas.rgb), width / 5) - target, axis=-1)
         starts = _scattered(unlike >= tolerance, 0.9 * width, rng)
-        mixed = _at(target, starts) + rng.normal(0, 0.04, (len(starts), 3))
-        mixed += rng.normal(0, 0.04, (len(starts), 1))
+        mixed = _at(target, starts) + rng.normal(0, 0.05, (len(starts), 3))
         canvas.stroke(_traced(starts, flow, length, target, rng), mixed, width, rng)
     return canvas.lit(0.5)
 
 
-def pointillism(motif: Array, rng: np.random.Generator) -> Array:
+def pointillism(motif: Array, rng: Rng) -> Array:
     """Round dabs of pure colour on a pale ground; the mixing is left to the eye."""
     colours = _blurred(_tilted(0.1 + 0.85 * _saturated(motif, 1.4), _PURE, 0.25), 1.5)
     flow, canvas = _flow(motif, rng), _Canvas(motif.shape, ground=_palette("efe6cf"))
@@ -84,65 +83,55 @@ def pointillism(motif: Array, rng: np.random.Generator) -> Array:
     return canvas.lit(0.25)
 
 
-def woodblock(motif: Array, rng: np.random.Generator) -> Array:
+def woodblock(motif: Array, rng: Rng) -> Array:
     """A print: flat inks that show the grain of the plank, dark key lines, fibrous paper."""
     blocks, means = _blocks(motif, 7)
-    height, width = blocks.shape
-    y = np.mgrid[:height, :width][0] / FINE
-    fibres = smooth_noise(rng, height, width, 3 * FINE)[..., None]
-    plank = smooth_noise(rng, height, width // 4, 60 * FINE).repeat(4, 1)
-    grain = 0.5 + 0.5 * np.sin(2 * np.pi * (y / 4 + 5 * plank))[..., None]
-    coverage = 1.0 - 0.28 * grain**4 - 0.25 * fibres**2
-    bokashi = 0.45 * np.clip(1 - y / (0.3 * height / FINE), 0, 1)[..., None]
+    y = np.arange(len(blocks))[:, None] / FINE
+    fibres = smooth_noise(rng, blocks.shape, 3 * FINE)
+    plank = smooth_noise(rng, blocks.shape, 160 * FINE)
+    grain = 0.5 + 0.5 * np.sin(2 * np.pi * (y / 4 + 6 * plank))
+    bokashi = 0.45 * np.clip(1 - y / (0.3 * len(motif)), 0, 1)  # the wiped gradient at the top
     inks = _tilted(_saturated(_stretched(means), 1.2), _INKS, 0.9, sharpness=80)[blocks]
-    inks = inks + bokashi * (_INKS[0] - inks)
-    paper = _palette("f1e4c3") * (0.94 + 0.1 * fibres)
-    sheet = paper + coverage * (inks - paper)
-    key = _key_lines(motif, _luma(means)[blocks])[..., None]
-    return _reduced(sheet + key * (_palette("1a1e30") - sheet))
+    paper = _palette("f1e4c3") * (0.94 + 0.1 * fibres[..., None])
+    sheet = _over(paper, 1 - 0.28 * grain**4 - 0.25 * fibres**2, _over(inks, bokashi, _INKS[0]))
+    return _reduced(_over(sheet, _key_lines(motif, _luma(means)[blocks]), _palette("1a1e30")))
 
 
-def hatching(motif: Array, rng: np.random.Generator) -> Array:
+def hatching(motif: Array, rng: Rng) -> Array:
     """Pen hatching, crossed and crossed again into the dark, and chalk lights, on toned paper."""
     luma = _stretched(_enlarged(_luma(_blurred(motif, 0.7))))
-    dark = 1 - luma ** (np.log(0.6) / np.log(luma.mean()))  # as much paper as ink on the whole
-    height, width = dark.shape
-    fibres = smooth_noise(rng, height, width, 2.5 * FINE)[..., None]
-    sheet = rng.choice(_PAPERS) * (0.92 + 0.16 * fibres)
+    gamma = np.log(0.6) / np.log(0.98 * luma.mean() + 0.01)  # the mean tone becomes 0.6
+    dark = 1 - luma**gamma
+    form = _blurred(dark, 5)
+    fibres = smooth_noise(rng, dark.shape, 2.5 * FINE)
+    sheet = rng.choice(_PAPERS) * (0.92 + 0.16 * fibres[..., None])
     ink, slant = rng.choice(_PENS), rng.uniform(0.6, 1.0)
-    chalk = _hatch(1 - dark, slant + 0.3, 0.72, rng)[..., None]
-    sheet += 0.75 * chalk * (_palette("f6f0e2") - sheet)
+    chalk = _hatch(1 - dark, form, slant + 0.3, 0.72, rng)
+    sheet = _over(sheet, 0.75 * chalk, _palette("f6f0e2"))
     for turn, threshold in ((0.0, 0.22), (1.2, 0.48), (-0.5, 0.66), (0.6, 0.84)):
-        lines = _hatch(dark, slant + turn, threshold, rng)[..., None]
-        sheet += (0.85 - 0.2 * fibres) * lines * (ink - sheet)
-    contour = _key_lines(motif, luma)[..., None]
-    return _reduced(sheet + 0.8 * contour * (ink - sheet))
+        lines = _hatch(dark, form, slant + turn, threshold, rng)
+        sheet = _over(sheet, (0.85 - 0.2 * fibres) * lines, ink)
+    return _reduced(_over(sheet, 0.8 * _key_lines(motif, luma), ink))
 
 
-def mosaic(motif: Array, rng: np.random.Generator) -> Array:
+def mosaic(motif: Array, rng: Rng) -> Array:
     """Cut stones set along the forms in dark mortar.
 
     After Hausner, *Simulating decorative mosaics* (SIGGRAPH 2001): each stone owns the pixels that
     are nearest in the square (Chebyshev) metric of its own orientation.
     """
-    height, width = motif.shape[0] * FINE, motif.shape[1] * FINE
-    centres, owner, slack = _stones(motif.shape, _flow(motif, rng), 8.0, rng)
+    centres, owner, slack = _stones(_flow(motif, rng), 8.0, rng)
     colours = _at(_saturated(_blurred(motif, 2), 1.3), centres)
     colours = _tilted(colours, _STONES, 0.6) * rng.normal(1, 0.1, (len(centres), 1))
-    down, right = np.gradient(_blurred(np.minimum(slack, 2.5), 1))
-    glaze = 0.92 + 0.16 * smooth_noise(rng, height, width, 3 * FINE) + 0.5 * (down + right)
+    bevel = np.add(*np.gradient(_blurred(np.minimum(slack, 2.5), 1)))
+    glaze = 0.92 + 0.16 * smooth_noise(rng, owner.shape, 3 * FINE) + 0.5 * bevel
+    mortar = _palette("4a4238") * (0.8 + 0.4 * smooth_noise(rng, owner.shape, FINE))[..., None]
     stones = colours[owner] * glaze[..., None]
-    mortar = _palette("4a4238") * (0.8 + 0.4 * smooth_noise(rng, height, width, FINE))[..., None]
-    set_ = np.clip(2 * slack - 0.6, 0, 1)[..., None]
-    return _reduced(mortar + set_ * (stones - mortar))
+    return _reduced(_over(mortar, np.clip(2 * slack - 0.6, 0, 1), stones))
 
 
 HANDS: dict[str, Hand] = {
-    "impasto": impasto,
-    "pointillism": pointillism,
-    "woodblock": woodblock,
-    "hatching": hatching,
-    "mosaic": mosaic,
+    hand.__name__: hand for hand in (impasto, pointillism, woodblock, hatching, mosaic)
 }
 
 
@@ -154,7 +143,7 @@ class _Canvas:
         self.relief = 0.3 * np.sin(1.6 * x) * np.sin(1.6 * y)  # the weave
         self.rgb = np.broadcast_to(ground, (*x.shape, 3)).copy()
 
-    def stroke(self, paths: Array, colours: Array, width: float, rng: np.random.Generator) -> None:
+    def stroke(self, paths: Array, colours: Array, width: float, rng: Rng) -> None:
         """Lay strokes along paths (N,L,2) of (y,x), in colours (N,3), later ones on top.
 
         A stroke is a ribbon of points, one row of them per bristle. All points of all strokes are
@@ -163,22 +152,21 @@ class _Canvas:
         points, shape = _ribbons(paths * FINE, width * FINE), self.relief.shape
         hairs = rng.normal(0, 1, (len(paths), points.shape[2])).astype(np.float32)
         rows, cols = points[..., 0], points[..., 1]
+        # Some bristles run dry on the way and leave gaps.
         dry = hairs[:, None] + np.linspace(0, 2.2, paths.shape[1])[:, None] > 2.8
         on = ~dry & (rows >= 0) & (rows < shape[0]) & (cols >= 0) & (cols < shape[1])
         owner = np.full(self.relief.size, -1)
         np.maximum.at(owner, (rows * shape[1] + cols)[on], np.flatnonzero(on))
         where = np.flatnonzero(owner >= 0)
-        stroke, step, hair = np.unravel_index(owner[where], on.shape)
+        stroke, _, hair = np.unravel_index(owner[where], on.shape)
         across = np.linspace(-1, 1, hairs.shape[1])[hair]
         bristle = hairs[stroke, hair]
         self.relief.flat[where] = 1.5 * np.sqrt(1.01 - across**2) + 0.35 * bristle
-        tint = (1 + 0.05 * bristle)[:, None]
-        self.rgb.reshape(-1, 3)[where] = colours[stroke] * tint
+        self.rgb.reshape(-1, 3)[where] = colours[stroke] * (1 + 0.05 * bristle)[:, None]
 
     def lit(self, depth: float) -> Array:
         """The picture (H,W,3), its relief lit from the upper left and glossy on steep slopes."""
-        down, right = np.gradient(_blurred(self.relief, 0.7))
-        slope = np.tanh(down + right)[..., None]
+        slope = np.tanh(np.add(*np.gradient(_blurred(self.relief, 0.7))))[..., None]
         return _reduced(self.rgb * (1 + depth * slope) + 0.3 * depth * np.clip(slope - 0.3, 0, 1))
 
 
@@ -189,34 +177,32 @@ def _ribbons(paths: Array, width: float) -> Array:
     tangent = np.gradient(paths, axis=1)
     length = np.linalg.norm(tangent, axis=-1, keepdims=True) + 1e-6
     normal = tangent[..., ::-1] / length * np.array([1, -1], np.float32)
-    taper = 0.5 * width * np.sqrt(1.01 - np.abs(along) ** (0.15 * len(along) ** 0.8 + 2))
-    offset = (taper[:, None] * across)[..., None] * normal[:, :, None]
+    # A superellipse: a path as long as it is wide gives a disc, a longer one keeps round ends.
+    half = 0.5 * width * np.sqrt(1.01 - np.abs(along) ** (2 * len(along) / len(across)))
+    offset = (half[:, None] * across)[..., None] * normal[:, :, None]
     return (paths[:, :, None] + offset).astype(np.int32)
 
 
-def _traced(
-    starts: Array, flow: Array, length: float, colours: Array, rng: np.random.Generator
-) -> Array:
+def _traced(starts: Array, flow: Array, length: float, colours: Array, rng: Rng) -> Array:
     """Follow the flow from each start: paths (N,L,2), shorter where the colour changes."""
     stride, position = 2.0, starts
     heading = _at(flow, starts) * rng.choice(np.array([-1, 1], np.float32), (len(starts), 1))
     places, alive = [starts], np.ones(len(starts), bool)
     home, reach = _at(colours, starts), np.zeros(len(starts), np.float32)
     for _ in range(round(length / stride)):
+        alive &= np.linalg.norm(_at(colours, position) - home, axis=-1) < 0.3
+        reach += alive
         turn = _at(flow, position)
         heading = turn * np.sign((turn * heading).sum(-1, keepdims=True) + 1e-6)
         position = position + stride * heading
         places.append(position)
-        alive &= np.linalg.norm(_at(colours, position) - home, axis=-1) < 0.3
-        reach += alive
-    reach = np.maximum(reach, min(2.0, length / stride))
     steps = np.linspace(0, 1, round(1.2 * FINE * length) + 1, dtype=np.float32) * reach[:, None]
     path, before = np.stack(places, 1), np.minimum(steps.astype(int), len(places) - 2)
     strokes, part = np.arange(len(starts))[:, None], (steps - before)[..., None]
     return (1 - part) * path[strokes, before] + part * path[strokes, before + 1]
 
 
-def _scattered(wanted: Array, spacing: float, rng: np.random.Generator) -> Array:
+def _scattered(wanted: Array, spacing: float, rng: Rng) -> Array:
     """Places (N,2) on a jittered grid, only where `wanted` (H,W), in random order."""
     height, width = wanted.shape
     grid = np.mgrid[0 : height + spacing : spacing, 0 : width + spacing : spacing]
@@ -225,19 +211,22 @@ def _scattered(wanted: Array, spacing: float, rng: np.random.Generator) -> Array
     return places[_at(wanted, places)]
 
 
-def _flow(motif: Array, rng: np.random.Generator) -> Array:
-    """Unit vectors (H,W,2) along the forms, where there are none along slow swirls.
-
-    Directions without a sign are averaged as doubled angles (the structure tensor).
-    """
-    down, right = np.gradient(_blurred(_luma(motif), 2))
-    tensor = _blurred(np.stack([down**2 - right**2, -2 * down * right], -1), 4)
-    rise, run = np.gradient(_blurred(smooth_noise(rng, *motif.shape[:2], 150), 10))
-    swirl = 2 * np.arctan2(-run, rise)
-    strength = np.linalg.norm(tensor, axis=-1)
-    ambient = np.stack([np.cos(swirl), np.sin(swirl)], -1) * 0.3 * np.sqrt(strength.mean()) ** 2
-    angle = 0.5 * np.arctan2(*np.moveaxis(tensor + ambient, -1, 0)[::-1])
+def _flow(motif: Array, rng: Rng) -> Array:
+    """Unit vectors (H,W,2) along the forms, where there are none along slow swirls."""
+    forms = _blurred(_tangents(_blurred(_luma(motif), 2)), 4)
+    swirls = _tangents(_blurred(smooth_noise(rng, motif.shape, 150), 10))
+    swirls *= (0.3 * np.abs(forms).mean() + 1e-6) / (np.abs(swirls) + 1e-12)
+    angle = 0.5 * np.angle(forms + swirls)
     return np.stack([np.sin(angle), np.cos(angle)], -1).astype(np.float32)
+
+
+def _tangents(field: Array) -> Array:
+    """Level lines of a field (H,W) as complex numbers of twice their angle.
+
+    Lines have no sign; as doubled angles they can be averaged all the same (the structure tensor).
+    """
+    down, right = np.gradient(field)
+    return -((right + 1j * down) ** 2)
 
 
 def _at(field: Array, places: Array) -> Array:
@@ -274,13 +263,18 @@ def _blurred(field: Array, sigma: float) -> Array:
     radius = int(3 * sigma) + 1
     kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1, dtype=np.float32) / sigma) ** 2)
     kernel /= kernel.sum()
-    for axis in (0, 1):
-        pad = [(radius, radius) if k == axis else (0, 0) for k in range(field.ndim)]
-        padded, size = np.pad(field, pad, mode="edge"), field.shape[axis]
-        field = np.zeros_like(field)
+    for _ in ("down", "across"):
+        padded = np.concatenate([field[:1].repeat(radius, 0), field, field[-1:].repeat(radius, 0)])
+        blurred = np.zeros_like(field)
         for k, weight in enumerate(kernel):
-            field += weight * (padded[k : k + size] if axis == 0 else padded[:, k : k + size])
+            blurred += weight * padded[k : k + len(field)]
+        field = np.ascontiguousarray(blurred.swapaxes(0, 1))
     return field
+
+
+def _over(sheet: Array, cover: Array, colour: Array) -> Array:
+    """A sheet (H,W,3) with a colour (...,3) over it, as opaque as `cover` (H,W)."""
+    return sheet + cover[..., None] * (colour - sheet)
 
 
 def _reduced(rgb: Array) -> Array:
@@ -297,9 +291,7 @@ def _enlarged(field: Array) -> Array:
 
 def _blocks(motif: Array, count: int) -> tuple[Array, Array]:
     """Cut the motif into printing blocks: their numbers (FINE·H, FINE·W) and colours (count,3)."""
-    image = Image.fromarray((motif.clip(0, 1) * 255).astype(np.uint8))
-    for _ in range(2):
-        image = image.filter(ImageFilter.MedianFilter(5))
+    image = Image.fromarray((motif * 255).astype(np.uint8)).filter(ImageFilter.MedianFilter(7))
     palette = image.quantize(count, kmeans=1)
     image = image.resize((image.width * FINE, image.height * FINE), Image.Resampling.BICUBIC)
     image = image.quantize(palette=palette, dither=Image.Dither.NONE)
@@ -314,48 +306,44 @@ def _key_lines(motif: Array, tone: Array) -> Array:
     """
     luma = _luma(motif)
     crease = _enlarged(_blurred(luma, 0.8) - 0.98 * _blurred(luma, 1.6))
-    down, right = np.gradient(_blurred(tone, 1.0))
-    steps = np.clip(12 * np.hypot(down, right) - 0.5, 0, 1)
-    return np.maximum(steps, np.clip(0.5 - 100 * crease, 0, 1))
+    step = np.hypot(*np.gradient(_blurred(tone, 1.0)))
+    return np.clip(np.maximum(0.5 - 100 * crease, 12 * step - 0.5), 0, 1)
 
 
-def _hatch(dark: Array, slant: float, threshold: float, rng: np.random.Generator) -> Array:
-    """Strokes (H,W) in [0,1] of one slant where `dark` is over the threshold, swelling with it."""
-    height, width = dark.shape
-    y, x = np.mgrid[:height, :width].astype(np.float32) / FINE
-    sway = 22 * smooth_noise(rng, height, width, 150 * FINE) - 9 * _blurred(dark, 5)
-    across = (np.cos(slant) * y - np.sin(slant) * x + sway) / 4.5
+def _hatch(dark: Array, form: Array, slant: float, threshold: float, rng: Rng) -> Array:
+    """Strokes (H,W) that swell where `dark` is over the threshold and bend around the `form`."""
+    pitch = 4.5
+    y, x = np.indices(dark.shape, np.float32) / FINE
+    sway = 22 * smooth_noise(rng, dark.shape, 150 * FINE) - 9 * form
+    across = (np.cos(slant) * y - np.sin(slant) * x + sway) / pitch
+    # Every line's strokes begin somewhere else, and the pen leaves the paper between them.
     begin = rng.random(512)[np.floor(across).astype(int) % 512]
     along = (np.cos(slant) * x + np.sin(slant) * y) / 40 + begin
-    lift = np.clip(5 * np.sin(np.pi * (along % 1)), 0, 1)  # the pen leaves the paper
+    lift = np.clip(5 * np.sin(np.pi * (along % 1)), 0, 1)
     weight = np.clip(1.5 * (dark - threshold) + 0.12, 0, 0.6) * lift * (dark > threshold)
-    edge = (weight - np.abs(2 * (across % 1) - 1)) * 4.5 * FINE / 2
+    edge = (weight - np.abs(2 * (across % 1) - 1)) * pitch * FINE / 2
     return np.clip(edge + 0.5, 0, 1) * (weight > 0)
 
 
-def _stones(
-    shape: tuple[int, ...], flow: Array, size: float, rng: np.random.Generator
-) -> tuple[Array, Array, Array]:
-    """Lay stones: centres (N,2) as (y,x), which stone owns a pixel (FINE·H, FINE·W), and `slack`,
-    by how much (in pixels) that stone is nearer than the next one.
+def _stones(flow: Array, size: float, rng: Rng) -> tuple[Array, Array, Array]:
+    """Set stones about `size` pixels wide on a jittered grid, each turned into the flow (H,W,2).
+
+    Returns their centres (N,2) as (y,x); the number of the stone that owns a pixel; and the slack,
+    by how many pixels that stone is nearer than the next one; both (FINE·H, FINE·W).
     """
-    rows, cols = int(shape[0] / size) + 3, int(shape[1] / size) + 3
-    cells = np.stack(np.mgrid[:rows, :cols], -1) - 0.5
-    centres = ((cells + rng.uniform(-0.3, 0.3, cells.shape)) * size).astype(np.float32)
-    facing = _at(flow, centres)
-    place = (np.stack(np.mgrid[: shape[0] * FINE, : shape[1] * FINE], -1) / FINE).astype(np.float32)
-    cell = (place / size + 1).astype(int)
-    nearest = np.full(place.shape[:2], np.inf, np.float32)
-    second, owner = nearest.copy(), np.zeros(place.shape[:2], int)
-    for dy, dx in np.ndindex(3, 3):
-        row, col = cell[..., 0] + dy - 1, cell[..., 1] + dx - 1
-        away, (sin, cos) = place - centres[row, col], np.moveaxis(facing[row, col], -1, 0)
-        forward, aside = (
-            away[..., 0] * sin + away[..., 1] * cos,
-            away[..., 0] * cos - away[..., 1] * sin,
-        )
-        distance = np.maximum(np.abs(forward), np.abs(aside))
+    height, width = flow.shape[:2]
+    rows, cols = np.mgrid[: height // size + 3, : width // size + 3]
+    jitter = rng.uniform(-0.3, 0.3, (2, *rows.shape)) - 0.5
+    centres = (np.stack([rows, cols], -1) + np.moveaxis(jitter, 0, -1)) * size
+    facing = _at(flow, centres) @ (1j, 1)  # from here on, points are complex: x + iy
+    y, x = np.mgrid[: height * FINE, : width * FINE] / FINE
+    row, col, here = (y / size).astype(int), (x / size).astype(int), x + 1j * y
+    nearest = second = np.full(x.shape, np.inf)
+    owner = np.zeros(x.shape, int)
+    for cell in ((row + down, col + right) for down, right in np.ndindex(3, 3)):
+        away = (here - (centres @ (1j, 1))[cell]) * facing[cell].conj()
+        distance = np.maximum(np.abs(away.real), np.abs(away.imag))
+        owner = np.where(distance < nearest, cell[0] * rows.shape[1] + cell[1], owner)
         second = np.minimum(second, np.maximum(nearest, distance))
-        owner = np.where(distance < nearest, row * cols + col, owner)
         nearest = np.minimum(nearest, distance)
     return centres.reshape(-1, 2), owner, second - nearest

@@ -46,18 +46,29 @@ def conv(c_in: int, c_out: int, kernel: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, padding_mode="reflect")
 
 
+class StyledConv(nn.Module):
+    """Convolution, instance norm, and the style's own scale and bias (AdaIN)."""
+
+    def __init__(self, c_in: int, c_out: int, hidden: int) -> None:
+        super().__init__()
+        self.conv = conv(c_in, c_out, 3)
+        self.style = nn.Linear(hidden, 2 * c_out)
+
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        scale, bias = self.style(style)[..., None, None].chunk(2, dim=1)
+        return F.instance_norm(self.conv(x)) * (1 + scale) + bias
+
+
 class StyledBlock(nn.Module):
-    """Residual block whose two normalisations take scale and bias from the style (AdaIN)."""
+    """Residual block of two styled convolutions."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.conv1, self.conv2 = conv(width, width, 3), conv(width, width, 3)
-        self.style = nn.Linear(hidden, 4 * width)
+        self.conv1 = StyledConv(width, width, hidden)
+        self.conv2 = StyledConv(width, width, hidden)
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
-        scale1, bias1, scale2, bias2 = self.style(style)[..., None, None].chunk(4, dim=1)
-        h = F.relu(F.instance_norm(self.conv1(x)) * (1 + scale1) + bias1)
-        return x + F.instance_norm(self.conv2(h)) * (1 + scale2) + bias2
+        return x + self.conv2(F.relu(self.conv1(x, style)), style)
 
 
 class Generator(nn.Module):
@@ -97,7 +108,10 @@ class Generator(nn.Module):
         self.stem = nn.ModuleList([conv(12, width // 2, 3), conv(width // 2, width, 3, 2)])
         self.trunk = conv(width, width, 3)  # free of style: attention reads the photo alone
         self.blocks = nn.ModuleList(StyledBlock(width, hidden) for _ in range(blocks))
-        self.up = nn.ModuleList([conv(width, width // 2, 3), conv(width // 2, width // 4, 3)])
+        # Normalised like the blocks: without it, one steep step early on kills the ReLUs for good.
+        self.up = nn.ModuleList(
+            [StyledConv(width, width // 2, hidden), StyledConv(width // 2, width // 4, hidden)]
+        )
         self.paint = conv(width // 4, 3, 5)
         nn.init.zeros_(self.paint.weight)
         assert self.paint.bias is not None
@@ -151,7 +165,7 @@ class Generator(nn.Module):
             keep = a / (1 + a)  # A = 1 mixes half and half
             h = keep * trunk + (1 - keep) * h
         for layer in self.up:
-            h = F.relu(layer(F.interpolate(h, scale_factor=2.0)))  # resize, then convolve
+            h = F.relu(layer(F.interpolate(h, scale_factor=2.0), style))  # resize, then convolve
         paint = self.paint(h)[..., :height, :width].float()
 
         base = photo + s * (match_colour(photo, code) - photo)

@@ -103,7 +103,7 @@ class BalanceConfig:
     """Weights as given; content weight shifted over the run; or weights as gradient shares."""
     content: float = 1.0
     """λ of the content term (with kind=gradient, here and below: its share)."""
-    style: float = 1.0
+    style: float = 5.0
     """λ of the style term."""
     adversarial: float = 0.05
     """λ of the adversarial term; 0 trains without a discriminator."""
@@ -119,13 +119,13 @@ class BalanceConfig:
 class OptimizerConfig:
     """Adam for generator and discriminator."""
 
-    lr: float = 1e-3
+    lr: float = 5e-4
     """Generator's learning rate at its peak."""
     lr_discriminator: float = 4e-4
     """Discriminator's learning rate."""
     warmup: int = 20
     """Steps of linear warm-up; afterwards cosine decay to a tenth."""
-    clip: float = 1.0
+    clip: float = 5.0
     """Largest gradient norm of the generator."""
     ema: float = 0.995
     """Decay of the averaged generator that is saved."""

@@ -126,7 +126,7 @@ class Trainer:
             _start_from(generator, config.init)
         self.objectives = Objectives(config)
         o = config.optimizer
-        optimizer_g = torch.optim.Adam(generator.parameters(), o.lr, betas=(0.5, 0.99))
+        optimizer_g = torch.optim.Adam(generator.parameters(), o.lr, betas=(0.9, 0.99))
         self.averaged = copy.deepcopy(generator)
         self.generator, self.optimizer_g = self.accelerator.prepare(generator, optimizer_g)
         self.discriminator: nn.Module | None = None

@@ -1,0 +1,61 @@
+"""The ``underdrawing`` command. A user's mistake is one sentence and exit code 2."""
+
+import sys
+import warnings
+from collections.abc import Callable
+from importlib import import_module
+
+COMMANDS = {
+    "train": "train a generator on photos and paintings",
+    "stylize": "repaint photos in the manner of a painting",
+    "evaluate": "score a trained run on held-out pairs",
+    "reproduce": "train and score every row of the paper's table; write the report",
+}
+USAGE = (
+    "usage: underdrawing COMMAND [options]\n\n"
+    + "\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items())
+    + "\n\n`underdrawing COMMAND --help` explains the options of each."
+)
+
+
+def main() -> None:
+    """Entry point of the console command."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE)
+        sys.exit(0 if arguments else 2)
+    if arguments[0] == "--version":
+        from .. import __version__
+
+        print(__version__)
+        sys.exit(0)
+    if arguments[0] not in COMMANDS:
+        fail(f"there is no command {arguments[0]!r}; choose one of {', '.join(COMMANDS)}")
+    run_command(import_module(f".{arguments[0]}", __package__).command, arguments[1:])
+
+
+def run_command(command: Callable[[list[str]], None], arguments: list[str]) -> None:
+    """Run a command; mistakes and interruptions become one sentence and an exit code."""
+    from ..trainers.trainer import Interrupted
+
+    warnings.showwarning = lambda message, *_, **__: print(f"underdrawing: note: {message}", file=sys.stderr)
+    try:
+        command(arguments)
+    except (ValueError, OSError) as error:  # OSError: the disk is full, a folder is read-only, …
+        fail(str(error))
+    except Interrupted as interruption:
+        print(f"\nunderdrawing: {interruption}", file=sys.stderr)
+        sys.exit(130)
+    except KeyboardInterrupt:
+        print("\nunderdrawing: interrupted; run the same command again to continue", file=sys.stderr)
+        sys.exit(130)
+
+
+def fail(sentence: str) -> None:
+    """Print one sentence and leave with exit code 2."""
+    print(f"underdrawing: {sentence}", file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

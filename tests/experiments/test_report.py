@@ -1,0 +1,167 @@
+import sys
+from dataclasses import dataclass
+from html import escape
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+from underdrawing.experiments.report import Picture, verdict, write_report
+from underdrawing.experiments.table import FOOTNOTE, ROWS, Column, Figure, Line, Table
+from underdrawing.metrics.cards import Card
+
+EVIL = "<script>alert('row')</script> & co"
+SHA = "0123456789abcdef" * 4
+VOID = {"meta", "img"}
+SSIM = Column("ssim", "SSIM", "↑", "ssim")
+FRECHET = Column("frechet", "Fréchet", "↓", None, 1)
+
+
+@dataclass(frozen=True)
+class Config:
+    preset: str = "quick"
+    photos: Path = Path("<photos>")
+
+
+class Reader(HTMLParser):
+    """Collects tags, addresses and rows; fails on tags that do not pair up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.images: list[dict[str, str | None]] = []
+        self.addresses: list[str] = []
+        self.rows: list[str] = []  # text of each table row
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href")]
+        if tag == "img":
+            self.images.append(dict(attrs))
+        if tag == "tr":
+            self.rows.append("")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        if "tr" in self.open:
+            self.rows[-1] += data + "|"
+
+
+def make_line(title: str, figure: Figure, note: str = "", control: bool = False) -> Line:
+    return Line(title, control, {"ssim": figure, "frechet": Figure(None, None, None)}, note)
+
+
+def make_table() -> Table:
+    lines = [make_line(row.title, Figure(0.7, 0.02, 0.75)) for row in ROWS]
+    lines[1] = make_line(ROWS[1].title, Figure(0.9, None, 0.85), "did not stylise")
+    lines.append(make_line(EVIL, Figure(1.0, None, None), control=True))
+    card = Card("SSIM", "VGG16 <b>", SHA, 48, "the photo of each pair", "96 px", "a & b")
+    return Table([SSIM, FRECHET], lines, [card], ["<i>note</i>", FOOTNOTE])
+
+
+def make_picture() -> Picture:
+    outputs = {row.title: torch.rand(3, 16, 16) for row in ROWS}
+    return Picture(torch.rand(3, 16, 16), torch.rand(3, 16, 16), outputs, torch.rand(1, 2, 2))
+
+
+@pytest.fixture
+def html(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(sys, "argv", ["/some/where/underdrawing", "reproduce", "--out", "a b"])
+    torch.manual_seed(0)
+    path = tmp_path / "new" / "report.html"
+    write_report(path, make_table(), [make_picture(), make_picture()], Config())
+    return path.read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def page(html: str) -> Reader:
+    reader = Reader()
+    reader.feed(html)
+    reader.close()
+    return reader
+
+
+def row_of(page: Reader, title: str) -> str:
+    return next(row for row in page.rows if row.split("|")[0].strip() == title)
+
+
+def test_every_tag_is_closed(page: Reader) -> None:
+    assert page.open == []
+    assert page.tags.count("html") == page.tags.count("table") == page.tags.count("h1") == 1
+
+
+def test_all_rows_and_notes_are_there(page: Reader) -> None:
+    for row in ROWS:
+        assert row_of(page, row.title)
+        assert page.text.count(row.title) >= 3  # in the table and under a picture of either pair
+    assert FOOTNOTE in page.text
+    assert "<i>note</i>" in page.text
+
+
+def test_text_is_escaped(html: str, page: Reader) -> None:
+    assert "script" not in page.tags
+    assert "b" not in page.tags
+    assert escape(EVIL) in html
+    assert EVIL in page.text
+
+
+def test_pictures_are_inside_the_page(page: Reader) -> None:
+    assert len(page.images) == 2 * (3 + len(ROWS))
+    assert all(image["alt"] for image in page.images)
+    assert all(address.startswith("data:image/jpeg;base64,") for address in page.addresses)
+
+
+def test_nothing_is_loaded_from_elsewhere(html: str, page: Reader) -> None:
+    assert not {"script", "link", "iframe", "base"} & set(page.tags)
+    assert "http" not in html
+    assert "url(" not in html
+    assert "@import" not in html
+
+
+def test_only_marked_rows_wear_the_badge(page: Reader) -> None:
+    marked = [row for row in page.rows if "did not stylise" in row]
+    assert marked == [row_of(page, ROWS[1].title)]
+
+
+def test_figures_of_a_row(page: Reader) -> None:
+    assert row_of(page, ROWS[0].title) == f"{ROWS[0].title}|0.75|0.700|± 0.020|−0.050|n/a|"
+    assert row_of(page, EVIL) == f"{EVIL}|–|1.000|–|n/a|"
+
+
+def test_card_shows_a_short_digest_and_keeps_the_whole(html: str, page: Reader) -> None:
+    assert SHA[:12] in page.text
+    assert SHA not in page.text
+    assert SHA in html
+
+
+def test_command_versions_and_configuration_are_there(page: Reader) -> None:
+    assert "underdrawing reproduce --out 'a b'" in page.text
+    assert "/some/where" not in page.text
+    assert '"torch":' in page.text
+    assert '"photos": "<photos>"' in page.text
+
+
+@pytest.mark.parametrize(
+    ("better", "difference", "note", "expected"),
+    [
+        ("↑", 0.1, "", "better"),
+        ("↑", -0.1, "", "worse"),
+        ("↓", 0.1, "", "worse"),
+        ("↓", -0.1, "", "better"),
+        ("", 0.1, "", ""),
+        ("↑", 0.0004, "", ""),  # nothing of it is shown
+        ("↑", 0.1, "did not stylise", ""),
+    ],
+)
+def test_a_difference_is_judged_only_by_its_direction(
+    better: str, difference: float, note: str, expected: str
+) -> None:
+    line = make_line("row", Figure(0.5, None, 0.5), note)
+    assert verdict(line, SSIM._replace(better=better), difference) == expected
