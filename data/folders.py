@@ -27,7 +27,10 @@ class Collection:
     def manifest(self) -> dict[str, object]:
         """Names and sizes per split, with one sha256 over all of it."""
         splits = {
-            split: [{"name": f"{path.parent.name}/{path.name}", "bytes": path.stat().st_size} for path in paths]
+            split: [
+                {"name": f"{path.parent.name}/{path.name}", "bytes": path.stat().st_size}
+                for path in paths
+            ]
             for split, paths in asdict(self).items()
         }
         digest = hashlib.sha256(json.dumps(splits, sort_keys=True).encode()).hexdigest()
@@ -87,10 +90,14 @@ def read_collection(folder: Path) -> Collection:
     with ThreadPoolExecutor() as pool:
         checks = pool.map(_complaint, paths)
         bar = tqdm(checks, f"checking {folder.name}", total=len(paths), leave=False, delay=2)
-        complaints = {path: complaint for path, complaint in zip(paths, bar, strict=True) if complaint}
+        complaints = {
+            path: complaint for path, complaint in zip(paths, bar, strict=True) if complaint
+        }
     if complaints:
         listing = "\n  ".join(list(complaints.values())[:20])
-        summary = f"{len(complaints)} of {len(paths)} pictures in {folder} are unreadable:\n  {listing}"
+        summary = (
+            f"{len(complaints)} of {len(paths)} pictures in {folder} are unreadable:\n  {listing}"
+        )
         if len(complaints) > MAX_UNREADABLE * len(paths):
             raise ValueError(summary)
         warnings.warn(summary, stacklevel=2)

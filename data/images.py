@@ -35,7 +35,9 @@ def read_image(path: Path, at_least: int | None = None) -> Image.Image:
     except FileNotFoundError:
         raise ValueError(f"there is no picture {path}") from None
     except UnidentifiedImageError:
-        raise ValueError(f"{path} is not a picture (or of a kind that Pillow cannot read)") from None
+        raise ValueError(
+            f"{path} is not a picture (or of a kind that Pillow cannot read)"
+        ) from None
     except Image.DecompressionBombError:
         raise ValueError(f"{path} has more than {MAX_PIXELS // 10**6} million pixels") from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow's decoders raise
@@ -45,7 +47,9 @@ def read_image(path: Path, at_least: int | None = None) -> Image.Image:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16") or image.mode == "I":
         values = np.asarray(image).astype(np.float32)
-        return Image.fromarray((values.clip(0, 65535) / 257).round().astype(np.uint8)).convert("RGB")
+        return Image.fromarray((values.clip(0, 65535) / 257).round().astype(np.uint8)).convert(
+            "RGB"
+        )
     if image.mode == "F":
         return Image.fromarray((np.asarray(image).clip(0, 1) * 255).astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:

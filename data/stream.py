@@ -59,7 +59,8 @@ def random_crop(image: Image.Image, size: int, scale: float, rng: np.random.Gene
 
 def draw_strength(size: int, full_share: float, rng: np.random.Generator) -> Tensor:
     """Strength map (1,size,size): 1 with probability ``full_share``, else one number in [0,1],
-    a quarter of those times a smooth random map."""
+    a quarter of those times a smooth random map.
+    """
     if rng.random() < full_share:
         return torch.ones(1, size, size)
     if rng.random() < 0.75:

@@ -51,7 +51,11 @@ def evaluate(config: EvaluateConfig) -> Table:
     """
     device = pick_device(config.device)
     generator, trained = load_model(config.run, device)
-    own = replace(trained, photos=config.photos or trained.photos, paintings=config.paintings or trained.paintings)
+    own = replace(
+        trained,
+        photos=config.photos or trained.photos,
+        paintings=config.paintings or trained.paintings,
+    )
     photos, paintings = collections(own)
     test_photos = find_pictures(config.photos) if config.photos else list(photos.test)
     test_paintings = find_pictures(config.paintings) if config.paintings else list(paintings.test)
@@ -72,7 +76,9 @@ def evaluate(config: EvaluateConfig) -> Table:
     return table
 
 
-def score_table(scores: dict[str, Scores], judges: Judges, manifest: list[PairPaths], paintings: int, size: int) -> Table:
+def score_table(
+    scores: dict[str, Scores], judges: Judges, manifest: list[PairPaths], paintings: int, size: int
+) -> Table:
     """A table without the paper's figures, one line per method."""
     columns = make_columns(judges)
     lines = [make_line(name, [s], None, columns, name in CONTROLS) for name, s in scores.items()]

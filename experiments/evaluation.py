@@ -78,7 +78,9 @@ def evaluate_method(
     return scores
 
 
-def generator_method(generator: Generator, encoder: Encoder, layers: Sequence[str], strength: float = 1.0) -> Method:
+def generator_method(
+    generator: Generator, encoder: Encoder, layers: Sequence[str], strength: float = 1.0
+) -> Method:
     """A trained generator as a ``Method``."""
 
     def stylize(content: Tensor, style: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Which networks judge on this machine: the standard ones where their weights are, else stand-ins."""
+"""Which networks judge on this machine: the standard ones, or stand-ins named as such."""
 
 import importlib.util
 import os
@@ -61,7 +61,9 @@ def _standard_lpips(weights_dir: Path | None) -> Pretrained | None:
         return None
 
 
-def _inception(device: torch.device, weights_dir: Path | None) -> tuple[Callable[[Tensor], Tensor], str] | None:
+def _inception(
+    device: torch.device, weights_dir: Path | None
+) -> tuple[Callable[[Tensor], Tensor], str] | None:
     """FID's InceptionV3 through torch-fidelity, if both it and its weights file are here."""
     folders = [weights_dir, os.environ.get("UNDERDRAWING_WEIGHTS"), cache_dir() / "weights"]
     files = [Path(folder) / INCEPTION_FILE for folder in folders if folder]

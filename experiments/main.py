@@ -2,8 +2,11 @@
 
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
+from typing import TypeVar
+
+T = TypeVar("T")
 
 COMMANDS = {
     "train": "train a generator on photos and paintings",
@@ -36,9 +39,11 @@ def main() -> None:
 
 def run_command(command: Callable[[list[str]], None], arguments: list[str]) -> None:
     """Run a command; mistakes and interruptions become one sentence and an exit code."""
-    from ..trainers.trainer import Interrupted
+    from ..trainers.signals import Interrupted
 
-    warnings.showwarning = lambda message, *_, **__: print(f"underdrawing: note: {message}", file=sys.stderr)
+    warnings.showwarning = lambda message, *_, **__: print(
+        f"underdrawing: note: {message}", file=sys.stderr
+    )
     try:
         command(arguments)
     except (ValueError, OSError) as error:  # OSError: the disk is full, a folder is read-only, …
@@ -47,8 +52,29 @@ def run_command(command: Callable[[list[str]], None], arguments: list[str]) -> N
         print(f"\nunderdrawing: {interruption}", file=sys.stderr)
         sys.exit(130)
     except KeyboardInterrupt:
-        print("\nunderdrawing: interrupted; run the same command again to continue", file=sys.stderr)
+        print(
+            "\nunderdrawing: interrupted; run the same command again to continue", file=sys.stderr
+        )
         sys.exit(130)
+
+
+def choice(arguments: list[str], flag: str, table: Mapping[str, T], default: str) -> T:
+    """The entry of ``table`` that ``--flag NAME`` or ``--flag=NAME`` asks for.
+
+    Needed before the options are parsed, because it gives their defaults.
+
+    Raises:
+        ValueError: no such entry; lists those there are.
+    """
+    name = default
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if argument == flag:
+            name = following
+        elif argument.startswith(f"{flag}="):
+            name = argument.removeprefix(f"{flag}=")
+    if name not in table:
+        raise ValueError(f"{flag} {name}: there is none of that name; choose {', '.join(table)}")
+    return table[name]
 
 
 def fail(sentence: str) -> None:

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from ..trainers.config import BalanceConfig, StyleConfig, TrainConfig
 
+
 def pixel_style() -> TrainConfig:
     """The table's baseline: pixel loss and style loss. No features of the photo are compared.
 
@@ -36,7 +37,9 @@ def multi_layer() -> TrainConfig:
     Command: ``underdrawing train --recipe multi-layer``
     """
     config = attention()
-    return replace(config, recipe="multi-layer", attention=replace(config.attention, objective="uniform"))
+    return replace(
+        config, recipe="multi-layer", attention=replace(config.attention, objective="uniform")
+    )
 
 
 def attention() -> TrainConfig:
@@ -86,7 +89,9 @@ def naive_attention() -> TrainConfig:
     Command: ``underdrawing train --recipe naive-attention``
     """
     config = attention()
-    return replace(config, recipe="naive-attention", attention=replace(config.attention, objective="joint"))
+    return replace(
+        config, recipe="naive-attention", attention=replace(config.attention, objective="joint")
+    )
 
 
 _ALL: tuple[Callable[[], TrainConfig], ...] = (

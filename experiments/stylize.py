@@ -51,7 +51,9 @@ def pick_device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def painting_code(path: Path, encoder: Encoder, layers: tuple[str, ...], device: torch.device) -> Tensor:
+def painting_code(
+    path: Path, encoder: Encoder, layers: tuple[str, ...], device: torch.device
+) -> Tensor:
     """Style code (1,D) of a painting file."""
     image = read_image(path)
     image.thumbnail((STYLE_SIDE, STYLE_SIDE))
@@ -99,9 +101,13 @@ def _targets(photos: tuple[Path, ...], out: Path, style: str) -> dict[Path, Path
     """Photo -> output file; folders keep their inner structure."""
     if not photos:
         raise ValueError("name at least one photo or folder of photos")
-    targets = {}
+    targets: dict[Path, Path] = {}
     for photo in photos:
-        inner = {p: p.relative_to(photo) for p in find_pictures(photo)} if photo.is_dir() else {photo: Path(photo.name)}
+        inner = (
+            {p: p.relative_to(photo) for p in find_pictures(photo)}
+            if photo.is_dir()
+            else {photo: Path(photo.name)}
+        )
         for path, relative in inner.items():
             target = out / relative.with_name(f"{path.stem}-{style}.png")
             if target in targets.values():  # a.jpg beside a.png

@@ -41,7 +41,10 @@ ROWS = (
     Row("attention", "+ attention", None),
     Row("attention-adversarial", "+ attention + adversarial ¹", Paper(0.91, 0.09, 25.4)),
 )
-FOOTNOTE = "¹ The paper's table calls this row “with attention”; its text says attention and adversarial training."
+FOOTNOTE = (
+    "¹ The paper's table calls this row “with attention”; "
+    "its text says attention and adversarial training."
+)
 
 
 class Column(NamedTuple):
@@ -96,14 +99,26 @@ def make_columns(judges: Judges) -> list[Column]:
         Column("ssim", "SSIM", "↑", "ssim"),
         Column("lpips", judges.lpips_name, "↓", "lpips"),
         # A stand-in's scale is its own: set beside the paper's FID it would only mislead.
-        Column("frechet", judges.frechet_name, "↓", "frechet" if judges.frechet_name == "FID" else None, 1),
+        Column(
+            "frechet",
+            judges.frechet_name,
+            "↓",
+            "frechet" if judges.frechet_name == "FID" else None,
+            1,
+        ),
         Column("kernel", judges.kernel_name, "↓", None),
         Column("ssim_worst", "SSIM worst tenth", "↑", None),
         Column("style_gap", "style gap closed", "↑", None),
     ]
 
 
-def make_line(title: str, seeds: Sequence[Scores], paper: Paper | None, columns: Sequence[Column], control: bool) -> Line:
+def make_line(
+    title: str,
+    seeds: Sequence[Scores],
+    paper: Paper | None,
+    columns: Sequence[Column],
+    control: bool,
+) -> Line:
     """A row from the scores of its seeds."""
     figures = {}
     for column in columns:
@@ -130,7 +145,9 @@ def mark_unstylized(lines: Sequence[Line], colour_gap: float) -> list[Line]:
     for line in lines:
         gap = line.figures["style_gap"].measured
         lazy = not line.control and (gap is None or gap < colour_gap + MARGIN)
-        marked.append(Line(line.title, line.control, line.figures, "did not stylise" if lazy else line.note))
+        marked.append(
+            Line(line.title, line.control, line.figures, "did not stylise" if lazy else line.note)
+        )
     return marked
 
 
@@ -148,7 +165,10 @@ def cell(figure: Figure, digits: int) -> str:
 
 def to_markdown(table: Table) -> str:
     """The table as Markdown."""
-    head = [f"{c.title} {c.better}" + (" (paper · measured · difference)" if c.paper else "") for c in table.columns]
+    head = [
+        f"{c.title} {c.better}" + (" (paper · measured · difference)" if c.paper else "")
+        for c in table.columns
+    ]
     rows = [["row", *head, ""], ["---"] * (len(head) + 2)]
     for line in table.lines:
         title = f"*{line.title}*" if line.control else line.title
@@ -162,12 +182,23 @@ def to_csv(table: Table) -> str:
     """One line per row and figure."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["row", "control", "figure", "paper", "measured", "difference", "half_interval_95", "note"])
+    writer.writerow(
+        ["row", "control", "figure", "paper", "measured", "difference", "half_interval_95", "note"]
+    )
     for line in table.lines:
         for column in table.columns:
             f = line.figures[column.key]
             writer.writerow(
-                [line.title, line.control, column.title, f.paper, f.measured, f.difference, f.half_interval, line.note]
+                [
+                    line.title,
+                    line.control,
+                    column.title,
+                    f.paper,
+                    f.measured,
+                    f.difference,
+                    f.half_interval,
+                    line.note,
+                ]
             )
     return buffer.getvalue()
 
@@ -181,9 +212,15 @@ def to_text(table: Table) -> str:
     """The table for a terminal."""
     rows = [["", *(f"{c.title} {c.better}" for c in table.columns), ""]]
     rows += [
-        [line.title, *(cell(line.figures[c.key], c.digits).replace("**", "") for c in table.columns), line.note]
+        [
+            line.title,
+            *(cell(line.figures[c.key], c.digits).replace("**", "") for c in table.columns),
+            line.note,
+        ]
         for line in table.lines
     ]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    text = "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+    text = "\n".join(
+        "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
     return text + "\n\n(paper · measured · difference; else measured)\n" + "\n".join(table.notes)

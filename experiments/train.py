@@ -9,7 +9,7 @@ import tyro
 
 from ..trainers.config import TrainConfig
 from ..trainers.trainer import train
-from .main import run_command
+from .main import choice, run_command
 from .recipes import RECIPES
 
 FLAGS = (tyro.conf.FlagConversionOff,)  # booleans read `--x True`, as in the config
@@ -21,26 +21,15 @@ def parse(arguments: list[str]) -> TrainConfig:
     Raises:
         ValueError: unknown recipe.
     """
-    name = _recipe_name(arguments)
-    if name not in RECIPES:
-        raise ValueError(f"there is no recipe {name!r}; choose one of {', '.join(RECIPES)}")
+    recipe = choice(arguments, "--recipe", RECIPES, TrainConfig.recipe)
     description = (
-        f"Train a generator. Recipe {name}: {RECIPES[name].__doc__}\n\n"
-        f"Recipes: {', '.join(RECIPES)}. The defaults shown are those of the recipe chosen."
+        f"Train a generator. {recipe.__doc__}\n\nRecipes: {', '.join(RECIPES)}. "
+        "The defaults shown are those of the recipe chosen."
     )
     return tyro.cli(
         TrainConfig, prog="underdrawing train", description=description,
-        args=arguments, default=RECIPES[name](), config=FLAGS,
+        args=arguments, default=recipe(), config=FLAGS,
     )  # fmt: skip
-
-
-def _recipe_name(arguments: list[str]) -> str:
-    for i, argument in enumerate(arguments):
-        if argument == "--recipe" and i + 1 < len(arguments):
-            return arguments[i + 1]
-        if argument.startswith("--recipe="):
-            return argument.removeprefix("--recipe=")
-    return TrainConfig.recipe
 
 
 def command(arguments: list[str]) -> None:

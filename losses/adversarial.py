@@ -21,7 +21,9 @@ class _Game(NamedTuple):
 GAMES = {
     # Mao et al. 2017, with the ½ of their Eq. 9
     "lsgan": _Game(
-        lambda x: 0.5 * (x - 1).square(), lambda x: 0.5 * x.square(), lambda x: 0.5 * (x - 1).square()
+        lambda x: 0.5 * (x - 1).square(),
+        lambda x: 0.5 * x.square(),
+        lambda x: 0.5 * (x - 1).square(),
     ),
     # Lim & Ye 2017
     "hinge": _Game(lambda x: F.relu(1 - x), lambda x: F.relu(1 + x), lambda x: -x),

@@ -58,10 +58,13 @@ def robust_weights(error: Tensor, budget: float) -> Tensor:
     return weights.view_as(error).to(error.dtype)
 
 
-def error_map(errors: Mapping[str, Tensor], layers: Mapping[str, float], grid: tuple[int, int]) -> Tensor:
+def error_map(
+    errors: Mapping[str, Tensor], layers: Mapping[str, float], grid: tuple[int, int]
+) -> Tensor:
     """E = Σ_l λ_l · resize(E_l / mean(E_l)) on A's grid, (B,1,h,w); means are per image."""
     parts = [
-        weight * F.interpolate(mean_one(errors[layer].detach()), grid, mode="bilinear", antialias=True)
+        weight
+        * F.interpolate(mean_one(errors[layer].detach()), grid, mode="bilinear", antialias=True)
         for layer, weight in layers.items()
     ]
     return torch.stack(parts).sum(0).clamp_min(0)
@@ -247,5 +250,8 @@ def collapse_warning(peak: float, kl: float, positions: int, budget: float) -> s
     if kl < 0.05 * budget:
         return f"attention is flat: KL {kl:.4f} nats is under 0.05 x the budget {budget}"
     if kl > 3 * budget or peak > positions / 2:
-        return f"attention has collapsed: KL {kl:.2f} nats (budget {budget}), max A {peak:.0f} of {positions}"
+        return (
+            f"attention has collapsed: KL {kl:.2f} nats (budget {budget}), "
+            f"max A {peak:.0f} of {positions}"
+        )
     return None

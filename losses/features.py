@@ -17,7 +17,8 @@ def l2(features: Tensor) -> Tensor:
 
 def batch(features: Tensor) -> Tensor:
     """BatchNorm without parameters (the paper's second option). Averages over the batch, so a
-    picture's loss depends on the others in its (per-process) batch."""
+    picture's loss depends on the others in its (per-process) batch.
+    """
     return F.batch_norm(features, None, None, training=True)
 
 

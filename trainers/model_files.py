@@ -98,5 +98,7 @@ def load_model(run: Path | str, device: torch.device | str = "cpu") -> Model:
         generator = build_generator(config, state["code_mean"].numel(), channels)
         generator.load_state_dict(state)
     except (RuntimeError, KeyError):
-        raise ValueError(f"{run / 'model.safetensors'} does not fit {run / 'config.json'}") from None
+        raise ValueError(
+            f"{run / 'model.safetensors'} does not fit {run / 'config.json'}"
+        ) from None
     return Model(generator.to(device).eval(), config)

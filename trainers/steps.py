@@ -1,7 +1,7 @@
 """One training step, as functions: perceive, the discriminator's loss, the generator's terms.
 
-    batch -> perceive -> Scene -> discriminator_loss -> D
-                              -> generator_terms    -> G (and the attention branch)
+batch -> perceive -> Scene -> discriminator_loss -> D
+                          -> generator_terms    -> G (and the attention branch)
 """
 
 from collections.abc import Iterator
@@ -23,10 +23,10 @@ from ..losses.content import ContentLoss, content_error, pixel_loss
 from ..losses.diffaugment import NUMBERS, diff_augment
 from ..losses.smoothness import tv_loss
 from ..losses.style import StyleLoss
-from ..models.encoder import Encoder
-from ..models.generator import Generator, Stylized
+from ..models.generator import Stylized
 from ..models.style_code import style_code
 from .config import TrainConfig
+from .networks import Networks
 
 Features = dict[str, Tensor]
 
@@ -50,8 +50,7 @@ class Scene(NamedTuple):
     batch: Pair
     content: Features  # of the photo, at the content layers
     style: Features  # of the painting, at the style layers
-    code: Tensor  # (B,D) style code
-    standard: Tensor  # (B,D) the code as the networks see it
+    standard: Tensor  # (B,D) the style code as the networks see it
     output: Stylized
 
 
@@ -63,18 +62,18 @@ class Terms(NamedTuple):
     attention: AttentionStatistics | None
 
 
-def perceive(generator: nn.Module, plain: Generator, encoder: Encoder, batch: Pair, config: TrainConfig) -> Scene:
-    """Features of photo and painting, without gradient, and the generator's output.
-
-    ``generator`` may be wrapped for several processes, ``plain`` is the same, unwrapped.
-    """
+def perceive(networks: Networks, batch: Pair, config: TrainConfig) -> Scene:
+    """Features of photo and painting, without gradient, and the generator's output."""
+    encoder = networks.encoder
     content_taps = [layer for layer, _ in config.content.layers]
     with torch.no_grad():
-        content = encoder(batch["content"], content_taps) if config.content.kind == "feature" else {}
+        content = (
+            encoder(batch["content"], content_taps) if config.content.kind == "feature" else {}
+        )
         style = encoder(batch["style"], config.style.layers)
         code = style_code(batch["style"], style)
-    output = generator(batch["content"], code, batch["strength"])
-    return Scene(batch, content, style, code, plain.standard(code), output)
+    output = networks.generator(batch["content"], code, batch["strength"])
+    return Scene(batch, content, style, networks.plain_generator.standard(code), output)
 
 
 def discriminator_loss(discriminator: nn.Module, scene: Scene, config: TrainConfig) -> Tensor:
@@ -98,16 +97,12 @@ def discriminator_loss(discriminator: nn.Module, scene: Scene, config: TrainConf
 
 
 def generator_terms(
-    discriminator: nn.Module | None,
-    encoder: Encoder,
-    objectives: Objectives,
-    scene: Scene,
-    config: TrainConfig,
+    networks: Networks, objectives: Objectives, scene: Scene, config: TrainConfig
 ) -> Terms:
-    """G's terms. ``discriminator`` is the plain, unwrapped one; it is frozen meanwhile."""
+    """G's terms. The discriminator judges unwrapped and frozen."""
     image, photo = scene.output.image, scene.batch["content"]
     strength = scene.batch["strength"].mean(dim=(1, 2, 3))
-    features = encoder(image)
+    features = networks.encoder(image)
     balanced = {"style": strength * objectives.style(features, scene.style)}
     extra, statistics = {}, None
 
@@ -125,8 +120,9 @@ def generator_terms(
     if config.balance.tv > 0:
         extra["tv"] = config.balance.tv * tv_loss(image)
 
-    if discriminator is not None:
-        balanced["adversarial"] = strength * _adversarial(discriminator, scene, config)
+    if networks.plain_discriminator is not None:
+        adversarial = _adversarial(networks.plain_discriminator, scene, config)
+        balanced["adversarial"] = strength * adversarial
     return Terms(balanced, extra, statistics)
 
 
@@ -147,7 +143,9 @@ def _adversarial(discriminator: nn.Module, scene: Scene, config: TrainConfig) ->
 
 
 @torch.no_grad()
-def _statistics(attention: Tensor, squared: Features, objectives: Objectives) -> AttentionStatistics:
+def _statistics(
+    attention: Tensor, squared: Features, objectives: Objectives
+) -> AttentionStatistics:
     h, w = attention.shape[-2:]
     errors = {layer: content_error(x.detach()) for layer, x in squared.items()}
     error = error_map(errors, objectives.content.layers, (h, w))

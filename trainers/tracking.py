@@ -26,7 +26,9 @@ class Tracker:
         self.path = run / "metrics.jsonl"
         if self.path.is_file():
             lines = self.path.read_text().splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+            kept = [
+                line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step
+            ]
             write_atomic(self.path, "".join(kept))
         self.writer = SummaryWriter(str(run / "tensorboard"), purge_step=step)
 

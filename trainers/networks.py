@@ -1,0 +1,174 @@
+"""Everything trainable, and the encoder, as a config describes them."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ..data.images import read_image, square
+from ..models.discriminator import PatchGAN
+from ..models.encoder import Encoder
+from ..models.generator import Generator, code_size
+from ..models.pretrained import Pretrained
+from ..models.style_code import style_code
+from .config import TrainConfig
+from .model_files import build_encoder, build_generator, load_state
+
+CALIBRATION_PAINTINGS = 64  # whose codes set the scale of the style code
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The networks of a run. ``generator`` and ``discriminator`` may be wrapped for several
+    processes; the plain ones are the same modules, unwrapped.
+    """
+
+    encoder: Encoder
+    pretrained: Pretrained
+    generator: nn.Module
+    plain_generator: Generator
+    averaged: Generator  # EMA of the generator: what is saved and evaluated
+    optimizer_g: AcceleratedOptimizer
+    discriminator: nn.Module | None
+    plain_discriminator: PatchGAN | None
+    optimizer_d: AcceleratedOptimizer | None
+
+    def trained(self) -> list[nn.Module]:
+        """The modules whose gradients are synchronised."""
+        return [self.generator] + ([self.discriminator] if self.discriminator else [])
+
+    def modules(self) -> dict[str, nn.Module]:
+        """What a checkpoint holds."""
+        modules: dict[str, nn.Module] = {
+            "generator": self.plain_generator,
+            "averaged": self.averaged,
+        }
+        return modules | (
+            {"discriminator": self.plain_discriminator} if self.plain_discriminator else {}
+        )
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        """The plain optimizers, by the names a checkpoint uses."""
+        both = {"optimizer_g": self.optimizer_g, "optimizer_d": self.optimizer_d}
+        return {name: wrapped.optimizer for name, wrapped in both.items() if wrapped is not None}
+
+
+def make_accelerator(config: TrainConfig) -> Accelerator:
+    """An Accelerator for the config's device and precision.
+
+    Raises:
+        ValueError: cuda asked for, none here; or a batch that does not divide.
+    """
+    cuda = torch.cuda.is_available() and config.device != "cpu"
+    if config.device == "cuda" and not cuda:
+        raise ValueError("--device cuda: torch sees no CUDA device here; use --device auto or cpu")
+    # fp16 is not offered: with two optimizers and clipping its loss scaling goes wrong.
+    bf16 = config.precision == "bf16" or (
+        config.precision == "auto" and cuda and torch.cuda.is_bf16_supported()
+    )
+    accelerator = Accelerator(
+        cpu=not cuda,
+        mixed_precision="bf16" if bf16 else "no",
+        gradient_accumulation_steps=config.accumulate,
+    )
+    world = accelerator.num_processes
+    if config.batch_size % (world * config.accumulate):
+        raise ValueError(
+            f"batch_size {config.batch_size} does not divide by {world} process(es) x "
+            f"{config.accumulate} micro-batch(es)"
+        )
+    return accelerator
+
+
+def build_networks(
+    config: TrainConfig, accelerator: Accelerator, paintings: Sequence[Path]
+) -> Networks:
+    """Build, initialise and prepare all networks.
+
+    ``paintings`` are the training paintings, whose codes set the scale of the style code.
+
+    Raises:
+        ValueError: unknown layer, no weights to be had, a size the discriminator cannot judge,
+            or a model to start from that does not fit.
+    """
+    torch.manual_seed(config.seed)  # initial weights; all else is drawn per position
+    device, layout = accelerator.device, torch.channels_last
+    style_layers = list(config.style.layers)
+    content_layers = (
+        [n for n, _ in config.content.layers] if config.content.kind == "feature" else []
+    )
+    with accelerator.main_process_first():  # the first one fills the weights cache
+        encoder, pretrained = build_encoder(config, style_layers + content_layers)
+    encoder.to(device).to(memory_format=layout)
+    channels = encoder.channels()
+    style_size = code_size({layer: channels[layer] for layer in style_layers})
+
+    generator = build_generator(config, style_size, {n: channels[n] for n in content_layers})
+    generator.to(device).to(memory_format=layout)
+    if config.init is None:
+        generator.standardise_codes(_codes(encoder, paintings, config, device))
+    else:
+        _start_from(generator, config.init)
+    discriminator = _build_discriminator(config, style_size)
+
+    o, averaged = config.optimizer, copy.deepcopy(generator).requires_grad_(False)
+    wrapped_g, optimizer_g = accelerator.prepare(
+        generator, torch.optim.Adam(generator.parameters(), o.lr, betas=(0.9, 0.99))
+    )
+    wrapped_d = optimizer_d = None
+    if discriminator is not None:
+        discriminator.to(device).to(memory_format=layout)
+        wrapped_d, optimizer_d = accelerator.prepare(
+            discriminator,
+            torch.optim.Adam(discriminator.parameters(), o.lr_discriminator, betas=(0.5, 0.99)),
+        )
+    return Networks(
+        encoder, pretrained, wrapped_g, generator, averaged, optimizer_g,
+        wrapped_d, discriminator, optimizer_d,
+    )  # fmt: skip
+
+
+def _build_discriminator(config: TrainConfig, style_size: int) -> PatchGAN | None:
+    if config.balance.adversarial <= 0:
+        return None
+    a = config.adversarial
+    discriminator = PatchGAN(
+        a.width, a.layers, a.scales, a.spectral, style_size if a.projection else None
+    )
+    if config.size < discriminator.min_side:
+        raise ValueError(
+            f"size {config.size} is too small for the discriminator, which needs "
+            f"{discriminator.min_side} pixels; lower adversarial.scales or adversarial.layers"
+        )
+    return discriminator
+
+
+@torch.no_grad()
+def _codes(
+    encoder: Encoder, paintings: Sequence[Path], config: TrainConfig, device: torch.device
+) -> Tensor:
+    codes = []
+    for path in paintings[:CALIBRATION_PAINTINGS]:
+        image = square(read_image(path, at_least=config.size), config.size)[None].to(device)
+        codes.append(style_code(image, encoder(image, config.style.layers)))
+    return torch.cat(codes)
+
+
+def _start_from(generator: Generator, run: Path) -> None:
+    """Take over another run's finished generator; only the attention branches may differ."""
+    state = load_state(run)
+    try:
+        result = generator.load_state_dict(state, strict=False)
+    except RuntimeError:
+        raise ValueError(
+            f"the model in {run} has another shape than this configuration's"
+        ) from None
+    foreign = [k for k in (*result.missing_keys, *result.unexpected_keys) if "attention" not in k]
+    if foreign:
+        raise ValueError(f"the model in {run} does not fit this configuration: {foreign[0]}")
