@@ -1,5 +1,6 @@
 """Scoring a method on a fixed manifest of held-out (photo, painting) pairs."""
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,7 +19,7 @@ Method = Callable[[Tensor, Tensor], Tensor]  # photos, paintings (B,3,S,S) -> ou
 
 
 def make_manifest(photos: Sequence[Path], paintings: Sequence[Path], pairs: int) -> list[PairPaths]:
-    """The first ``pairs`` of all combinations, every photo once before any comes twice.
+    """The first ``pairs`` of all combinations, photos and paintings used evenly.
 
     Raises:
         ValueError: there is no held-out photo or painting.
@@ -30,7 +31,8 @@ def make_manifest(photos: Sequence[Path], paintings: Sequence[Path], pairs: int)
         )
     n, m = len(photos), len(paintings)
     count = min(pairs, n * m)
-    return [(photos[i % n], paintings[(i % n + i // n) % m]) for i in range(count)]
+    # Both walk round at every pair; the extra shift per lcm meets each combination exactly once.
+    return [(photos[i % n], paintings[(i + i // math.lcm(n, m)) % m]) for i in range(count)]
 
 
 def read_squares(paths: Sequence[Path], size: int, device: torch.device) -> Tensor:

@@ -105,9 +105,9 @@ class BalanceConfig:
     """Weights as given; content weight shifted over the run; or weights as gradient shares."""
     content: float = 1.0
     """λ of the content term (with kind=gradient, here and below: its share)."""
-    style: float = 5.0
+    style: float = 10.0
     """λ of the style term."""
-    adversarial: float = 0.05
+    adversarial: float = 1.0
     """λ of the adversarial term; 0 trains without a discriminator."""
     tv: float = 0.0
     """Weight of total variation; never balanced."""
@@ -121,7 +121,7 @@ class BalanceConfig:
 class OptimizerConfig:
     """Adam for generator and discriminator."""
 
-    lr: float = 5e-4
+    lr: float = 1e-3
     """Generator's learning rate at its peak."""
     lr_discriminator: float = 4e-4
     """Discriminator's learning rate."""

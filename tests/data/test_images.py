@@ -1,0 +1,330 @@
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+from underdrawing.data import images
+from underdrawing.data.images import (
+    read_image,
+    save_image,
+    square,
+    to_image,
+    to_tensor,
+    write_atomic,
+)
+
+WHITE, RED, BLUE = (255, 255, 255), (255, 0, 0), (0, 0, 255)
+GRID = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3) * 13  # six colours, no symmetry
+#: EXIF orientation -> what turns the stored pixels upright.
+UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+    8: lambda a: np.rot90(a, 1),
+}
+
+
+def exif(orientation: int) -> Image.Exif:
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    return tags
+
+
+def encode(image: Image.Image, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind)
+    return buffer.getvalue()
+
+
+def noise(width: int, height: int) -> Image.Image:
+    rng = np.random.default_rng(0)
+    return Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that claims a size and holds no pixels."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
+
+    ihdr = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", ihdr) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+def pixels(path: Path) -> list[tuple[int, ...]]:
+    picture = read_image(path)
+    assert picture.mode == "RGB"
+    return [tuple(pixel) for pixel in np.asarray(picture).reshape(-1, 3).tolist()]
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_exif_turns_the_picture_upright(orientation: int, tmp_path: Path) -> None:
+    path = tmp_path / "turned.png"
+    Image.fromarray(GRID).save(path, exif=exif(orientation))
+    np.testing.assert_array_equal(np.asarray(read_image(path)), UPRIGHT[orientation](GRID))
+
+
+def test_a_photo_on_its_side_is_turned_at_every_decoding_size(tmp_path: Path) -> None:
+    path = tmp_path / "camera.jpg"
+    noise(640, 480).save(path, exif=exif(6))
+    assert read_image(path).size == (480, 640)
+    assert read_image(path, at_least=100).size == (120, 160)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_16_bit_grey_is_scaled_to_8(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"deep.{suffix}"
+    Image.fromarray(np.array([[0, 257, 32768, 65535]], np.uint16)).save(path)
+    assert pixels(path) == [(grey,) * 3 for grey in (0, 1, 128, 255)]
+
+
+def test_float_grey_is_taken_as_zero_to_one(tmp_path: Path) -> None:
+    path = tmp_path / "float.tif"
+    Image.fromarray(np.array([[-1.0, 0.0, 1.0, 7.0]], np.float32)).save(path)
+    assert pixels(path) == [(grey,) * 3 for grey in (0, 0, 255, 255)]
+
+
+def test_one_bit(tmp_path: Path) -> None:
+    path = tmp_path / "bits.png"
+    Image.fromarray(np.array([[True, False]])).convert("1").save(path)
+    assert pixels(path) == [WHITE, (0, 0, 0)]
+
+
+def test_grey(tmp_path: Path) -> None:
+    path = tmp_path / "grey.png"
+    Image.fromarray(np.array([[0, 77, 255]], np.uint8)).save(path)
+    assert pixels(path) == [(grey,) * 3 for grey in (0, 77, 255)]
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "tif"])
+def test_cmyk(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"print.{suffix}"
+    Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(path)
+    np.testing.assert_allclose(pixels(path), [RED] * 256, atol=3)
+
+
+@pytest.mark.parametrize("suffix", ["png", "gif"])
+def test_a_transparent_palette_colour_is_white(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"palette.{suffix}"
+    picture = Image.new("P", (2, 1))
+    picture.putpalette([*BLUE, *RED])
+    picture.putpixel((1, 0), 1)
+    picture.save(path, transparency=0)
+    assert pixels(path) == [WHITE, RED]
+
+
+def test_a_transparent_colour_of_an_rgb_png_is_white(tmp_path: Path) -> None:
+    path = tmp_path / "key.png"
+    Image.fromarray(np.array([[BLUE, RED]], np.uint8)).save(path, transparency=BLUE)
+    assert pixels(path) == [WHITE, RED]
+
+
+def test_rgba_lies_over_white(tmp_path: Path) -> None:
+    path = tmp_path / "veil.png"
+    Image.fromarray(np.array([[(*RED, 0), (*RED, 255), (*RED, 51)]], np.uint8)).save(path)
+    assert pixels(path) == [WHITE, RED, (255, 204, 204)]
+
+
+def test_grey_with_alpha_lies_over_white(tmp_path: Path) -> None:
+    path = tmp_path / "veil.png"
+    Image.fromarray(np.array([[(0, 0), (0, 255), (0, 51)]], np.uint8)).save(path)
+    assert pixels(path) == [WHITE, (0, 0, 0), (204, 204, 204)]
+
+
+def test_an_animation_shows_its_first_frame(tmp_path: Path) -> None:
+    path = tmp_path / "film.gif"
+    frames = [Image.new("RGB", (2, 2), colour) for colour in (RED, BLUE)]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    assert pixels(path) == [RED] * 4
+
+
+BROKEN: dict[str, bytes] = {
+    "text.jpg": b"This is not a picture.",
+    "empty.jpg": b"",
+    "half.jpg": encode(noise(64, 64), "JPEG")[:1500],
+    "start.jpg": encode(noise(64, 64), "JPEG")[:100],
+    "half.png": encode(noise(64, 64), "PNG")[:6000],
+    "start.png": encode(noise(64, 64), "PNG")[:30],
+    "half.gif": encode(noise(64, 64), "GIF")[:2000],
+    "half.webp": encode(noise(64, 64), "WEBP")[:1000],
+    "bomb.png": png_header(40_000, 40_000),  # over Pillow's own limit
+    "large.png": png_header(10_001, 10_000),  # only over ours
+}
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("at_least", [None, 32])
+@pytest.mark.parametrize("name", [*BROKEN, "missing.jpg", "folder.jpg"])
+def test_what_cannot_be_read_is_named_in_one_sentence(
+    name: str, at_least: int | None, tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    if name in BROKEN:
+        path.write_bytes(BROKEN[name])
+    elif name == "folder.jpg":
+        path.mkdir()
+    with pytest.raises(ValueError, match=name) as caught:
+        read_image(path, at_least)
+    assert type(caught.value) is ValueError
+    assert str(path) in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.xfail(reason="Pillow's AVIF decoder raises RuntimeError", strict=True)
+def test_a_damaged_avif_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "damaged.avif"
+    content = encode(noise(64, 64), "AVIF")
+    path.write_bytes(content.replace(b"iloc", b"free"))
+    with pytest.raises(ValueError, match=r"damaged\.avif"):
+        read_image(path)
+
+
+@pytest.mark.xfail(reason="Pillow raises struct.error when it rewrites such EXIF", strict=True)
+def test_a_photo_with_damaged_exif_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "damaged.jpg"
+    orientation = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)
+    text_for_number = struct.pack("<HHI4s", 0x0154, 2, 4, b"abc")
+    tags = struct.pack("<2sHIH", b"II", 42, 8, 2) + orientation + text_for_number + bytes(4)
+    noise(16, 16).save(path, exif=b"Exif\0\0" + tags)
+    with pytest.raises(ValueError, match=r"damaged\.jpg"):
+        read_image(path)
+
+
+def test_the_largest_picture_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "picture.png"
+    noise(20, 10).save(path)
+    monkeypatch.setattr(images, "MAX_PIXELS", 200)
+    assert read_image(path).size == (20, 10)
+    monkeypatch.setattr(images, "MAX_PIXELS", 199)
+    with pytest.raises(ValueError, match=r"picture\.png has more than .* pixels"):
+        read_image(path)
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(st.integers(8, 700), st.integers(8, 700), st.integers(1, 300))
+def test_a_draft_keeps_the_shorter_side(
+    tmp_path_factory: pytest.TempPathFactory, width: int, height: int, at_least: int
+) -> None:
+    path = tmp_path_factory.mktemp("draft") / "photo.jpg"
+    Image.new("RGB", (width, height)).save(path)
+    size = read_image(path, at_least).size
+    assert min(size) >= min(at_least, width, height)
+    assert (
+        min(size) < 2 * at_least or min(width, height) // at_least >= 16 or size == (width, height)
+    )
+    assert size[0] / size[1] == pytest.approx(width / height, rel=1 / min(size))
+
+
+def test_a_draft_of_a_large_photo_is_small(tmp_path: Path) -> None:
+    path = tmp_path / "photo.jpg"
+    Image.new("RGB", (1600, 1200)).save(path)
+    assert read_image(path).size == (1600, 1200)
+    assert read_image(path, at_least=256).size == (400, 300)
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9), st.just(3))))
+def test_bytes_survive_the_way_to_tensor_and_back(array: np.ndarray) -> None:
+    tensor = to_tensor(Image.fromarray(array))
+    assert tensor.shape == (3, *array.shape[:2])
+    assert tensor.dtype == torch.float32
+    np.testing.assert_array_equal(np.asarray(to_image(tensor)), array)
+    assert torch.equal(to_tensor(to_image(tensor)), tensor)
+
+
+def test_all_256_values_survive() -> None:
+    array = np.stack([np.roll(np.arange(256, dtype=np.uint8), k) for k in (0, 85, 170)], axis=-1)
+    np.testing.assert_array_equal(
+        np.asarray(to_image(to_tensor(Image.fromarray(array[None])))), array[None]
+    )
+
+
+def test_a_tensor_is_rounded_to_nearest_and_clamped() -> None:
+    tensor = torch.tensor([-3.0, 0.4, 0.6, 254.4, 254.6, 300.0]).div(255).expand(3, 1, 6)
+    greys = np.asarray(to_image(tensor))[0, :, 0]
+    assert greys.tolist() == [0, 0, 1, 254, 255, 255]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".PNG", ".bmp"])
+def test_a_saved_picture_reads_back_exactly(suffix: str, tmp_path: Path) -> None:
+    tensor, path = to_tensor(noise(9, 7)), tmp_path / "new" / "folder" / f"out{suffix}"
+    save_image(tensor, path)
+    assert torch.equal(to_tensor(read_image(path)), tensor)
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_saved_jpeg_is_near(tmp_path: Path) -> None:
+    tensor = torch.linspace(0, 1, 32).expand(3, 32, 32)
+    save_image(tensor, tmp_path / "out.jpg")
+    assert (to_tensor(read_image(tmp_path / "out.jpg")) - tensor).abs().max() < 0.02
+
+
+@pytest.mark.parametrize("content", ["λ ρ σ\n", b"\x00\xff\r\n"])
+def test_written_content_is_as_given(content: str | bytes, tmp_path: Path) -> None:
+    path = tmp_path / "a" / "file"
+    write_atomic(path, "something else, longer than the new content")
+    write_atomic(path, content)
+    assert path.read_bytes() == (content.encode() if isinstance(content, str) else content)
+    assert list(path.parent.iterdir()) == [path]
+
+
+def _write_half(path: Path, content: bytes) -> int:
+    with path.open("wb") as file:
+        file.write(content[: len(content) // 2])
+    raise OSError("No space left on device")
+
+
+def _interrupted(path: Path, target: Path) -> Path:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("method", "replacement", "error"),
+    [("write_bytes", _write_half, OSError), ("replace", _interrupted, KeyboardInterrupt)],
+)
+def test_a_failing_write_leaves_the_old_file(
+    method: str,
+    replacement: Callable[..., object],
+    error: type[BaseException],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path, old = tmp_path / "out.png", torch.zeros(3, 8, 8)
+    save_image(old, path)
+    monkeypatch.setattr(Path, method, replacement)
+    with pytest.raises(error):
+        save_image(torch.ones(3, 8, 8), path)
+    monkeypatch.undo()
+    assert torch.equal(to_tensor(read_image(path)), old)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("size", [(48, 16), (16, 48), (16, 16), (5, 3), (300, 2)])
+def test_square_has_the_size_asked_for(size: tuple[int, int]) -> None:
+    assert square(noise(*size), 12).shape == (3, 12, 12)
+
+
+def test_square_is_the_centre() -> None:
+    wide = Image.new("RGB", (60, 20), BLUE)
+    wide.paste(RED, (20, 0, 40, 20))
+    red = torch.tensor(RED)[:, None, None] / 255
+    for picture in (wide, wide.rotate(90, expand=True)):
+        assert (square(picture, 10) - red).abs().mean() < 0.01  # the filter sees past the edge
+
+
+def test_square_of_a_square_is_the_picture() -> None:
+    assert torch.equal(square(noise(16, 16), 16), to_tensor(noise(16, 16)))

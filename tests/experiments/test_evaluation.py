@@ -1,0 +1,208 @@
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor
+from underdrawing.data.images import read_image, square
+from underdrawing.experiments.evaluation import (
+    CONTROLS,
+    Method,
+    PairPaths,
+    evaluate_method,
+    generator_method,
+    make_manifest,
+    read_squares,
+)
+from underdrawing.metrics.judges import Judges, Scores
+from underdrawing.metrics.perceptual import LPIPS_LAYERS
+from underdrawing.metrics.style_gap import ACTIVATION_STD
+from underdrawing.models.encoder import Encoder
+from underdrawing.models.generator import Generator
+from underdrawing.models.style_code import mean_std, style_code
+
+CPU, SIZE = torch.device("cpu"), 24
+NETWORK = ("toy", "")
+JUDGES = Judges(
+    style=lambda x: {layer: k * x for layer, k in ACTIVATION_STD.items()},
+    perceptual=lambda x: {layer: x for layer in LPIPS_LAYERS},
+    heads=[torch.ones(3)] * len(LPIPS_LAYERS),
+    pooled=lambda x: x.mean(dim=(2, 3)),
+    style_network=NETWORK,
+    perceptual_network=NETWORK,
+    pooled_network=NETWORK,
+    lpips_name="LPIPS",
+    frechet_name="Fréchet (toy)",
+    kernel_name="KID (toy)",
+)
+
+
+def names(kind: str, count: int) -> list[Path]:
+    return [Path(f"{kind}/{i}.png") for i in range(count)]
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 200))
+def test_no_pair_comes_twice_and_photos_take_turns(n: int, m: int, pairs: int) -> None:
+    photos, paintings = names("photos", n), names("paintings", m)
+    manifest = make_manifest(photos, paintings, pairs)
+    assert len(manifest) == len(set(manifest)) == min(pairs, n * m)
+    assert manifest == make_manifest(photos, paintings, n * m)[:pairs]
+    turns = Counter(photo for photo, _ in manifest)
+    assert max(turns.values()) - min(turns[photo] for photo in photos) <= 1
+    assert {painting for _, painting in manifest} <= set(paintings)
+
+
+def test_asked_for_more_it_gives_all_combinations() -> None:
+    photos, paintings = names("photos", 4), names("paintings", 6)
+    manifest = make_manifest(photos, paintings, 10_000)
+    assert set(manifest) == {(photo, painting) for photo in photos for painting in paintings}
+
+
+@pytest.mark.parametrize(("n", "m"), [(0, 3), (3, 0), (0, 0)])
+def test_nothing_to_score_on_is_said_in_words(n: int, m: int) -> None:
+    with pytest.raises(ValueError, match=rf"\({n} photos, {m} paintings\).* at least 3 pictures"):
+        make_manifest(names("photos", n), names("paintings", m), 5)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Path], list[Path]]:
+    """Dark photos and lighter, reddish paintings, none of them square."""
+    folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+
+    def picture(name: str, low: tuple[int, int, int], span: int) -> Path:
+        forms = rng.integers(0, span, (5, 6, 3), dtype=np.uint8) + np.array(low, np.uint8)
+        path = folder / f"{name}.png"
+        Image.fromarray(forms).resize((48, 40), Image.Resampling.BILINEAR).save(path)
+        return path
+
+    photos = [picture(f"photo-{i}", (60, 60, 60), 60) for i in range(6)]
+    return photos, [picture(f"painting-{i}", (140, 110, 80), 40) for i in range(4)]
+
+
+@pytest.fixture(scope="module")
+def manifest(pictures: tuple[list[Path], list[Path]]) -> list[PairPaths]:
+    return make_manifest(*pictures, 22)
+
+
+def evaluate(
+    method: Method, manifest: list[PairPaths], judges: Judges = JUDGES, batch_size: int = 8
+) -> Scores:
+    paintings = sorted({painting for _, painting in manifest})
+    return evaluate_method(method, manifest, paintings, judges, SIZE, CPU, "toy", batch_size)
+
+
+def test_squares_are_read_in_order(pictures: tuple[list[Path], list[Path]]) -> None:
+    images = read_squares(pictures[0], SIZE, CPU)
+    assert images.shape == (6, 3, SIZE, SIZE)
+    expected = [square(read_image(path), SIZE) for path in pictures[0]]
+    assert torch.equal(images, torch.stack(expected))
+
+
+def test_identity_keeps_everything_and_closes_nothing(manifest: list[PairPaths]) -> None:
+    scores = evaluate(CONTROLS["identity"], manifest)
+    assert scores.ssim == pytest.approx(1, abs=1e-6)
+    assert scores.ssim_worst == pytest.approx(1, abs=1e-6)
+    assert scores.lpips == pytest.approx(0, abs=1e-6)
+    assert scores.style_gap == pytest.approx(0, abs=1e-6)
+    assert (scores.pairs, scores.left_out) == (22, 0)
+
+
+def test_the_painting_as_output_closes_the_gap(manifest: list[PairPaths]) -> None:
+    scores = evaluate(CONTROLS["style image as output"], manifest)
+    assert scores.style_gap == pytest.approx(1, abs=1e-6)
+    assert scores.ssim < 0.9
+
+
+def test_colour_only_closes_the_gap_of_a_judge_that_sees_only_colour(
+    manifest: list[PairPaths],
+) -> None:
+    scores = evaluate(CONTROLS["colour only"], manifest)
+    assert scores.style_gap == pytest.approx(1, abs=0.05)  # bytes and clamping
+    painted = evaluate(CONTROLS["style image as output"], manifest)
+    assert scores.ssim > painted.ssim + 0.1
+
+
+def test_colour_only_has_the_paintings_mean_and_deviation(
+    pictures: tuple[list[Path], list[Path]],
+) -> None:
+    content, style = (read_squares(paths[:4], SIZE, CPU) for paths in pictures)
+    output = CONTROLS["colour only"](content, style)
+    assert output.min() > 0
+    assert output.max() < 1
+    for ours, theirs in zip(mean_std(output), mean_std(style), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-3)
+
+
+def test_colour_only_is_clamped_and_leaves_a_flat_photo_flat() -> None:
+    generator = torch.Generator().manual_seed(0)
+    content = torch.rand(1, 3, 16, 16, generator=generator)
+    style = torch.rand(1, 3, 16, 16, generator=generator).round()  # more contrast than has room
+    output = CONTROLS["colour only"](content, style)
+    assert (output.min(), output.max()) == (0, 1)
+    flat = CONTROLS["colour only"](torch.full_like(content, 0.3), style)
+    torch.testing.assert_close(flat, style.mean(dim=(2, 3), keepdim=True).expand_as(flat))
+
+
+def test_outputs_are_scored_as_the_bytes_of_a_saved_picture(manifest: list[PairPaths]) -> None:
+    seen: list[Tensor] = []
+
+    def perceptual(x: Tensor) -> dict[str, Tensor]:
+        seen.append(x)
+        return JUDGES.perceptual(x)
+
+    judges = replace(JUDGES, perceptual=perceptual)
+    scores = evaluate(lambda content, style: content + 0.4 / 255, manifest, judges)
+    assert scores.lpips == pytest.approx(0, abs=1e-6)
+    assert scores.ssim == pytest.approx(1, abs=1e-6)
+    levels = torch.cat(seen) * 255
+    torch.testing.assert_close(levels, levels.round(), rtol=0, atol=1e-4)
+
+
+def test_scores_come_in_manifest_order_whatever_the_batch(manifest: list[PairPaths]) -> None:
+    def half(content: Tensor, style: Tensor) -> Tensor:
+        return 0.5 * content + 0.5 * style
+
+    whole, cut = (evaluate(half, manifest, batch_size=size) for size in (22, 5))
+    backwards = evaluate(half, manifest[::-1])
+    for figure, column in whole.per_pair.items():
+        assert cut.per_pair[figure] == pytest.approx(column, rel=1e-4)
+        assert backwards.per_pair[figure] == pytest.approx(column[::-1], rel=1e-4)
+        assert len(set(column)) > 15
+    assert cut.frechet == pytest.approx(whole.frechet, rel=1e-4)
+
+
+def test_the_method_sees_each_pair_once_in_batches(manifest: list[PairPaths]) -> None:
+    sizes: list[int] = []
+
+    def spy(content: Tensor, style: Tensor) -> Tensor:
+        assert content.shape == style.shape == (len(content), 3, SIZE, SIZE)
+        assert not torch.is_grad_enabled()
+        sizes.append(len(content))
+        return content
+
+    evaluate(spy, manifest, batch_size=8)
+    assert sizes == [8, 8, 6]
+
+
+def test_a_generator_is_a_method_with_its_strength() -> None:
+    torch.manual_seed(0)
+    encoder = Encoder("vgg16", ["relu1_1", "relu2_1"])
+    content, style = torch.rand(2, 2, 3, 32, 40)
+    code = style_code(style, encoder(style))
+    generator = Generator(code.shape[1], width=8, blocks=1).eval()
+    torch.nn.init.normal_(generator.paint.weight)
+    for strength in (0.0, 0.5, 1.0):
+        method = generator_method(generator, encoder, encoder.taps, strength)
+        assert torch.equal(method(content, style), generator(content, code, strength).image)
+    assert torch.equal(
+        generator_method(generator, encoder, encoder.taps, 0.0)(content, style), content
+    )
+    assert not torch.equal(
+        generator_method(generator, encoder, encoder.taps)(content, style), content
+    )
