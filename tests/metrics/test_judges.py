@@ -12,7 +12,7 @@ from underdrawing.metrics.style_gap import ACTIVATION_STD, style_gap_closed
 FIGURES = ("ssim", "ssim_worst", "lpips", "style_gap")
 JUDGES = Judges(
     style=lambda x: {layer: k * x for layer, k in ACTIVATION_STD.items()},
-    perceptual=lambda x: {layer: x for layer in LPIPS_LAYERS},
+    perceptual=lambda x: dict.fromkeys(LPIPS_LAYERS, x),
     heads=[torch.ones(3)] * len(LPIPS_LAYERS),
     pooled=lambda x: torch.cat([x.mean(dim=(2, 3)), x.std(dim=(2, 3))], dim=1),
     style_network=("style net", "a" * 64),
@@ -97,8 +97,7 @@ def test_near_pairs_are_left_out_of_the_gap_alone_and_counted() -> None:
 
 
 def test_too_few_pictures_have_no_distances_between_sets() -> None:
-    few = [tuple(images[:5] for images in batch) for batch in parts(STYLIZED, 24)]
-    scores = score(few, PAINTINGS, JUDGES)
+    scores = score(parts(STYLIZED, 5)[:1], PAINTINGS, JUDGES)
     assert scores.frechet is scores.kernel is scores.frechet_photos is None
     assert scores.ssim < 1
 

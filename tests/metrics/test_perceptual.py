@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -67,7 +69,7 @@ def test_ssim_of_flat_pictures_is_the_luminance_term() -> None:
 def test_ssim_is_symmetric_and_falls_with_noise() -> None:
     content = pictures(3)
     scores = [ssim_scores(changed(content, amount), content) for amount in (0.02, 0.1, 0.5)]
-    for mild, strong in zip(scores, scores[1:], strict=False):
+    for mild, strong in pairwise(scores):
         assert (strong[0] < mild[0]).all()
     for mean, worst in scores:
         assert (worst <= mean).all()
@@ -101,7 +103,7 @@ def vgg() -> nn.Sequential:
     for layer in layers:
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            nn.init.normal_(layer.bias, std=0.1)
+            layer.bias = nn.Parameter(0.1 * torch.randn(layer.out_channels))
     return layers
 
 

@@ -1,4 +1,4 @@
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -41,10 +41,10 @@ SHAPES = {
 
 
 @pytest.fixture(scope="module", params=SHAPES)
-def whole(request: pytest.FixtureRequest) -> Iterator[Encoder]:
+def whole(request: pytest.FixtureRequest) -> Encoder:
     """Each encoder once, with all its taps, weights random."""
     torch.manual_seed(0)
-    yield Encoder(request.param, list(SHAPES[request.param]))
+    return Encoder(request.param, list(SHAPES[request.param]))
 
 
 @pytest.fixture(scope="module")

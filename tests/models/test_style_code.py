@@ -82,9 +82,8 @@ def test_a_black_and_white_photo_takes_the_paintings_colours() -> None:
     torch.testing.assert_close(mean_std(matched)[0], torch.tensor([mean]), rtol=0, atol=1e-4)
 
 
-def test_a_black_and_white_painting_takes_the_photos_saturation() -> None:
+def test_a_gray_painting_evens_out_the_photos_channels() -> None:
     photo = gentle_photo(1) * torch.tensor([1.0, 0.7, 0.4]).view(1, 3, 1, 1)
-    matched = match_colour(photo, painting((0.5,) * 3, (0.05,) * 3))
-    mean, std = mean_std(matched)
+    mean, std = mean_std(match_colour(photo, painting((0.5,) * 3, (0.05,) * 3)))
     assert (mean - 0.5).abs().max() < 1e-4
-    assert (std - 0.05).abs().max() < 2e-3
+    assert (std - 0.05).abs().max() < 0.005  # the floor under the photo's std takes a little

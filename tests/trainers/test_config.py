@@ -43,20 +43,26 @@ CONFIGS = st.builds(
     style=st.builds(StyleConfig, layers=layers.map(tuple), relative=st.booleans()),
     balance=st.builds(BalanceConfig, content=numbers, every=st.integers()),
 )
+BASE = TrainConfig(
+    photos=None,
+    attention=AttentionConfig(objective="learned", channels=False),
+    style=StyleConfig(layers=("relu2_1", "relu3_1")),
+    balance=BalanceConfig(style=5.0),
+)
 #: A new value for some of the fields, by their dotted names.
 CHANGES: dict[str, Any] = {
     "photos": "some/folder",
     "out": "runs/other",
     "steps": 7,
     "seed": 5,
-    "size": 64,
+    "size": 77,
     "encoder.weights_dir": "weights",
     "content.layers": [["conv4_2", 1.0]],
     "attention.channels": True,
-    "attention.objective": "oracle",
+    "attention.objective": "shuffled",
     "style.layers": ["relu1_1"],
-    "balance.style": 0.1,
-    "optimizer.lr": 1e-3,
+    "balance.style": 0.123,
+    "optimizer.lr": 0.123,
 }
 
 
@@ -89,7 +95,6 @@ def test_kinds_come_back_as_they_were() -> None:
     assert isinstance(config.photos, Path)
     assert isinstance(config.out, Path)
     assert config.paintings is config.encoder.weights_dir is None
-    assert config.content.layers == (("conv3_2", 0.2), ("conv4_2", 0.5), ("conv5_2", 0.3))
     assert isinstance(config.style, StyleConfig)
     hash(config)  # tuples all the way down
 
@@ -161,21 +166,19 @@ def test_what_is_no_json_is_called_no_configuration(text: str) -> None:
 @few
 @given(st.sets(st.sampled_from(sorted(CHANGES))))
 def test_differences_are_the_fields_that_differ(names: set[str]) -> None:
-    base = TrainConfig()
-    lines = differences(base, changed(base, names))
+    lines = differences(BASE, changed(BASE, names))
     assert {line.split(":")[0] for line in lines} == names
     assert len(lines) == len(names)
 
 
 def test_a_difference_shows_old_and_new() -> None:
-    base = TrainConfig()
-    lines = differences(base, changed(base, {"photos", "balance.style", "style.layers"}))
+    lines = differences(BASE, changed(BASE, {"photos", "balance.style", "style.layers"}))
     assert lines == [
         "photos: None -> some/folder",
-        "style.layers: ['relu1_1', 'relu2_1', 'relu3_1', 'relu4_1'] -> ['relu1_1']",
-        "balance.style: 5.0 -> 0.1",
+        "style.layers: ['relu2_1', 'relu3_1'] -> ['relu1_1']",
+        "balance.style: 5.0 -> 0.123",
     ]
-    assert differences(base, replace(base, balance=replace(base.balance, style=5))) == []
+    assert differences(BASE, replace(BASE, balance=replace(BASE.balance, style=5))) == []
 
 
 @pytest.mark.parametrize(
@@ -195,7 +198,10 @@ def test_a_difference_shows_old_and_new() -> None:
         ({"steps": -5}, "steps is -5"),
         ({"size": 31}, "size is 31; crops must be at least 32"),
         ({"batch_size": 4, "accumulate": 3}, "batch_size 4 does not divide into 3"),
-        ({"content": ContentConfig(kind="pixel")}, "pixel content loss has no attention"),
+        (
+            {"content": ContentConfig(kind="pixel"), "attention": BASE.attention},
+            "pixel content loss has no attention",
+        ),
         ({"content": ContentConfig(layers=())}, "at least one layer"),
         ({"style": StyleConfig(layers=())}, "at least one layer"),
     ],

@@ -1,0 +1,65 @@
+"""The wheel: holds ``underdrawing/…`` only, and works outside the checkout."""
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("models", "losses", "data", "metrics", "trainers", "experiments")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel built from a copy, in a folder whose name is no Python identifier."""
+    copy = tmp_path_factory.mktemp("build") / "underdrawing-main"
+    ignored = shutil.ignore_patterns(".git", ".venv", "build", "*.egg-info", "runs", "__pycache__")
+    shutil.copytree(ROOT, copy, ignore=ignored)
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", "dist"]
+    done = subprocess.run(command, cwd=copy, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (path,) = (copy / "dist").iterdir()
+    return path
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    tops = {name.split("/")[0] for name in names}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"underdrawing"}
+    modules = {
+        str(path.relative_to(ROOT)) for folder in FOLDERS for path in (ROOT / folder).glob("*.py")
+    }
+    assert {f"underdrawing/{module}" for module in modules} <= set(names)
+    assert "underdrawing/py.typed" in names
+    assert not [name for name in names if "tests/" in name]
+
+
+def test_the_wheel_works_outside_the_checkout(wheel: Path, tmp_path: Path) -> None:
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    code = (
+        "import sys; sys.path.insert(0, 'site'); import underdrawing; "
+        "assert 'torch' not in sys.modules, 'importing the package imports torch'; "
+        "assert underdrawing.__file__.startswith(sys.argv[1]); "
+        "import inspect; print(inspect.getfile(underdrawing.Generator)); "
+        "from underdrawing.experiments.main import main; sys.argv = ['underdrawing', '--help']; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code, str(tmp_path)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert str(tmp_path) in done.stdout
+    assert "reproduce" in done.stdout
+
+
+def test_an_unknown_public_name_is_an_attribute_error() -> None:
+    import underdrawing
+
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = underdrawing.nothing  # type: ignore[attr-defined]
+    assert all(getattr(underdrawing, name) is not None for name in underdrawing.__all__)

@@ -1,0 +1,71 @@
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from underdrawing.trainers.balance import Balance
+from underdrawing.trainers.config import BalanceConfig
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def image() -> Tensor:
+    torch.manual_seed(0)
+    return torch.rand(4, 3, 5, 5, requires_grad=True)
+
+
+def terms(image: Tensor) -> dict[str, Tensor]:
+    """Three terms whose gradients differ by orders of magnitude."""
+    flat = image.flatten(1)
+    return {
+        "content": 1e5 * flat.square().mean(1),
+        "style": 1e-3 * flat.sum(1),
+        "adversarial": (2 * flat).sin().mean(1),
+    }
+
+
+def measured(config: BalanceConfig, image: Tensor, parts: int = 1) -> Balance:
+    balance = Balance(config, CPU)
+    for part in image.chunk(parts):
+        balance.measure(terms(part), part)
+    balance.update(Accelerator(cpu=True), parts)
+    return balance
+
+
+def test_fixed_weights_are_those_of_the_config() -> None:
+    weights = Balance(BalanceConfig("fixed", 1.0, 2.0, 3.0), CPU).weights(0.7)
+    assert [float(w) for w in weights.values()] == [1, 2, 3]
+
+
+def test_schedule_moves_only_content_from_strong_to_weak() -> None:
+    balance = Balance(BalanceConfig("schedule", 1.0, 2.0, 3.0, shift=4.0), CPU)
+    content = [float(balance.weights(progress)["content"]) for progress in (0, 0.5, 1)]
+    assert content == pytest.approx([2, 1, 0.5])
+    assert float(balance.weights(0.0)["style"]) == 2
+
+
+def test_gradient_shares_become_those_of_the_config(image: Tensor) -> None:
+    balance = measured(BalanceConfig("gradient", 0.3, 0.6, 0.1), image)
+    weights = balance.weights(0.5)
+    norms = [
+        torch.autograd.grad((weights[name] * term).sum(), image, retain_graph=True)[0]
+        .flatten(1).norm(dim=1).mean()
+        for name, term in terms(image).items()
+    ]  # fmt: skip
+    shares = torch.stack(norms) / torch.stack(norms).sum()
+    assert shares.tolist() == pytest.approx([0.3, 0.6, 0.1], rel=1e-4)
+    assert [float(s) for s in balance.shares(0.5).values()] == pytest.approx([0.3, 0.6, 0.1])
+
+
+def test_micro_batches_measure_what_the_whole_batch_does(image: Tensor) -> None:
+    config = BalanceConfig("gradient")
+    whole, parts = measured(config, image), measured(config, image, parts=2)
+    torch.testing.assert_close(whole.norms, parts.norms)
+
+
+def test_a_missing_term_has_no_share(image: Tensor) -> None:
+    balance = Balance(BalanceConfig("gradient", 0.5, 0.5, 0.0), CPU)
+    two = {name: term for name, term in terms(image).items() if name != "adversarial"}
+    balance.measure(two, image)
+    balance.update(Accelerator(cpu=True), 1)
+    assert float(balance.shares(0.0)["adversarial"]) == 0
