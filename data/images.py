@@ -40,23 +40,25 @@ def read_image(path: Path, at_least: int | None = None) -> Image.Image:
         ) from None
     except Image.DecompressionBombError:
         raise ValueError(f"{path} has more than {MAX_PIXELS // 10**6} million pixels") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow's decoders raise
+    except Exception as error:  # Pillow's decoders raise anything: OSError, struct.error, …
         raise ValueError(f"{path} cannot be read: {error}") from None
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16") or image.mode == "I":
-        values = np.asarray(image).astype(np.float32)
-        return Image.fromarray((values.clip(0, 65535) / 257).round().astype(np.uint8)).convert(
-            "RGB"
-        )
+        return _from_gray(np.asarray(image).astype(np.float32) / 65535)
     if image.mode == "F":
-        return Image.fromarray((np.asarray(image).clip(0, 1) * 255).astype(np.uint8)).convert("RGB")
+        return _from_gray(np.asarray(image))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
     return image.convert("RGB")
+
+
+def _from_gray(values: np.ndarray) -> Image.Image:
+    """(H,W) in [0,1] to an RGB picture."""
+    return Image.fromarray((values.clip(0, 1) * 255).round().astype(np.uint8)).convert("RGB")
 
 
 def to_tensor(image: Image.Image) -> Tensor:

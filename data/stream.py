@@ -4,6 +4,7 @@ Position p is the p-th pair of the whole run. Order, crops, strengths and augmen
 are drawn from (seed, p), so worker count, process count and interruptions cannot change them.
 """
 
+import signal
 import warnings
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -151,9 +152,14 @@ def make_loader(
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=False,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_start_worker,
     )
 
 
-def _one_thread(_: int) -> None:
-    torch.set_num_threads(1)  # decoding is parallel over workers already
+def _start_worker(_: int) -> None:
+    """One thread each, decoding is parallel over workers already; and stopping is the trainer's
+    business, or Ctrl-C (which reaches the whole process group) would kill the workers under it.
+    """
+    torch.set_num_threads(1)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

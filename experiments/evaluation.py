@@ -29,6 +29,8 @@ def make_manifest(photos: Sequence[Path], paintings: Sequence[Path], pairs: int)
             f"no held-out pictures to score on ({len(photos)} photos, {len(paintings)} paintings); "
             "a folder needs at least 3 pictures to set one aside"
         )
+    if pairs < 1:
+        raise ValueError(f"pairs is {pairs}; score on at least 1")
     n, m = len(photos), len(paintings)
     count = min(pairs, n * m)
     # Both walk round at every pair; the extra shift per lcm meets each combination exactly once.

@@ -173,7 +173,9 @@ def _pictures(bench: Bench) -> list[Picture]:
     for row in ROWS:
         generator, trained = load_model(row_config(bench.config, row.recipe, 0).out, bench.device)
         encoder = build_encoder(trained, list(trained.style.layers))[0].to(bench.device)
-        code = style_code(style, encoder(style, trained.style.layers))
+        # The code is taken at the scale at which the model met paintings.
+        small = read_squares([painting for _, painting in chosen], trained.size, bench.device)
+        code = style_code(small, encoder(small, trained.style.layers))
         results[row.title] = generator(content, code)
     attention = results[ROWS[-1].title].attention
     return [

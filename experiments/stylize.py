@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import torch
 import tyro
+from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -14,10 +15,9 @@ from ..data.folders import find_pictures
 from ..data.images import read_image, save_image, to_tensor
 from ..models.encoder import Encoder
 from ..models.style_code import style_code
+from ..trainers.config import TrainConfig
 from ..trainers.model_files import build_encoder, load_model
 from ..trainers.pictures import overlay
-
-STYLE_SIDE = 512  # a painting's longer side when its code is taken
 
 
 @dataclass(frozen=True)
@@ -51,16 +51,19 @@ def pick_device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def painting_code(
-    path: Path, encoder: Encoder, layers: tuple[str, ...], device: torch.device
-) -> Tensor:
-    """Style code (1,D) of a painting file."""
+def painting_code(path: Path, encoder: Encoder, config: TrainConfig) -> Tensor:
+    """Style code (1,D) of a painting file, at the scale at which the model met paintings.
+
+    Raises:
+        ValueError: the picture cannot be read, or is a sliver.
+    """
     image = read_image(path)
-    image.thumbnail((STYLE_SIDE, STYLE_SIDE))
-    if min(image.size) < 16:
-        raise ValueError(f"{path} is {image.width}x{image.height} pixels, too small to be a style")
-    painting = to_tensor(image)[None].to(device)
-    return style_code(painting, encoder(painting, layers))
+    if min(image.size) < 16 or max(image.size) > 20 * min(image.size):
+        raise ValueError(f"{path} is {image.width}x{image.height} pixels: no picture of a style")
+    scale = config.size / min(image.size)
+    size = (round(image.width * scale), round(image.height * scale))
+    painting = to_tensor(image.resize(size, Image.Resampling.LANCZOS))[None].to(encoder.mean.device)
+    return style_code(painting, encoder(painting, config.style.layers))
 
 
 @torch.inference_mode()
@@ -74,9 +77,8 @@ def stylize(config: StylizeConfig) -> list[Path]:
         raise ValueError(f"--strength is {config.strength}; it goes from 0 to 1")
     device = pick_device(config.device)
     generator, trained = load_model(config.model, device)
-    layers = trained.style.layers
-    encoder, _ = build_encoder(trained, list(layers))
-    code = painting_code(config.style, encoder.to(device), layers, device)
+    encoder, _ = build_encoder(trained, list(trained.style.layers))
+    code = painting_code(config.style, encoder.to(device), trained)
     targets = _targets(config.photos, config.out, config.style.stem)
     written, failures = [], 0
     for photo, target in tqdm(targets.items(), "stylizing", disable=len(targets) == 1):

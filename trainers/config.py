@@ -186,6 +186,12 @@ class TrainConfig:
         for name in ("steps", "batch_size", "accumulate", "log_every", "image_every", "save_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("seed", "workers"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
+        for name in ("full_strength", "crop_scale"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be over 0, at most 1")
         if self.size < 32:
             raise ValueError(f"size is {self.size}; crops must be at least 32 pixels a side")
         if self.batch_size % self.accumulate:
@@ -207,11 +213,11 @@ def from_json(text: str) -> TrainConfig:
     """The inverse of ``to_json``.
 
     Raises:
-        ValueError: not JSON, unknown or missing fields, or values of the wrong kind.
+        ValueError: not JSON, unknown fields, or values of the wrong kind.
     """
     try:
         return _build(TrainConfig, json.loads(text))
-    except (TypeError, KeyError, AttributeError) as error:
+    except json.JSONDecodeError as error:
         raise ValueError(f"this is no training configuration: {error}") from None
 
 
@@ -234,6 +240,8 @@ def _build(kind: Any, value: Any) -> Any:
     """A value of the annotated kind from JSON."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if dataclasses.is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise ValueError(f"{value!r} should be an object of settings")
         hints = typing.get_type_hints(kind)
         if unknown := set(value) - set(hints):
             raise ValueError(f"unknown setting(s) {', '.join(sorted(unknown))}")
@@ -245,7 +253,11 @@ def _build(kind: Any, value: Any) -> Any:
     if origin is types.UnionType:
         return None if value is None else _build(arguments[0], value)
     if origin is tuple:
+        if not isinstance(value, list):
+            raise ValueError(f"{value!r} should be a list")
         inner = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
+        if len(inner) != len(value):
+            raise ValueError(f"{value!r} should be a list of {len(inner)}")
         return tuple(_build(k, v) for k, v in zip(inner, value, strict=True))
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

@@ -49,8 +49,10 @@ def which(crop: Tensor) -> int:
 
 
 def same(a: Pair, b: Pair) -> bool:
-    keys = ("content", "style", "strength", "full", "uniform", "position")
-    return all(torch.equal(a[key], b[key]) for key in keys)
+    for key in ("content", "style", "strength", "full", "uniform", "position"):
+        if not torch.equal(a[key], b[key]):
+            return False
+    return a.keys() == b.keys()
 
 
 def test_shapes_and_ranges(paths: tuple[list[Path], list[Path]]) -> None:

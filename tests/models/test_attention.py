@@ -63,7 +63,7 @@ def test_channel_attention_starts_at_one_for_every_channel() -> None:
 def test_channel_attention_has_mean_one() -> None:
     branch = ChannelAttention(8, CHANNELS)
     for head in branch.heads.values():
-        torch.nn.init.normal_(head.weight)
+        torch.nn.init.normal_(head.get_parameter("weight"))
     weights = branch(torch.randn(2, 8, 4, 4))
     for layer, c in CHANNELS.items():
         assert weights[layer].shape == (2, c)
@@ -74,7 +74,7 @@ def test_channel_attention_has_mean_one() -> None:
 def test_channel_attention_tells_photos_apart_even_after_instance_norm() -> None:
     branch = ChannelAttention(8, CHANNELS)
     for head in branch.heads.values():
-        torch.nn.init.normal_(head.weight)
+        torch.nn.init.normal_(head.get_parameter("weight"))
     trunk = torch.nn.functional.instance_norm(torch.randn(2, 8, 6, 6) ** 3)
     first, second = branch(trunk)["conv3_2"]
     assert (first - second).abs().max() > 1e-3

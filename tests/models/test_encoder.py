@@ -141,7 +141,7 @@ def test_it_is_torchvisions_network_layer_for_layer() -> None:
 @pytest.mark.parametrize(("tap", "depth"), [("conv1_1", 1), ("relu1_1", 2), ("pool2", 10)])
 def test_vgg_is_cut_after_the_deepest_tap(tap: str, depth: int) -> None:
     encoder = Encoder("vgg16", ["conv1_1", tap])
-    assert len(encoder.net.features) == depth
+    assert len(list(encoder.net.get_submodule("features").children())) == depth
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,8 @@ def test_the_others_are_cut_after_the_deepest_tap(name: str, tap: str, deeper: s
 
 
 def test_a_shallow_question_stops_early(shallow: Encoder) -> None:
-    asked, deeper = counting(shallow.net.features[1]), counting(shallow.net.features[2])
+    relu1_1, conv1_2 = (shallow.net.get_submodule(f"features.{i}") for i in (1, 2))
+    asked, deeper = counting(relu1_1), counting(conv1_2)
     shallow(torch.rand(1, 3, 32, 32), ["relu1_1"])
     assert asked
     assert not deeper

@@ -1,9 +1,10 @@
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
-from underdrawing.models.generator import Generator, from_logit, to_logit
+from underdrawing.models.generator import CODE_SCALE, Generator, from_logit, to_logit
 from underdrawing.models.style_code import match_colour, style_code
 
 FEATURES = 4
@@ -24,7 +25,7 @@ def trained(**options: object) -> Generator:
         nn.init.normal_(generator.attention.logits.weight)
     if generator.channel_attention is not None:
         for head in generator.channel_attention.heads.values():
-            nn.init.normal_(head.weight)
+            nn.init.normal_(head.get_parameter("weight"))
     return generator
 
 
@@ -128,6 +129,15 @@ def test_the_style_and_the_strength_change_the_painting() -> None:
     assert (one - weak).abs().mean() > 0.01
 
 
+def test_the_network_itself_is_told_the_strength() -> None:
+    generator, photo, code = trained(), torch.rand(1, 3, 32, 32), codes(1)
+    paints: list[Tensor] = []
+    generator.paint.register_forward_hook(lambda _module, _inputs, paint: paints.append(paint))
+    for strength in (0.2, 1.0):
+        generator(photo, code, strength)
+    assert (paints[0] - paints[1]).abs().mean() > 1e-3
+
+
 def test_attention_reads_the_photo_alone() -> None:
     generator, photo, code = trained(), torch.rand(1, 3, 64, 64), codes(2)
     one, other = generator(photo, code[:1]), generator(photo, code[1:], 0.3)
@@ -191,7 +201,9 @@ def test_a_picture_does_not_depend_on_its_batch(gate: bool) -> None:
 
 @pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("make", [untrained, trained])
-def test_a_flat_photo_is_painted_with_finite_gradients(value: float, make: type[Generator]) -> None:
+def test_a_flat_photo_is_painted_with_finite_gradients(
+    value: float, make: Callable[..., Generator]
+) -> None:
     generator = make(channels=CHANNELS)
     photo = torch.full((1, 3, 40, 40), value, requires_grad=True)
     image, attention, _ = generator(photo, codes(1))
@@ -216,12 +228,13 @@ def test_there_is_no_batchnorm() -> None:
     assert not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in generator.modules())
 
 
-def test_standardised_codes_have_mean_zero_and_unit_spread() -> None:
+def test_standardised_codes_have_mean_zero_and_one_spread() -> None:
     generator, paintings = untrained(), 5 + torch.randn(64, CODE)
     generator.standardise_codes(paintings)
     standard = generator.standard(paintings)
     torch.testing.assert_close(standard.mean(0), torch.zeros(CODE), rtol=0, atol=1e-5)
-    torch.testing.assert_close(standard.std(0, correction=0), torch.ones(CODE))
+    spread = standard.std(0, correction=0)
+    torch.testing.assert_close(spread, torch.full((CODE,), CODE_SCALE))
 
 
 def test_a_single_painting_is_standardised_without_blowing_up() -> None:
@@ -229,7 +242,7 @@ def test_a_single_painting_is_standardised_without_blowing_up() -> None:
     painting[:, -1] = 0  # a channel that never fires
     generator.standardise_codes(painting)
     assert torch.equal(generator.standard(painting), torch.zeros(1, CODE))
-    assert generator.standard(1.1 * painting).abs().max() <= 1 + 1e-4
+    assert generator.standard(1.1 * painting).abs().max() <= 1.001 * CODE_SCALE
 
 
 def test_standardisation_is_stored_with_the_model() -> None:

@@ -28,7 +28,7 @@ def _nobody_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("UNDERDRAWING_CACHE", str(tmp_path / "ours"))
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
-    monkeypatch.setattr(pretrained.urllib.request, "urlopen", refuse)
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
 
 
 def tiny(number: float) -> dict[str, Tensor]:
@@ -97,7 +97,7 @@ def test_torchvisions_server_is_asked_when_nothing_is_at_hand(
         assert (url, hash_prefix) == (WEIGHTS[NAME].url, FILENAME[-12:-4])
         torch.save(tiny(4), path)
 
-    monkeypatch.setattr(pretrained.urllib.request, "urlopen", lambda *_, **__: Answer())
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: Answer())
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
     assert number_of(load_pretrained(NAME)) == 4
 

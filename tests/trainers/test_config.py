@@ -34,7 +34,7 @@ CONFIGS = st.builds(
     batch_size=st.sampled_from([6, 12]),
     accumulate=st.sampled_from([1, 2, 3]),
     seed=st.integers(0, 2**64),
-    crop_scale=numbers,
+    crop_scale=st.floats(0.01, 1),
     precision=st.sampled_from(["auto", "fp32", "bf16"]),
     encoder=st.builds(EncoderConfig, st.sampled_from(["vgg16", "resnet50"]), places),
     content=st.builds(
@@ -138,7 +138,6 @@ def test_what_is_no_object_is_refused(text: str) -> None:
         from_json(text)
 
 
-@pytest.mark.xfail(reason="taken for an empty object, or text for a list", strict=True)
 @pytest.mark.parametrize(
     "text",
     [
@@ -156,7 +155,6 @@ def test_a_list_or_text_is_no_object_and_text_no_list(text: str) -> None:
         from_json(text)
 
 
-@pytest.mark.xfail(reason="only says what the JSON decoder expected", strict=True)
 @pytest.mark.parametrize("text", ["", "{steps: 3}"])
 def test_what_is_no_json_is_called_no_configuration(text: str) -> None:
     with pytest.raises(ValueError, match="no training configuration"):

@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -120,6 +121,32 @@ def test_ctrl_c_saves_and_the_same_command_continues(
         train(config)
     monkeypatch.setattr(Trainer, "_step", step)
     assert same_models(train(config), whole)
+
+
+def test_stopping_the_whole_process_group_saves_too(
+    tiny: Tiny, tmp_path: Path, cache: Path
+) -> None:
+    """As a terminal's Ctrl-C does: the loader's workers get the signal as well."""
+    config = tiny()
+    words = [
+        "--photos", config.photos, "--paintings", config.paintings, "--out", config.out,
+        "--size", 32, "--batch-size", 2, "--steps", 100_000, "--workers", 2, "--device", "cpu",
+        "--log-every", 1, "--save-every", 100_000, "--generator.width", 8, "--generator.blocks", 1,
+    ]  # fmt: skip
+    run = subprocess.Popen(
+        [sys.executable, "-m", "underdrawing.experiments.train", *map(str, words)],
+        env=os.environ | {"UNDERDRAWING_CACHE": str(cache), "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not (config.out / "metrics.jsonl").is_file() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    os.killpg(run.pid, signal.SIGINT)
+    _, errors = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert "run the same command again to continue" in errors
+    assert "Traceback" not in errors
+    assert (config.out / "checkpoint.safetensors").is_file()
 
 
 def test_micro_batches_do_not_change_the_result(tiny: Tiny, tmp_path: Path) -> None:
