@@ -6,4 +6,5 @@ from torch import Tensor
 
 def tv_loss(image: Tensor) -> Tensor:
     """Mean absolute difference of neighbouring pixels, (B,C,H,W) -> (B,)."""
-    return total_variation(image) / (image[0].numel())
+    per_channel = total_variation(image).reshape(len(image), -1)
+    return per_channel.sum(dim=1) / image[0].numel()

@@ -13,6 +13,7 @@ import hashlib
 import importlib.resources
 import importlib.util
 import os
+import pickle
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -91,7 +92,10 @@ def sha256_of(path: Path) -> str:
 def _read_state(path: Path) -> State:
     if path.suffix == ".safetensors":
         return load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise ValueError(f"{path} holds more than tensors; it was not loaded") from None
 
 
 def _in_folder(folder: Path, filename: str, kind: str) -> tuple[Path, str] | None:
