@@ -4,6 +4,7 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from itertools import pairwise
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -67,7 +68,7 @@ def choice(arguments: list[str], flag: str, table: Mapping[str, T], default: str
         ValueError: no such entry; lists those there are.
     """
     name = default
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in pairwise([*arguments, ""]):
         if argument == flag:
             name = following
         elif argument.startswith(f"{flag}="):

@@ -12,6 +12,7 @@ from underdrawing.experiments import evaluate, reproduce, stylize, train
 from underdrawing.experiments.main import COMMANDS, main
 from underdrawing.experiments.presets import PRESETS
 from underdrawing.experiments.recipes import RECIPES
+from underdrawing.trainers.config import TrainConfig
 
 README = Path(__file__).parents[2] / "README.md"
 Run = Callable[..., int]
@@ -171,6 +172,11 @@ def test_what_is_on_the_command_line_is_in_the_config(folders: tuple[Path, Path]
     assert (config.recipe, config.steps, config.seed) == ("single-layer", 7, 3)
     assert config.content.layers == (("conv4_2", 0.5), ("relu3_1", 2.0))
     assert config.attention == RECIPES["single-layer"]().attention
+
+
+def test_no_options_are_the_defaults() -> None:
+    assert reproduce.parse([]) == PRESETS["quick"]()
+    assert train.parse([]) == TrainConfig()
 
 
 @pytest.mark.parametrize("preset", PRESETS)

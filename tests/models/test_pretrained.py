@@ -1,6 +1,5 @@
 import importlib.util
 import os
-import pickle
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.error import URLError
@@ -129,7 +128,7 @@ class Bomb:
 def test_a_file_that_carries_code_is_refused_unread(tmp_path: Path) -> None:
     crater, path = tmp_path / "crater", put(tmp_path / "named", 1)
     torch.save({"features.0.bias": Bomb(crater)}, path)
-    with pytest.raises(pickle.UnpicklingError):
+    with pytest.raises(ValueError, match="holds more than tensors"):
         load_pretrained(NAME, tmp_path / "named")
     assert not crater.exists()
 
