@@ -113,7 +113,7 @@ class BalanceConfig:
     """Weight of total variation; never balanced."""
     shift: float = 4.0
     """kind=schedule: the content weight starts at √shift times its value, ends at 1/√shift."""
-    every: int = 10
+    every: int = 20
     """Steps between measurements of the gradient shares."""
 
 
@@ -121,7 +121,7 @@ class BalanceConfig:
 class OptimizerConfig:
     """Adam for generator and discriminator."""
 
-    lr: float = 1e-3
+    lr: float = 5e-4
     """Generator's learning rate at its peak."""
     lr_discriminator: float = 4e-4
     """Discriminator's learning rate."""
