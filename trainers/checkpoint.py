@@ -44,6 +44,22 @@ def save_checkpoint(
     partial.replace(run / FILE)
 
 
+def saved_step(run: Path) -> int:
+    """The step of the run's checkpoint, 0 if there is none.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    path = run / FILE
+    if not path.is_file():
+        return 0
+    try:
+        with safe_open(path, "pt") as file:
+            return int(file.metadata()["step"])
+    except (SafetensorError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+
+
 def load_checkpoint(
     run: Path,
     modules: dict[str, nn.Module],

@@ -19,7 +19,7 @@ from ..data.stream import Pair, PairStream, Positions, make_loader
 from ..losses.attention import collapse_warning
 from ..models.pretrained import cache_dir
 from .balance import TERMS, Balance
-from .checkpoint import load_checkpoint, save_checkpoint
+from .checkpoint import load_checkpoint, save_checkpoint, saved_step
 from .config import TrainConfig, differences, to_json
 from .model_files import load_config, save_model
 from .networks import build_networks, make_accelerator
@@ -53,9 +53,7 @@ def train(config: TrainConfig) -> Path:
         Interrupted: SIGINT or SIGTERM arrived; the state is saved.
     """
     check_run_folder(config)
-    if (config.out / "model.safetensors").is_file() and load_config(
-        config.out
-    ).steps >= config.steps:
+    if saved_step(config.out) >= config.steps:
         print(f"{config.out} is finished", file=sys.stderr)
         return config.out
     Trainer(config).run()
@@ -67,10 +65,8 @@ def check_run_folder(config: TrainConfig) -> None:
     if not (config.out / "config.json").is_file():
         return
     old = load_config(config.out)
-    steps = max(old.steps, config.steps) if config.steps >= old.steps else old.steps
-    changed = differences(
-        replace(old, out=config.out, steps=steps), replace(config, steps=config.steps)
-    )
+    extended = replace(old, out=config.out, steps=max(old.steps, config.steps))
+    changed = differences(extended, config)
     if changed:
         raise ValueError(
             f"{config.out} was made with another configuration; choose another --out, or the same "
@@ -101,7 +97,7 @@ class Trainer:
     # -- running -----------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Train from the last checkpoint to the last step, then save the averaged generator."""
+        """Train from the last checkpoint to the last step."""
         config, networks = self.config, self.networks
         if self.main:
             config.out.mkdir(parents=True, exist_ok=True)
@@ -132,7 +128,6 @@ class Trainer:
                         "run the same command again to continue"
                     )
         if self.main:
-            save_model(networks.averaged.state_dict(), config.out)
             assert self.tracker is not None
             self.tracker.close()
         self.accelerator.wait_for_everyone()
@@ -226,6 +221,9 @@ class Trainer:
 
     def _save(self, step: int) -> None:
         if self.main:
+            # First, so that a run whose checkpoint says "finished" has its final model; and each
+            # time, so that a run can be looked at while it trains.
+            save_model(self.networks.averaged.state_dict(), self.config.out)
             save_checkpoint(
                 self.config.out, step, self.networks.modules(), self.networks.optimizers(),
                 {"balance": self.balance.norms},
