@@ -87,6 +87,8 @@ def reproduce(config: ReproduceConfig) -> Table:
     device = pick_device(config.device)
     photos, paintings = collections(warmup_config(config, 0))
     manifest = make_manifest(photos.test, paintings.test, config.pairs)
+    pairs = [[str(photo), str(painting)] for photo, painting in manifest]
+    write_atomic(config.out / "manifest.json", json.dumps(pairs, indent=1))
     # Before the training: missing weights should not be discovered after it.
     judges = make_judges(device, config.weights_dir)
     _train_all(config)
