@@ -27,13 +27,13 @@ class ReproduceConfig:
     """Steps of the start that all rows of a seed share."""
     steps: int = 40
     """Steps of each row after it."""
-    size: int = 96
+    size: int = 88
     """Side of training and test pictures in pixels."""
     batch_size: int = 4
     """Global batch."""
     seeds: int = 1
     """Seeds per row; intervals need at least 2."""
-    pairs: int = 48
+    pairs: int = 40
     """Held-out pairs to score on, at most."""
     full_strength: float = 1.0
     """Share of examples trained at full strength."""
@@ -93,10 +93,10 @@ def warmup_config(config: ReproduceConfig, seed: int) -> TrainConfig:
 
 def row_config(config: ReproduceConfig, recipe: str, seed: int) -> TrainConfig:
     """One row, from the shared start. Its seed differs, so that it sees new crops."""
-    folder = config.out / f"seed-{seed}"
+    base, folder = _sized(config, recipe), config.out / f"seed-{seed}"
     return replace(
-        _sized(config, recipe), out=folder / recipe, init=folder / "warm-up",
-        steps=config.steps, seed=1000 + seed,
+        base, out=folder / recipe, init=folder / "warm-up", steps=config.steps, seed=1000 + seed,
+        optimizer=replace(base.optimizer, warmup=5),  # the generator is trained already
     )  # fmt: skip
 
 
