@@ -9,11 +9,11 @@ import tyro
 from ..data.folders import find_pictures
 from ..data.images import write_atomic
 from ..metrics.judges import Judges, Scores, make_cards
-from ..trainers.model_files import build_encoder, load_model
+from ..trainers.model_files import load_model
+from ..trainers.networks import pick_device
 from ..trainers.trainer import collections
-from .evaluation import CONTROLS, PairPaths, evaluate_method, generator_method, make_manifest
+from .evaluation import CONTROLS, PairPaths, evaluate_method, make_manifest, trained_method
 from .judges import make_judges
-from .stylize import pick_device
 from .table import Table, make_columns, make_line, mark_unstylized, to_json, to_markdown, to_text
 
 
@@ -50,7 +50,8 @@ def evaluate(config: EvaluateConfig) -> Table:
         ValueError: no such run, or no pictures to score on.
     """
     device = pick_device(config.device)
-    generator, trained = load_model(config.run, device)
+    model = load_model(config.run, device)
+    trained = model.config
     own = replace(
         trained,
         photos=config.photos or trained.photos,
@@ -60,9 +61,7 @@ def evaluate(config: EvaluateConfig) -> Table:
     test_photos = find_pictures(config.photos) if config.photos else list(photos.test)
     test_paintings = find_pictures(config.paintings) if config.paintings else list(paintings.test)
     manifest = make_manifest(test_photos, test_paintings, config.pairs)
-    layers = trained.style.layers
-    encoder, _ = build_encoder(trained, list(layers))
-    method = generator_method(generator, encoder.to(device), layers, config.strength)
+    method = trained_method(model, device, config.strength)
     judges, size = make_judges(device, config.weights_dir), config.size or trained.size
     scores = {
         name: evaluate_method(chosen, manifest, test_paintings, judges, size, device, name)

@@ -13,6 +13,7 @@ from ..metrics.judges import Judges, Scores, score
 from ..models.encoder import Encoder
 from ..models.generator import Generator
 from ..models.style_code import match_colour, mean_std, style_code
+from ..trainers.model_files import Model, build_encoder
 
 PairPaths = tuple[Path, Path]
 Method = Callable[[Tensor, Tensor], Tensor]  # photos, paintings (B,3,S,S) -> outputs
@@ -91,6 +92,13 @@ def generator_method(
         return generator(content, style_code(style, encoder(style, layers)), strength).image
 
     return stylize
+
+
+def trained_method(model: Model, device: torch.device, strength: float = 1.0) -> Method:
+    """A finished run as a ``Method``, with the encoder its style codes come from."""
+    layers = model.config.style.layers
+    encoder, _ = build_encoder(model.config, list(layers))
+    return generator_method(model.generator, encoder.to(device), layers, strength)
 
 
 def _colour_only(content: Tensor, style: Tensor) -> Tensor:

@@ -19,21 +19,21 @@ from ..metrics.judges import Judges, Scores, make_cards
 from ..models.pretrained import sha256_of
 from ..models.style_code import style_code
 from ..trainers.model_files import build_encoder, load_model
+from ..trainers.networks import pick_device
 from ..trainers.trainer import collections, train
 from .evaluation import (
     CONTROLS,
     Method,
     PairPaths,
     evaluate_method,
-    generator_method,
     make_manifest,
     read_squares,
+    trained_method,
 )
 from .judges import make_judges
 from .main import choice, run_command
 from .presets import PRESETS, ReproduceConfig, row_config, warmup_config
 from .report import Picture, write_report
-from .stylize import pick_device
 from .table import (
     FOOTNOTE,
     ROWS,
@@ -130,10 +130,7 @@ def _train_all(config: ReproduceConfig) -> None:
 
 def _score_run(bench: Bench, run: Path) -> Scores:
     def compute() -> Scores:
-        generator, trained = load_model(run, bench.device)
-        encoder, _ = build_encoder(trained, list(trained.style.layers))
-        layers = trained.style.layers
-        return bench.score(generator_method(generator, encoder.to(bench.device), layers), run.name)
+        return bench.score(trained_method(load_model(run, bench.device), bench.device), run.name)
 
     return bench.keep(run / "scores.json", sha256_of(run / "model.safetensors"), compute)
 

@@ -17,6 +17,7 @@ from ..models.encoder import Encoder
 from ..models.style_code import style_code
 from ..trainers.config import TrainConfig
 from ..trainers.model_files import build_encoder, load_model
+from ..trainers.networks import pick_device
 from ..trainers.pictures import overlay
 
 
@@ -38,17 +39,6 @@ class StylizeConfig:
     """Also write each photo with the attention map laid over it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute."""
-
-
-def pick_device(name: str) -> torch.device:
-    """The torch device for ``auto``, ``cpu`` or ``cuda``.
-
-    Raises:
-        ValueError: cuda asked for, none here.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: torch sees no CUDA device here; use --device auto or cpu")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def painting_code(path: Path, encoder: Encoder, config: TrainConfig) -> Tensor:

