@@ -6,12 +6,13 @@ import os
 import warnings
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from .images import SUFFIXES, read_image
+from .images import SUFFIXES, read_image, write_atomic
 
 MAX_UNREADABLE = 0.2  # a folder with a larger share of bad files is refused
 
@@ -78,21 +79,21 @@ def split(paths: list[Path]) -> Collection:
     return Collection(train, validation, test)
 
 
-def read_collection(folder: Path) -> Collection:
+def read_collection(folder: Path, cache: Path | None = None) -> Collection:
     """Find, check and split the pictures of a folder.
 
     Unreadable files are named in one warning and left out.
+
+    Args:
+        folder: where the pictures are.
+        cache: folder under which a record of the files found good is kept, in `checked`; those
+            are not checked again until they change.
 
     Raises:
         ValueError: no folder, no pictures, or too many of them unreadable.
     """
     paths = find_pictures(folder)
-    with ThreadPoolExecutor() as pool:
-        checks = pool.map(_complaint, paths)
-        bar = tqdm(checks, f"checking {folder.name}", total=len(paths), leave=False, delay=2)
-        complaints = {
-            path: complaint for path, complaint in zip(paths, bar, strict=True) if complaint
-        }
+    complaints = _complaints(folder, paths, cache)
     if complaints:
         listing = "\n  ".join(list(complaints.values())[:20])
         summary = (
@@ -110,6 +111,52 @@ def read_collection(folder: Path) -> Collection:
             for name, part in vars(whole).items()
         },
     )
+
+
+def file_stamp(path: Path) -> list[int] | None:
+    """What changes when a file does: its size and time of change; None if there is no file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _complaints(folder: Path, paths: list[Path], cache: Path | None) -> dict[Path, str]:
+    """Why files are unreadable. Only the good ones are recorded: a complaint may be about
+    something that their stamp does not show, like a permission.
+    """
+    record = cache / "checked" / f"{_short_hash(folder)}.json" if cache else None
+    known = _read_record(record) if record else {}
+    stamps = {path: file_stamp(path) for path in paths}
+    names = {path: str(path.relative_to(folder)) for path in paths}
+    news = [path for path in paths if not stamps[path] or stamps[path] != known.get(names[path])]
+    complaints = _check(news, folder.name)
+    good = {names[path]: stamps[path] for path in paths if path not in complaints}
+    if record and good != known:
+        with suppress(OSError):  # without a record, the next call checks again
+            write_atomic(record, json.dumps(good))
+    return complaints
+
+
+def _read_record(record: Path) -> dict[str, object]:
+    try:
+        content = json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # none yet, or a damaged one
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _short_hash(folder: Path) -> str:
+    return hashlib.sha256(os.fsencode(folder.absolute())).hexdigest()[:16]
+
+
+def _check(paths: list[Path], name: str) -> dict[Path, str]:
+    """Decode all files; the complaints about the unreadable ones."""
+    with ThreadPoolExecutor() as pool:
+        checks = pool.map(_complaint, paths)
+        bar = tqdm(checks, f"checking {name}", total=len(paths), leave=False, delay=2)
+        return {path: complaint for path, complaint in zip(paths, bar, strict=True) if complaint}
 
 
 def _complaint(path: Path) -> str | None:

@@ -6,10 +6,9 @@ are drawn from (seed, p), so worker count, process count and interruptions canno
 
 import signal
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import lru_cache
-from pathlib import Path
-from typing import TypedDict
+from typing import Protocol, TypedDict
 
 import numpy as np
 import torch
@@ -18,20 +17,70 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from .images import read_image, to_tensor
-
 AUGMENT_NUMBERS = 8  # uniform numbers per position for whoever needs randomness later
 
 
 class Pair(TypedDict):
-    """One training example; batched, each gets a leading B."""
+    """A batch as the networks want it, on their device."""
 
-    content: Tensor  # (3,S,S) in [0,1]
-    style: Tensor  # (3,S,S) in [0,1]
-    strength: Tensor  # (1,S,S) in [0,1]
+    content: Tensor  # (B,3,S,S) float32 in [0,1]
+    style: Tensor  # (B,3,S,S) float32 in [0,1]
+    strength: Tensor  # (B,1,S,S) float32 in [0,1]
+    full: Tensor  # (B,) 1.0 where the strength is 1 everywhere
+    uniform: Tensor  # (B,8) float32 in [0,1)
+    position: Tensor  # (B,) int64
+
+
+class PackedPair(TypedDict):
+    """One training example, compact for the way to the device; batched, each gets a leading B."""
+
+    content: Tensor  # (3,S,S) uint8
+    style: Tensor  # (3,S,S) uint8
+    strength: Tensor  # (1,4,4) float32 in [0,1], coarse
     full: Tensor  # () 1.0 where the strength is 1 everywhere
-    uniform: Tensor  # (8,) in [0,1)
+    uniform: Tensor  # (8,) float32 in [0,1)
     position: Tensor  # () int64
+
+
+class Pictures(Protocol):
+    """What crops are taken from: `Decoded` or `Prepared`, or a list."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> np.ndarray:
+        """A picture (H,W,3) uint8.
+
+        Raises:
+            ValueError: it is unreadable.
+        """
+        ...
+
+
+def unpack(packed: PackedPair, device: torch.device) -> Pair:
+    """A batch on the device, its pictures as float32 in channels_last, its strengths full size."""
+
+    def moved(tensor: Tensor) -> Tensor:
+        return tensor.to(device, non_blocking=True)
+
+    return {
+        "content": _floats(moved(packed["content"])),
+        "style": _floats(moved(packed["style"])),
+        "strength": _enlarged(moved(packed["strength"]), packed["content"].shape[-1]),
+        "full": moved(packed["full"]),
+        "uniform": moved(packed["uniform"]),
+        "position": moved(packed["position"]),
+    }
+
+
+def _floats(pictures: Tensor) -> Tensor:
+    return pictures.to(torch.float32, memory_format=torch.channels_last).div_(255)
+
+
+def _enlarged(coarse: Tensor, size: int) -> Tensor:
+    """Smooth maps (B,1,size,size) out of coarse ones; an even map stays exactly even."""
+    smooth = F.interpolate(coarse, (size, size), mode="bicubic").clamp(0, 1)
+    low, high = coarse.amin((2, 3), keepdim=True), coarse.amax((2, 3), keepdim=True)
+    return torch.where(low == high, low, smooth)
 
 
 @lru_cache(maxsize=8)
@@ -45,36 +94,38 @@ def shuffled_index(seed: int, stream: int, position: int, length: int) -> int:
     return int(_permutation(seed, stream, epoch, length)[offset])
 
 
-def random_crop(image: Image.Image, size: int, scale: float, rng: np.random.Generator) -> Tensor:
-    """Random resized crop, (3,size,size): area from ``scale`` to 1, aspect 3:4 to 4:3."""
-    w, h = image.size
+def random_crop(picture: np.ndarray, size: int, scale: float, rng: np.random.Generator) -> Tensor:
+    """Random resized crop of a picture (H,W,3) uint8, (3,size,size) uint8: area from ``scale`` to
+    1, aspect 3:4 to 4:3, mirrored half of the time.
+    """
+    h, w, _ = picture.shape
     area = rng.uniform(scale, 1.0) * min(w, h) ** 2
     aspect = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
     crop_w, crop_h = min(w, (area * aspect) ** 0.5), min(h, (area / aspect) ** 0.5)
     x, y = rng.uniform(0, w - crop_w), rng.uniform(0, h - crop_h)
     box = (x, y, x + crop_w, y + crop_h)
-    resized = image.resize((size, size), Image.Resampling.BICUBIC, box, reducing_gap=3.0)
-    tensor = to_tensor(resized)
-    return tensor.flip(-1) if rng.random() < 0.5 else tensor
+    resized = Image.fromarray(picture).resize((size, size), Image.Resampling.BICUBIC, box)
+    crop = np.asarray(resized)
+    upright = crop[:, ::-1] if rng.random() < 0.5 else crop
+    return torch.from_numpy(np.ascontiguousarray(upright.transpose(2, 0, 1)))
 
 
-def draw_strength(size: int, full_share: float, rng: np.random.Generator) -> Tensor:
-    """Strength map (1,size,size): 1 with probability ``full_share``, else one number in [0,1],
-    a quarter of those times a smooth random map.
+def draw_strength(full_share: float, rng: np.random.Generator) -> Tensor:
+    """Coarse strength map (1,4,4): 1 with probability ``full_share``, else one number in [0,1],
+    a quarter of those times a random map.
     """
     if rng.random() < full_share:
-        return torch.ones(1, size, size)
+        return torch.ones(1, 4, 4)
     if rng.random() < 0.75:
-        return torch.full((1, size, size), float(rng.random()))
-    coarse = torch.from_numpy(rng.random((1, 1, 4, 4), dtype=np.float32))
-    return F.interpolate(coarse, (size, size), mode="bicubic").clamp(0, 1)[0]
+        return torch.full((1, 4, 4), float(rng.random()))
+    return torch.from_numpy(rng.random((1, 4, 4), dtype=np.float32))
 
 
-class PairStream(Dataset[Pair]):
+class PairStream(Dataset[PackedPair]):
     """Map-style dataset over positions; see the module's text.
 
     Args:
-        photos, paintings: training files.
+        photos, paintings: training pictures.
         size: side of the crops in pixels.
         seed: of the run.
         full_share: share of examples at full strength.
@@ -83,8 +134,8 @@ class PairStream(Dataset[Pair]):
 
     def __init__(
         self,
-        photos: Sequence[Path],
-        paintings: Sequence[Path],
+        photos: Pictures,
+        paintings: Pictures,
         size: int,
         seed: int,
         full_share: float = 1.0,
@@ -94,11 +145,11 @@ class PairStream(Dataset[Pair]):
         self.size, self.seed = size, seed
         self.full_share, self.crop_scale = full_share, crop_scale
 
-    def __getitem__(self, position: int) -> Pair:
+    def __getitem__(self, position: int) -> PackedPair:
         rng = np.random.default_rng([self.seed, position])
         content = self._crop(self.photos, 1, position, rng)
         style = self._crop(self.paintings, 2, position, rng)
-        strength = draw_strength(self.size, self.full_share, rng)
+        strength = draw_strength(self.full_share, rng)
         return {
             "content": content,
             "style": style,
@@ -109,19 +160,20 @@ class PairStream(Dataset[Pair]):
         }
 
     def _crop(
-        self, paths: Sequence[Path], stream: int, position: int, rng: np.random.Generator
+        self, pictures: Pictures, stream: int, position: int, rng: np.random.Generator
     ) -> Tensor:
-        index = shuffled_index(self.seed, stream, position, len(paths))
+        index = shuffled_index(self.seed, stream, position, len(pictures))
         # A file that broke or vanished since the check is replaced by its neighbour, loudly.
-        for attempt in range(min(10, len(paths))):
-            path = paths[(index + attempt) % len(paths)]
+        complaint = ""
+        for attempt in range(min(10, len(pictures))):
             try:
-                return random_crop(
-                    read_image(path, at_least=self.size), self.size, self.crop_scale, rng
-                )
+                picture = pictures[(index + attempt) % len(pictures)]
             except ValueError as error:
-                warnings.warn(f"{error}; its neighbour takes its place", stacklevel=2)
-        raise ValueError(f"ten pictures in a row cannot be read, the last one {path}")
+                complaint = str(error)
+                warnings.warn(f"{complaint}; its neighbour takes its place", stacklevel=2)
+            else:
+                return random_crop(picture, self.size, self.crop_scale, rng)
+        raise ValueError(f"ten pictures in a row cannot be read; of the last one: {complaint}")
 
 
 class Positions(Sampler[int]):
@@ -142,8 +194,8 @@ class Positions(Sampler[int]):
 
 
 def make_loader(
-    dataset: Dataset[Pair], positions: Positions, micro_batch: int, workers: int
-) -> DataLoader[Pair]:
+    dataset: Dataset[PackedPair], positions: Positions, micro_batch: int, workers: int
+) -> DataLoader[PackedPair]:
     """Batches of ``micro_batch`` examples in the order of the positions."""
     return DataLoader(
         dataset,

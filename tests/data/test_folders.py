@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from underdrawing.data.folders import Collection, find_pictures, read_collection, split
+from underdrawing.data import folders
+from underdrawing.data.folders import (
+    Collection,
+    file_stamp,
+    find_pictures,
+    read_collection,
+    split,
+)
+from underdrawing.data.images import read_image
 
 NAMES = st.lists(st.text("ab1 ß_", min_size=1, max_size=6), unique=True, max_size=40)
 FOLDERS = st.dictionaries(st.sampled_from(["a", "b/c", "b/d", "e"]), NAMES, max_size=4)
@@ -178,6 +186,111 @@ def test_a_link_to_nothing_is_unreadable_not_fatal(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=r"gone\.jpg"):
         collection = read_collection(tmp_path)
     assert place(collection).keys() == set(paths)
+
+
+@pytest.fixture
+def checked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the files that were decoded to check them."""
+    names: list[str] = []
+
+    def watched(path: Path, at_least: int) -> Image.Image:
+        names.append(path.name)
+        return read_image(path, at_least)
+
+    monkeypatch.setattr(folders, "read_image", watched)
+    return names
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    paint(tmp_path / "pictures" / "a", 9)
+    paint(tmp_path / "pictures" / "b", 3)
+    return tmp_path / "pictures"
+
+
+def test_good_files_are_checked_once(pictures: Path, tmp_path: Path, checked: list[str]) -> None:
+    first = read_collection(pictures, tmp_path / "cache")
+    assert len(checked) == 12
+    checked.clear()
+    assert read_collection(pictures, tmp_path / "cache") == first
+    assert checked == []
+    assert read_collection(pictures) == first
+    assert len(checked) == 12
+
+
+def test_only_new_and_changed_files_are_checked_again(
+    pictures: Path, tmp_path: Path, checked: list[str]
+) -> None:
+    read_collection(pictures, tmp_path / "cache")
+    (pictures / "a" / "1.png").unlink()
+    os.utime(pictures / "a" / "2.png", ns=(7, 7))
+    Image.new("RGB", (50, 50)).save(pictures / "b" / "2.png")
+    Image.new("RGB", (2, 2)).save(pictures / "b" / "new.png")
+    checked.clear()
+    assert read_collection(pictures, tmp_path / "cache") == split(find_pictures(pictures))
+    assert sorted(checked) == ["2.png", "2.png", "new.png"]
+    checked.clear()
+    read_collection(pictures, tmp_path / "cache")
+    assert checked == []
+
+
+def test_unreadable_files_are_named_each_time_until_they_are_mended(
+    pictures: Path, tmp_path: Path, checked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (pictures / "a" / "4.png").write_bytes(b"no picture")
+    (pictures / "gone.jpg").symlink_to(pictures / "nowhere.jpg")
+    for _ in range(2):
+        checked.clear()
+        with pytest.warns(UserWarning, match="2 of 13"):
+            rest = read_collection(pictures, tmp_path / "cache")
+        assert pictures / "a" / "4.png" not in place(rest)
+        assert pictures / "gone.jpg" not in place(rest)
+    assert sorted(checked) == ["4.png", "gone.jpg"]
+    (pictures / "gone.jpg").unlink()
+    # As after a chmod, the file's size and time of change are what they were.
+    monkeypatch.setattr(folders, "read_image", lambda path, at_least: None)
+    assert read_collection(pictures, tmp_path / "cache") == split(find_pictures(pictures))
+
+
+def test_a_file_that_breaks_after_its_check_is_found(pictures: Path, tmp_path: Path) -> None:
+    read_collection(pictures, tmp_path / "cache")
+    (pictures / "a" / "4.png").write_bytes(b"no picture")
+    with pytest.warns(UserWarning, match=r"1 of 12 pictures .*\n.*4\.png"):
+        read_collection(pictures, tmp_path / "cache")
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"\xff\xfe", b"[1, 2]", b'{"a/1.png": null}', b"7"])
+def test_a_damaged_record_is_made_again(
+    damage: bytes, pictures: Path, tmp_path: Path, checked: list[str]
+) -> None:
+    first = read_collection(pictures, tmp_path / "cache")
+    (record,) = (tmp_path / "cache" / "checked").iterdir()
+    content = record.read_bytes()
+    record.write_bytes(damage)
+    checked.clear()
+    assert read_collection(pictures, tmp_path / "cache") == first
+    assert len(checked) == 12
+    assert record.read_bytes() == content
+
+
+def test_a_record_that_cannot_be_written_is_done_without(pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_collection(pictures, tmp_path / "cache") == read_collection(pictures)
+
+
+def test_every_folder_has_its_own_record(pictures: Path, tmp_path: Path) -> None:
+    for folder in (pictures, pictures / "a", pictures / "b", pictures):
+        read_collection(folder, tmp_path / "cache")
+    assert len(list((tmp_path / "cache" / "checked").iterdir())) == 3
+
+
+def test_a_stamp_is_of_the_file_or_nothing(tmp_path: Path) -> None:
+    (path,) = paint(tmp_path, 1)
+    os.utime(path, ns=(3, 4))
+    assert file_stamp(path) == [path.stat().st_size, 4]
+    assert file_stamp(tmp_path / "nowhere.png") is None
 
 
 @pytest.fixture

@@ -10,15 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
+from underdrawing.data.images import to_tensor
+from underdrawing.data.prepared import Decoded, Prepared, prepare
 from underdrawing.data.stream import (
     AUGMENT_NUMBERS,
-    Pair,
+    PackedPair,
     PairStream,
     Positions,
     draw_strength,
     make_loader,
     random_crop,
     shuffled_index,
+    unpack,
 )
 
 PHOTOS, PAINTINGS, STEP = 7, 5, 20  # picture i has the red level STEP * i, the rest is noise
@@ -40,15 +43,16 @@ def paths(tmp_path: Path) -> tuple[list[Path], list[Path]]:
 
 
 def stream(paths: tuple[list[Path], list[Path]], seed: int = 3, share: float = 0.5) -> PairStream:
-    return PairStream(*paths, size=16, seed=seed, full_share=share)
+    photos, paintings = (Decoded(part, side=24) for part in paths)
+    return PairStream(photos, paintings, size=16, seed=seed, full_share=share)
 
 
 def which(crop: Tensor) -> int:
     """The number of the picture that a crop was taken from."""
-    return round(float(crop[0].mean()) * 255 / STEP)
+    return round(float(crop[0].float().mean()) / STEP)
 
 
-def same(a: Pair, b: Pair) -> bool:
+def same(a: PackedPair, b: PackedPair) -> bool:
     for key in ("content", "style", "strength", "full", "uniform", "position"):
         if not torch.equal(a[key], b[key]):
             return False
@@ -60,11 +64,12 @@ def test_shapes_and_ranges(paths: tuple[list[Path], list[Path]]) -> None:
     for position in range(20):
         pair = dataset[position]
         assert pair["content"].shape == pair["style"].shape == (3, 16, 16)
-        assert pair["strength"].shape == (1, 16, 16)
+        assert pair["content"].dtype == pair["style"].dtype == torch.uint8
+        assert pair["strength"].shape == (1, 4, 4)
         assert pair["uniform"].shape == (AUGMENT_NUMBERS,)
         assert pair["full"].shape == pair["position"].shape == ()
         assert pair["position"] == position
-        for key in ("content", "style", "strength", "uniform"):
+        for key in ("strength", "uniform"):
             assert pair[key].dtype == torch.float32
             assert pair[key].min() >= 0
             assert pair[key].max() <= 1
@@ -141,15 +146,19 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_workers_change_nothing(paths: tuple[list[Path], list[Path]]) -> None:
-    alone, helped = (
-        list(make_loader(stream(paths), Positions(2, 5, 4), micro_batch=2, workers=workers))
-        for workers in (0, 2)
+def test_workers_change_nothing(paths: tuple[list[Path], list[Path]], tmp_path: Path) -> None:
+    photos, paintings = (prepare(part, 24, tmp_path, part[0].stem) for part in paths)
+    assert isinstance(photos, Prepared)
+    kept = PairStream(photos, paintings, size=16, seed=3, full_share=0.5)
+    alone, helped, from_cache = (
+        list(make_loader(dataset, Positions(2, 5, 4), micro_batch=2, workers=workers))
+        for dataset, workers in ((stream(paths), 0), (stream(paths), 2), (kept, 1))
     )
     assert [batch["position"].tolist() for batch in alone] == [
         [first, first + 1] for first in range(8, 20, 2)
     ]
     assert all(same(a, b) for a, b in zip(alone, helped, strict=True))
+    assert all(same(a, b) for a, b in zip(alone, from_cache, strict=True))
     assert alone[0]["content"].shape == (2, 3, 16, 16)
 
 
@@ -170,8 +179,8 @@ def test_the_full_flag_says_whether_all_is_one(paths: tuple[list[Path], list[Pat
 
 def test_strengths_are_full_even_or_maps_in_their_shares() -> None:
     rng = np.random.default_rng(0)
-    strengths = [draw_strength(16, 0.4, rng) for _ in range(1000)]
-    assert all(s.shape == (1, 16, 16) and s.min() >= 0 and s.max() <= 1 for s in strengths)
+    strengths = [draw_strength(0.4, rng) for _ in range(1000)]
+    assert all(s.shape == (1, 4, 4) and s.min() >= 0 and s.max() <= 1 for s in strengths)
     full = [s for s in strengths if s.min() == 1]
     even = [s for s in strengths if s.min() == s.max() < 1]
     maps = [s for s in strengths if s.min() < s.max()]
@@ -181,14 +190,13 @@ def test_strengths_are_full_even_or_maps_in_their_shares() -> None:
         [0.1, 0.9], abs=0.05
     )
     assert min(float(s.amax() - s.amin()) for s in maps) > 0.3
-    assert max(float(s.diff(dim=-1).abs().amax()) for s in maps) < 0.5  # smooth
 
 
 def _measured_crop(rng: np.random.Generator, scale: float) -> tuple[float, ...]:
     """Left, top, width, height and flip of a random crop, read off a picture of coordinates."""
     across, down = np.meshgrid(np.arange(240), np.arange(180))
-    ruler = Image.fromarray(np.stack([across, down, 0 * down], axis=-1).astype(np.uint8))
-    x, y, _ = random_crop(ruler, 32, scale, rng) * 255
+    ruler = np.stack([across, down, 0 * down], axis=-1).astype(np.uint8)
+    x, y, _ = random_crop(ruler, 32, scale, rng).float()
     width, height = (
         (end - start).mean() / 16 * 32 for start, end in ((x[:, 8], x[:, 24]), (y[8], y[24]))
     )
@@ -219,9 +227,11 @@ def test_crops_have_the_areas_aspects_and_places_asked_for() -> None:
 @pytest.mark.parametrize("size", [(1, 1), (3, 200), (200, 3), (16, 16), (15, 17)])
 def test_crops_of_any_picture(size: tuple[int, int]) -> None:
     rng = np.random.default_rng(0)
+    colour = np.array([255, 128, 0], np.uint8)
     for _ in range(50):
-        crop = random_crop(Image.new("RGB", size, (255, 128, 0)), 16, 0.1, rng)
-        assert torch.equal(crop, torch.tensor([255, 128, 0])[:, None, None].expand(3, 16, 16) / 255)
+        crop = random_crop(np.tile(colour, (*size, 1)), 16, 0.1, rng)
+        assert crop.is_contiguous()
+        assert torch.equal(crop, torch.from_numpy(colour)[:, None, None].expand(3, 16, 16))
 
 
 def test_a_vanished_file_is_replaced_by_its_neighbour(
@@ -245,6 +255,84 @@ def test_when_all_files_are_gone_it_says_so(paths: tuple[list[Path], list[Path]]
     for path in paths[1]:
         path.write_bytes(b"")
     with pytest.raises(
-        ValueError, match=r"in a row cannot be read, the last one .*painting-\d\.png"
+        ValueError, match=r"in a row cannot be read; of the last one: .*painting-\d\.png"
     ):
         stream(paths)[0]
+
+
+def packed(strengths: Tensor) -> PackedPair:
+    """A batch with these coarse strengths (B,1,4,4) and random pictures."""
+    count = len(strengths)
+    pictures = torch.from_numpy(
+        np.random.default_rng(1).integers(0, 256, (2, count, 3, 24, 24), dtype=np.uint8)
+    )
+    return {
+        "content": pictures[0],
+        "style": pictures[1],
+        "strength": strengths,
+        "full": strengths.amin((1, 2, 3)).eq(1).float(),
+        "uniform": torch.full((count, AUGMENT_NUMBERS), 0.25),
+        "position": torch.arange(count),
+    }
+
+
+def drawn(count: int) -> Tensor:
+    rng = np.random.default_rng(2)
+    return torch.stack([draw_strength(0.2, rng) for _ in range(count)])
+
+
+CPU = torch.device("cpu")
+
+
+def test_unpacked_pictures_are_what_any_picture_is_as_a_tensor() -> None:
+    batch = packed(drawn(5))
+    pair = unpack(batch, CPU)
+    for name in ("content", "style"):
+        pictures, source = pair[name], batch[name]
+        assert pictures.dtype == torch.float32
+        assert pictures.is_contiguous(memory_format=torch.channels_last)
+        for picture, pixels in zip(pictures, source, strict=True):
+            expected = to_tensor(Image.fromarray(pixels.permute(1, 2, 0).numpy()))
+            assert torch.equal(picture, expected)
+    for key in ("full", "uniform", "position"):
+        assert torch.equal(pair[key], batch[key])
+    assert batch["content"].dtype == torch.uint8  # the packed batch is as it was
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=5))
+def test_even_strengths_stay_exactly_even(values: list[float]) -> None:
+    even = torch.tensor(values).view(-1, 1, 1, 1)
+    strength = unpack(packed(even.expand(-1, 1, 4, 4)), CPU)["strength"]
+    assert torch.equal(strength, even.expand(-1, 1, 24, 24))
+
+
+def test_strength_maps_are_smooth_and_follow_the_coarse_ones() -> None:
+    coarse = drawn(200)
+    uneven = coarse[coarse.amin((1, 2, 3)) < coarse.amax((1, 2, 3))]
+    maps = unpack(packed(uneven), CPU)["strength"]
+    assert maps.shape == (len(uneven), 1, 24, 24)
+    assert maps.dtype == torch.float32
+    assert maps.min() >= 0
+    assert maps.max() <= 1
+    assert maps.diff(dim=-1).abs().max() < 0.35
+    assert maps.diff(dim=-2).abs().max() < 0.35
+    centres = maps.unfold(2, 6, 6).unfold(3, 6, 6)[..., 2:4, 2:4].mean((-1, -2))
+    assert (centres - uneven).abs().max() < 0.15
+
+
+def test_an_example_does_not_depend_on_its_batch() -> None:
+    strengths = drawn(9)
+    together = unpack(packed(strengths), CPU)["strength"]
+    alone = [unpack(packed(strength[None]), CPU)["strength"] for strength in strengths]
+    assert torch.equal(torch.cat(alone), together)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_unpacking_on_a_gpu_gives_the_same() -> None:
+    batch = packed(drawn(9))
+    here, there = unpack(batch, CPU), unpack(batch, torch.device("cuda"))
+    for key in ("content", "style", "strength"):
+        assert there[key].device.type == "cuda"
+        assert there[key].max() <= 1
+        torch.testing.assert_close(there[key].cpu(), here[key], rtol=0, atol=1e-6)
