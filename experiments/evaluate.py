@@ -7,14 +7,20 @@ from typing import Annotated, Literal
 import tyro
 
 from ..data.folders import find_pictures
-from ..data.images import write_atomic
 from ..metrics.judges import Judges, Scores, make_cards
 from ..trainers.model_files import load_model
 from ..trainers.networks import pick_device
 from ..trainers.trainer import collections
-from .evaluation import CONTROLS, PairPaths, evaluate_method, make_manifest, trained_method
+from .evaluation import (
+    CONTROLS,
+    PairPaths,
+    evaluate_methods,
+    make_manifest,
+    resolution,
+    trained_method,
+)
 from .judges import make_judges
-from .table import Table, make_columns, make_line, mark_unstylized, to_json, to_markdown, to_text
+from .table import Table, make_columns, make_line, mark_unstylized, to_text, write_table
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,7 @@ class EvaluateConfig:
     weights_dir: Path | None = None
     """Folder to look for the judges' weights in first."""
     out: Path | None = None
-    """Folder for table.md and table.json; without it, RUN/evaluation."""
+    """Folder for table.md, .csv and .json; without it, RUN/evaluation."""
     json: Path | None = None
     """Also write the figures to this file."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -63,15 +69,10 @@ def evaluate(config: EvaluateConfig) -> Table:
     manifest = make_manifest(test_photos, test_paintings, config.pairs)
     method = trained_method(model, device, config.strength)
     judges, size = make_judges(device, config.weights_dir), config.size or trained.size
-    scores = {
-        name: evaluate_method(chosen, manifest, test_paintings, judges, size, device, name)
-        for name, chosen in {str(config.run): method, **CONTROLS}.items()
-    }
+    methods = {str(config.run): method, **CONTROLS}
+    scores = evaluate_methods(methods, manifest, test_paintings, judges, size, device)
     table = score_table(scores, judges, manifest, len(test_paintings), size)
-    out = config.out or config.run / "evaluation"
-    write_atomic(out / "table.md", to_markdown(table))
-    for path in filter(None, (out / "table.json", config.json)):
-        write_atomic(path, to_json(table))
+    write_table(table, config.out or config.run / "evaluation", config.json)
     return table
 
 
@@ -81,12 +82,11 @@ def score_table(
     """A table without the paper's figures, one line per method."""
     columns = make_columns(judges)
     lines = [make_line(name, [s], None, columns, name in CONTROLS) for name, s in scores.items()]
-    resolution = f"shorter side to {size} px, centre crop, 8 bit"
     notes = [f"{len(manifest)} held-out pairs at {size} px; {paintings} reference paintings."]
     return Table(
         columns,
         mark_unstylized(lines, scores["colour only"].style_gap),
-        make_cards(judges, len(manifest), paintings, resolution),
+        make_cards(judges, len(manifest), paintings, resolution(size)),
         notes,
     )
 

@@ -1,20 +1,22 @@
 """Scoring a method on a fixed manifest of held-out (photo, painting) pairs."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..data.images import read_image, square
-from ..metrics.judges import Judges, Scores, score
+from ..metrics.judges import Judges, Measured, Scores, measure, score
 from ..models.encoder import Encoder
 from ..models.generator import Generator
 from ..models.style_code import match_colour, mean_std, style_code
 from ..trainers.model_files import Model, build_encoder
 
+T = TypeVar("T")
 PairPaths = tuple[Path, Path]
 Method = Callable[[Tensor, Tensor], Tensor]  # photos, paintings (B,3,S,S) -> outputs
 
@@ -44,43 +46,52 @@ def read_squares(paths: Sequence[Path], size: int, device: torch.device) -> Tens
     return images.to(device, memory_format=torch.channels_last)
 
 
+def resolution(size: int) -> str:
+    """In words, how pictures are brought to size and scored."""
+    return f"shorter side to {size} px, centre crop, 8 bit"
+
+
 @torch.no_grad()
-def evaluate_method(
-    method: Method,
+def evaluate_methods(
+    methods: Mapping[str, Method],
     manifest: Sequence[PairPaths],
     paintings: Sequence[Path],
     judges: Judges,
     size: int,
     device: torch.device,
-    name: str,
     batch_size: int = 8,
-) -> Scores:
-    """Apply a method to every pair of the manifest and score it.
+) -> dict[str, Scores]:
+    """Score methods in one sweep: each batch of pairs is read and looked at once for all of them.
 
     Args:
-        method: photos and paintings to outputs, all (B,3,size,size) in [0,1].
+        methods: by name; photos and paintings to outputs, all (B,3,size,size) in [0,1].
         manifest: (photo, painting) files.
         paintings: the reference set of the distances between sets.
         judges: the networks that score.
         size: resolution of the evaluation.
         device: where it runs.
-        name: shown on the progress bar.
         batch_size: pairs at a time.
     """
-    chunks = [manifest[i : i + batch_size] for i in range(0, len(manifest), batch_size)]
-    batches = []
-    for chunk in tqdm(chunks, f"stylizing: {name}", leave=False):
-        content = read_squares([photo for photo, _ in chunk], size, device)
-        style = read_squares([painting for _, painting in chunk], size, device)
-        # Rounded to bytes, as a saved picture is: the scores are those of the files.
-        batches.append(((method(content, style) * 255).round() / 255, content, style))
-    reference = [
-        judges.pooled(read_squares(paintings[i : i + batch_size], size, device))
-        for i in range(0, len(paintings), batch_size)
-    ]
-    scores = score(batches, torch.cat(reference), judges)
-    assert scores.pairs == len(manifest)
-    return scores
+    measured: dict[str, list[Measured]] = {name: [] for name in methods}
+    batches = _batches(manifest, batch_size)
+    for batch in tqdm(batches, f"scoring {len(methods)} rows", unit="batch", leave=False):
+        content, style = (read_squares(paths, size, device) for paths in zip(*batch, strict=True))
+        photo, goal = judges.look(content), judges.style(style)
+        for name, method in methods.items():
+            # Rounded to bytes, as a saved picture is: the scores are those of the files.
+            output = (method(content, style) * 255).round() / 255
+            measured[name].append(measure(judges.look(output), photo, goal))
+    reference = torch.cat(
+        [
+            judges.pooled(read_squares(batch, size, device))
+            for batch in _batches(paintings, batch_size)
+        ]
+    )
+    return {name: score(parts, reference) for name, parts in measured.items()}
+
+
+def _batches(items: Sequence[T], size: int) -> list[Sequence[T]]:
+    return [items[i : i + size] for i in range(0, len(items), size)]
 
 
 def generator_method(

@@ -6,7 +6,7 @@ kept, so the same command continues where it was interrupted.
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
@@ -25,9 +25,10 @@ from .evaluation import (
     CONTROLS,
     Method,
     PairPaths,
-    evaluate_method,
+    evaluate_methods,
     make_manifest,
     read_squares,
+    resolution,
     trained_method,
 )
 from .judges import make_judges
@@ -41,10 +42,8 @@ from .table import (
     make_columns,
     make_line,
     mark_unstylized,
-    to_csv,
-    to_json,
-    to_markdown,
     to_text,
+    write_table,
 )
 
 REPORT_PAIRS, REPORT_SIZE = 6, 256  # pictures worth looking at, whatever the training size
@@ -59,23 +58,13 @@ class Bench(NamedTuple):
     paintings: Sequence[Path]  # the reference set
     device: torch.device
 
-    def score(self, method: Method, name: str) -> Scores:
-        """Score a method on the manifest."""
-        return evaluate_method(
-            method, self.manifest, self.paintings, self.judges, self.config.size, self.device, name
-        )
 
-    def keep(self, path: Path, identity: str, compute: Callable[[], Scores]) -> Scores:
-        """Scores from their file, computed anew if they are of another model or other pairs."""
-        pairs = [f"{photo.name} {painting.name}" for photo, painting in self.manifest]
-        key = {"model": identity, "size": self.config.size, "pairs": pairs}
-        if path.is_file():
-            kept = json.loads(path.read_text())
-            if kept["of"] == key:
-                return Scores(**kept["scores"])
-        scores = compute()
-        write_atomic(path, json.dumps({"of": key, "scores": asdict(scores)}))
-        return scores
+class Entry(NamedTuple):
+    """A method to score, and the file that keeps its scores."""
+
+    file: Path
+    identity: str  # scores kept under another identity are another method's
+    load: Callable[[], Method]
 
 
 def reproduce(config: ReproduceConfig) -> Table:
@@ -93,23 +82,8 @@ def reproduce(config: ReproduceConfig) -> Table:
     judges = make_judges(device, config.weights_dir)
     _train_all(config)
     bench = Bench(config, judges, manifest, paintings.test, device)
-    scores = {
-        row.recipe: [
-            _score_run(bench, row_config(config, row.recipe, seed).out)
-            for seed in range(config.seeds)
-        ]
-        for row in ROWS
-    }
-    controls = {name: _score_control(bench, name, method) for name, method in CONTROLS.items()}
-    table = make_table(bench, scores, controls)
-    for name, text in (
-        ("table.md", to_markdown(table)),
-        ("table.csv", to_csv(table)),
-        ("table.json", to_json(table)),
-    ):
-        write_atomic(config.out / name, text)
-    if config.json:
-        write_atomic(config.json, to_json(table))
+    table = make_table(bench, *_score_all(bench))
+    write_table(table, config.out, config.json)
     write_report(config.out / "report.html", table, _pictures(bench), config)
     return table
 
@@ -128,16 +102,59 @@ def _train_all(config: ReproduceConfig) -> None:
         train(run)
 
 
-def _score_run(bench: Bench, run: Path) -> Scores:
-    def compute() -> Scores:
-        return bench.score(trained_method(load_model(run, bench.device), bench.device), run.name)
+def _score_all(bench: Bench) -> tuple[dict[str, list[Scores]], dict[str, Scores]]:
+    """Scores of the rows by recipe, a list over seeds, and of the controls by name."""
+    config, device = bench.config, bench.device
+    runs = {
+        row.recipe: [row_config(config, row.recipe, seed).out for seed in range(config.seeds)]
+        for row in ROWS
+    }
+    entries = {str(run): _run_entry(run, device) for seeds in runs.values() for run in seeds}
+    entries |= {name: _control_entry(name, config.out) for name in CONTROLS}
+    scores = score_entries(bench, entries)
+    rows = {recipe: [scores[str(run)] for run in seeds] for recipe, seeds in runs.items()}
+    return rows, {name: scores[name] for name in CONTROLS}
 
-    return bench.keep(run / "scores.json", sha256_of(run / "model.safetensors"), compute)
+
+def _run_entry(run: Path, device: torch.device) -> Entry:
+    return Entry(
+        run / "scores.json",
+        sha256_of(run / "model.safetensors"),
+        lambda: trained_method(load_model(run, device), device),
+    )
 
 
-def _score_control(bench: Bench, name: str, method: Method) -> Scores:
-    path = bench.config.out / "controls" / f"{name.replace(' ', '-')}.json"
-    return bench.keep(path, name, lambda: bench.score(method, name))
+def _control_entry(name: str, out: Path) -> Entry:
+    file = out / "controls" / f"{name.replace(' ', '-')}.json"
+    return Entry(file, name, lambda: CONTROLS[name])
+
+
+def score_entries(bench: Bench, entries: Mapping[str, Entry]) -> dict[str, Scores]:
+    """Scores from their files; those of another model or other pairs are computed anew."""
+    kept = {name: scores for name, entry in entries.items() if (scores := _kept(bench, entry))}
+    pending = {name: entry.load() for name, entry in entries.items() if name not in kept}
+    if not pending:
+        return kept
+    fresh = evaluate_methods(
+        pending, bench.manifest, bench.paintings, bench.judges, bench.config.size, bench.device
+    )
+    for name, scores in fresh.items():
+        kept_as = {"of": _key(bench, entries[name]), "scores": asdict(scores)}
+        write_atomic(entries[name].file, json.dumps(kept_as))
+    return kept | fresh
+
+
+def _kept(bench: Bench, entry: Entry) -> Scores | None:
+    if not entry.file.is_file():
+        return None
+    kept = json.loads(entry.file.read_text())
+    return Scores(**kept["scores"]) if kept["of"] == _key(bench, entry) else None
+
+
+def _key(bench: Bench, entry: Entry) -> dict[str, object]:
+    """What scores depend on."""
+    pairs = [f"{photo.name} {painting.name}" for photo, painting in bench.manifest]
+    return {"model": entry.identity, "size": bench.config.size, "pairs": pairs}
 
 
 def make_table(bench: Bench, scores: dict[str, list[Scores]], controls: dict[str, Scores]) -> Table:
@@ -157,8 +174,8 @@ def make_table(bench: Bench, scores: dict[str, list[Scores]], controls: dict[str
         "matching + 0.15. Content scores can be bought with style: compare like with like.",
         FOOTNOTE,
     ]
-    resolution = f"shorter side to {config.size} px, centre crop, 8 bit"
-    cards = make_cards(bench.judges, len(bench.manifest), len(bench.paintings), resolution)
+    words = resolution(config.size)
+    cards = make_cards(bench.judges, len(bench.manifest), len(bench.paintings), words)
     return Table(columns, lines, cards, notes)
 
 

@@ -6,9 +6,11 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from statistics import mean, stdev
 from typing import NamedTuple
 
+from ..data.images import write_atomic
 from ..metrics.cards import Card
 from ..metrics.judges import Judges, Scores
 
@@ -206,6 +208,14 @@ def to_csv(table: Table) -> str:
 def to_json(table: Table) -> str:
     """Everything, for programs."""
     return json.dumps(asdict(table), indent=1)
+
+
+def write_table(table: Table, folder: Path, also_json: Path | None = None) -> None:
+    """Write ``table.md``, ``table.csv`` and ``table.json`` into a folder."""
+    write_atomic(folder / "table.md", to_markdown(table))
+    write_atomic(folder / "table.csv", to_csv(table))
+    for path in filter(None, (folder / "table.json", also_json)):
+        write_atomic(path, to_json(table))
 
 
 def to_text(table: Table) -> str:

@@ -3,6 +3,7 @@
 from importlib.resources import as_file, files
 
 import torch
+from einops import rearrange
 from kornia.color import rgb_to_grayscale
 from kornia.metrics import ssim
 from torch import Tensor
@@ -34,17 +35,22 @@ def lpips_heads() -> list[Tensor]:
     return [state[f"lin{i}.model.1.weight"].flatten() for i in range(len(LPIPS_LAYERS))]
 
 
-def lpips(a: Features, b: Features, heads: list[Tensor]) -> Tensor:
-    """LPIPS (Zhang et al. 2018, Eq. 1) from VGG16 features at ``LPIPS_LAYERS`` -> (B,).
+def lpips_vector(features: Features, heads: list[Tensor]) -> Tensor:
+    """VGG16 features at ``LPIPS_LAYERS`` as one vector (B,D); see ``lpips``."""
+    layers = zip(LPIPS_LAYERS, heads, strict=True)
+    return torch.cat([_weighted(features[layer].float(), head) for layer, head in layers], dim=1)
+
+
+def _weighted(features: Tensor, head: Tensor) -> Tensor:
+    """Unit features times √(w_c / positions): Eq. 1's weights and mean, moved inside the square."""
+    unit = features / (features.norm(dim=1, keepdim=True) + 1e-10)
+    weights = (head / unit[0, 0].numel()).sqrt()
+    return rearrange(unit * weights[:, None, None], "b c h w -> b (h w c)")
+
+
+def lpips(a: Tensor, b: Tensor) -> Tensor:
+    """LPIPS (Zhang et al. 2018, Eq. 1): the squared distance of two ``lpips_vector``s -> (B,).
 
     Only on torchvision's ImageNet VGG16 is it *the* LPIPS; on other weights say which.
     """
-    total = torch.zeros(len(a[LPIPS_LAYERS[0]]), device=heads[0].device)
-    for layer, head in zip(LPIPS_LAYERS, heads, strict=True):
-        difference = (_unit(a[layer]) - _unit(b[layer])).square()
-        total = total + torch.einsum("bchw,c->bhw", difference, head).mean(dim=(1, 2))
-    return total
-
-
-def _unit(features: Tensor) -> Tensor:
-    return features.float() / (features.float().norm(dim=1, keepdim=True) + 1e-10)
+    return (a - b).square().sum(dim=1)

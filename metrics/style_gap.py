@@ -1,5 +1,7 @@
 """Style gap closed: how much of the way from the photo to the painting an output went."""
 
+import math
+
 import torch
 from einops import rearrange
 from torch import Tensor
@@ -12,18 +14,23 @@ ACTIVATION_STD = {"relu1_1": 39.67, "relu2_1": 234.3, "relu3_1": 418.1, "relu4_1
 MIN_DISTANCE = 0.1  # a pair nearer than this at the start has no gap worth a ratio
 
 
-def style_distance(a: Features, b: Features) -> Tensor:
-    """d = √ Σ_l (||Δmean||² + ||Δstd||²) / (C_l · k_l²) of VGG16 features -> (B,)."""
-    total = torch.zeros(())
+def style_vector(features: Features) -> Tensor:
+    """VGG16 features at ``ACTIVATION_STD``'s layers as one vector (B,D); see ``style_distance``."""
+    parts = []
     for layer, k in ACTIVATION_STD.items():
-        (mean, std), (mean_, std_) = _mean_std(a[layer]), _mean_std(b[layer])
-        square = (mean - mean_).square() + (std - std_).square()
-        total = total.to(square.device) + square.mean(dim=1) / k**2
-    return total.sqrt()
+        f = rearrange(features[layer].float(), "b c h w -> b c (h w)")
+        statistics = torch.cat([f.mean(-1), f.std(-1, correction=0)], dim=1)
+        parts.append(statistics / (k * math.sqrt(f.shape[1])))
+    return torch.cat(parts, dim=1)
 
 
-def style_gap_closed(stylized: Features, content: Features, style: Features) -> Tensor:
-    """1 - d(stylized, style) / d(content, style), (B,).
+def style_distance(a: Tensor, b: Tensor) -> Tensor:
+    """d = √ Σ_l (||Δmean||² + ||Δstd||²) / (C_l · k_l²): that of ``style_vector``s -> (B,)."""
+    return (a - b).norm(dim=1)
+
+
+def style_gap_closed(stylized: Tensor, content: Tensor, style: Tensor) -> Tensor:
+    """1 - d(stylized, style) / d(content, style) of ``style_vector``s, (B,).
 
     0: nothing happened; 1: the statistics match; negative: further away than the photo was.
     NaN marks pairs whose gap was under ``MIN_DISTANCE`` from the start; leave them out, and
@@ -32,8 +39,3 @@ def style_gap_closed(stylized: Features, content: Features, style: Features) -> 
     start = style_distance(content, style)
     closed = 1 - style_distance(stylized, style) / start.clamp_min(1e-12)
     return torch.where(start < MIN_DISTANCE, torch.nan, closed)
-
-
-def _mean_std(features: Tensor) -> tuple[Tensor, Tensor]:
-    f = rearrange(features.float(), "b c h w -> b c (h w)")
-    return f.mean(-1), f.std(-1, correction=0)

@@ -1,5 +1,5 @@
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
@@ -10,36 +10,43 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 from underdrawing.data.images import read_image, square
+from underdrawing.experiments import evaluation
 from underdrawing.experiments.evaluation import (
     CONTROLS,
     Method,
     PairPaths,
-    evaluate_method,
+    evaluate_methods,
     generator_method,
     make_manifest,
     read_squares,
 )
-from underdrawing.metrics.judges import Judges, Scores
-from underdrawing.metrics.perceptual import LPIPS_LAYERS
-from underdrawing.metrics.style_gap import ACTIVATION_STD
+from underdrawing.metrics.judges import Judge, Judges, Scores
+from underdrawing.metrics.perceptual import LPIPS_LAYERS, lpips_vector
+from underdrawing.metrics.style_gap import ACTIVATION_STD, style_vector
 from underdrawing.models.encoder import Encoder
 from underdrawing.models.generator import Generator
 from underdrawing.models.style_code import mean_std, style_code
 
 CPU, SIZE = torch.device("cpu"), 24
-NETWORK = ("toy", "")
-JUDGES = Judges(
-    style=lambda x: {layer: k * x for layer, k in ACTIVATION_STD.items()},
-    perceptual=lambda x: dict.fromkeys(LPIPS_LAYERS, x),
-    heads=[torch.ones(3)] * len(LPIPS_LAYERS),
-    pooled=lambda x: x.mean(dim=(2, 3)),
-    style_network=NETWORK,
-    perceptual_network=NETWORK,
-    pooled_network=NETWORK,
-    lpips_name="LPIPS",
-    frechet_name="Fréchet (toy)",
-    kernel_name="KID (toy)",
-)
+HEADS = [torch.ones(3)] * len(LPIPS_LAYERS)
+Network = Callable[[Tensor, Collection[str]], dict[str, Tensor]]
+
+
+def toy_network(images: Tensor, layers: Collection[str]) -> dict[str, Tensor]:
+    return {layer: ACTIVATION_STD.get(layer, 1.0) * images for layer in layers}
+
+
+def toy_judges(network: Network = toy_network) -> Judges:
+    """Judges of one network."""
+    words = ("toy", "")
+    return Judges(
+        style=Judge(network, ACTIVATION_STD, style_vector, words),
+        perceptual=Judge(network, LPIPS_LAYERS, lambda x: lpips_vector(x, HEADS), words),
+        pooled=Judge(network, ["relu4_3"], lambda x: x["relu4_3"].mean(dim=(2, 3)), words),
+        lpips_name="LPIPS",
+        frechet_name="Fréchet (toy)",
+        kernel_name="KID (toy)",
+    )
 
 
 def names(kind: str, count: int) -> list[Path]:
@@ -91,11 +98,19 @@ def manifest(pictures: tuple[list[Path], list[Path]]) -> list[PairPaths]:
     return make_manifest(*pictures, 22)
 
 
-def evaluate(
-    method: Method, manifest: list[PairPaths], judges: Judges = JUDGES, batch_size: int = 8
-) -> Scores:
+def sweep(
+    methods: dict[str, Method], manifest: list[PairPaths], network: Network = toy_network,
+    batch_size: int = 8,
+) -> dict[str, Scores]:  # fmt: skip
     paintings = sorted({painting for _, painting in manifest})
-    return evaluate_method(method, manifest, paintings, judges, SIZE, CPU, "toy", batch_size)
+    judges = toy_judges(network)
+    return evaluate_methods(methods, manifest, paintings, judges, SIZE, CPU, batch_size)
+
+
+def evaluate(
+    method: Method, manifest: list[PairPaths], network: Network = toy_network, batch_size: int = 8
+) -> Scores:
+    return sweep({"toy": method}, manifest, network, batch_size)["toy"]
 
 
 def test_squares_are_read_in_order(pictures: tuple[list[Path], list[Path]]) -> None:
@@ -153,16 +168,51 @@ def test_colour_only_is_clamped_and_leaves_a_flat_photo_flat() -> None:
 def test_outputs_are_scored_as_the_bytes_of_a_saved_picture(manifest: list[PairPaths]) -> None:
     seen: list[Tensor] = []
 
-    def perceptual(x: Tensor) -> dict[str, Tensor]:
-        seen.append(x)
-        return JUDGES.perceptual(x)
+    def network(images: Tensor, layers: Collection[str]) -> dict[str, Tensor]:
+        seen.append(images)
+        return toy_network(images, layers)
 
-    judges = replace(JUDGES, perceptual=perceptual)
-    scores = evaluate(lambda content, style: content + 0.4 / 255, manifest, judges)
+    scores = evaluate(lambda content, style: content + 0.4 / 255, manifest, network)
     assert scores.lpips == pytest.approx(0, abs=1e-6)
     assert scores.ssim == pytest.approx(1, abs=1e-6)
     levels = torch.cat(seen) * 255
     torch.testing.assert_close(levels, levels.round(), rtol=0, atol=1e-4)
+
+
+def test_a_sweep_scores_each_method_as_if_alone(manifest: list[PairPaths]) -> None:
+    together = sweep(CONTROLS, manifest)
+    assert list(together) == list(CONTROLS)
+    for name, method in CONTROLS.items():
+        assert together[name] == evaluate(method, manifest)
+
+
+def test_every_picture_goes_through_the_network_once(manifest: list[PairPaths]) -> None:
+    pictures = Counter[frozenset[str]]()  # by the layers asked for
+
+    def network(images: Tensor, layers: Collection[str]) -> dict[str, Tensor]:
+        pictures[frozenset(layers)] += len(images)
+        return toy_network(images, layers)
+
+    sweep(CONTROLS, manifest, network)
+    assert pictures == {
+        frozenset([*ACTIVATION_STD, *LPIPS_LAYERS]): (1 + len(CONTROLS)) * 22,  # photos, outputs
+        frozenset(ACTIVATION_STD): 22,  # paintings
+        frozenset(["relu4_3"]): 4,  # reference paintings
+    }
+
+
+def test_more_methods_read_no_more_files(
+    manifest: list[PairPaths], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+
+    def spy(path: Path) -> Image.Image:
+        read.append(path)
+        return read_image(path)
+
+    monkeypatch.setattr(evaluation, "read_image", spy)
+    sweep(CONTROLS, manifest)
+    assert len(read) == 2 * 22 + 4
 
 
 def test_scores_come_in_manifest_order_whatever_the_batch(manifest: list[PairPaths]) -> None:

@@ -118,6 +118,8 @@ def test_train_stylize_evaluate(
     assert run("evaluate", model, "--pairs", 4, "--device", "cpu", "--json", figures) == 0
     assert "identity" in capsys.readouterr().out
     lines = {line["title"]: line for line in json.loads(figures.read_text())["lines"]}
+    written = {path.name for path in (model / "evaluation").iterdir()}
+    assert written == {"table.md", "table.csv", "table.json"}
     assert lines["identity"]["figures"]["ssim"]["measured"] == pytest.approx(1)
     assert lines["style image as output"]["figures"]["style_gap"]["measured"] == pytest.approx(1)
     assert lines[str(model)]["note"] == "did not stylise"  # after two steps, honestly

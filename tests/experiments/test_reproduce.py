@@ -1,14 +1,17 @@
 import csv
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from underdrawing.experiments import reproduce as module
-from underdrawing.experiments.evaluation import CONTROLS
+from underdrawing.experiments.evaluation import CONTROLS, Method, evaluate_methods
 from underdrawing.experiments.presets import ReproduceConfig, quick
 from underdrawing.experiments.reproduce import reproduce
 from underdrawing.experiments.table import ROWS
+from underdrawing.metrics.judges import Scores
 from underdrawing.trainers.config import GeneratorConfig
 
 
@@ -41,17 +44,39 @@ def test_every_row_and_control_is_trained_scored_and_shown(
     assert all(row.title in page for row in ROWS)
 
     # Again: everything is kept, nothing is trained or scored a second time.
-    def never(*_: object, **__: object) -> None:
-        raise AssertionError("scored again")
-
-    monkeypatch.setattr(module, "evaluate_method", never)
+    scored = spy_on_scoring(monkeypatch)
     assert reproduce(config).lines == table.lines
+    assert scored == []
+
+    # One row's scores lost: it alone is scored again.
+    run = config.out / "seed-1" / "attention"
+    kept = (run / "scores.json").read_text()
+    (run / "scores.json").unlink()
+    assert reproduce(config).lines == table.lines
+    assert scored == [str(run)]
+    assert (run / "scores.json").read_text() == kept
 
 
-def test_a_retrained_row_is_scored_again(config: ReproduceConfig) -> None:
+def spy_on_scoring(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of all methods scored from now on."""
+    scored: list[str] = []
+
+    def spy(methods: Mapping[str, Method], *rest: Any) -> dict[str, Scores]:
+        scored.extend(methods)
+        return evaluate_methods(methods, *rest)
+
+    monkeypatch.setattr(module, "evaluate_methods", spy)
+    return scored
+
+
+def test_only_what_changed_is_scored_again(
+    config: ReproduceConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = replace(config, seeds=1)
     reproduce(config)
     scores = config.out / "seed-0" / "attention" / "scores.json"
     before = json.loads(scores.read_text())
+    scored = spy_on_scoring(monkeypatch)
     reproduce(replace(config, steps=2))
     assert json.loads(scores.read_text())["of"]["model"] != before["of"]["model"]
+    assert scored == [str(config.out / "seed-0" / row.recipe) for row in ROWS]

@@ -3,6 +3,7 @@ import io
 import json
 import math
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,16 +26,16 @@ from underdrawing.experiments.table import (
     to_json,
     to_markdown,
     to_text,
+    write_table,
 )
-from underdrawing.metrics.judges import Judges, Scores, make_cards
+from underdrawing.metrics.judges import Judge, Judges, Scores, make_cards
 
 CONTROL = "identity"
 
 
 def judges(frechet: str = "Fréchet (toy)") -> Judges:
-    network = ("toy", "")
-    names = ("LPIPS", frechet, "KID (toy)")
-    return Judges(dict, dict, [], torch.flatten, network, network, network, *names)
+    judge = Judge(lambda images, layers: {}, [], lambda features: torch.empty(0), ("toy", ""))
+    return Judges(judge, judge, judge, "LPIPS", frechet, "KID (toy)")
 
 
 def scores(ssim: float = 0.8, style_gap: float = 0.5, frechet: float | None = None) -> Scores:
@@ -212,6 +213,21 @@ def test_json_holds_everything() -> None:
     assert [card["name"] for card in tree["cards"]] == [card.name for card in table.cards]
     assert tree["notes"] == table.notes
     assert tree["lines"][0]["figures"]["frechet"]["measured"] is None
+
+
+def test_a_written_table_is_there_three_times_and_where_else_it_is_asked_for(
+    tmp_path: Path,
+) -> None:
+    table, folder, elsewhere = make_table(), tmp_path / "new", tmp_path / "figures.json"
+    write_table(table, folder)
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {
+        "table.md": to_markdown(table),
+        "table.csv": to_csv(table),
+        "table.json": to_json(table),
+    }
+    assert not elsewhere.exists()
+    write_table(table, folder, elsewhere)
+    assert elsewhere.read_text() == to_json(table)
 
 
 def test_text_lines_up() -> None:

@@ -1,23 +1,37 @@
 import math
+from collections.abc import Collection
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 from underdrawing.metrics.distribution import frechet_distance, kernel_distance
-from underdrawing.metrics.judges import Batch, Judges, Scores, make_cards, score
-from underdrawing.metrics.perceptual import LPIPS_LAYERS, lpips, ssim_scores
-from underdrawing.metrics.style_gap import ACTIVATION_STD, style_gap_closed
+from underdrawing.metrics.judges import Judge, Judges, Network, Scores, make_cards, measure, score
+from underdrawing.metrics.perceptual import LPIPS_LAYERS, lpips, lpips_vector, ssim_scores
+from underdrawing.metrics.style_gap import ACTIVATION_STD, style_gap_closed, style_vector
 
 FIGURES = ("ssim", "ssim_worst", "lpips", "style_gap")
+HEADS = [torch.ones(3)] * len(LPIPS_LAYERS)
+
+
+def style_network(images: Tensor, layers: Collection[str]) -> dict[str, Tensor]:
+    return {layer: ACTIVATION_STD[layer] * images for layer in layers}
+
+
+def plain_network(images: Tensor, layers: Collection[str]) -> dict[str, Tensor]:
+    return dict.fromkeys(layers, images)
+
+
+def moments(features: dict[str, Tensor]) -> Tensor:
+    return torch.cat([features["in"].mean(dim=(2, 3)), features["in"].std(dim=(2, 3))], dim=1)
+
+
 JUDGES = Judges(
-    style=lambda x: {layer: k * x for layer, k in ACTIVATION_STD.items()},
-    perceptual=lambda x: dict.fromkeys(LPIPS_LAYERS, x),
-    heads=[torch.ones(3)] * len(LPIPS_LAYERS),
-    pooled=lambda x: torch.cat([x.mean(dim=(2, 3)), x.std(dim=(2, 3))], dim=1),
-    style_network=("style net", "a" * 64),
-    perceptual_network=("perceptual net", "b" * 64),
-    pooled_network=("pooled net", "c" * 64),
+    style=Judge(style_network, ACTIVATION_STD, style_vector, ("style net", "a" * 64)),
+    perceptual=Judge(
+        plain_network, LPIPS_LAYERS, lambda x: lpips_vector(x, HEADS), ("perceptual net", "b" * 64)
+    ),
+    pooled=Judge(plain_network, ["in"], moments, ("pooled net", "c" * 64)),
     lpips_name="LPIPS of a toy",
     frechet_name="Fréchet of a toy",
     kernel_name="KID of a toy",
@@ -34,15 +48,16 @@ STYLIZED = 0.5 * CONTENT + 0.5 * STYLE
 PAINTINGS = JUDGES.pooled(pictures(24, 2, 0.4, 1.0))
 
 
-def parts(stylized: Tensor, size: int, content: Tensor = CONTENT) -> list[Batch]:
-    triple = (stylized, content, STYLE)
-    return list(zip(*(images.split(size) for images in triple), strict=True))
+def score_in_batches(stylized: Tensor, size: int, content: Tensor = CONTENT) -> Scores:
+    batches = zip(*(images.split(size) for images in (stylized, content, STYLE)), strict=True)
+    measured = [measure(JUDGES.look(a), JUDGES.look(b), JUDGES.style(c)) for a, b, c in batches]
+    return score(measured, PAINTINGS)
 
 
 def test_the_scores_are_the_metrics_over_all_pairs() -> None:
-    scores = score(parts(STYLIZED, 24), PAINTINGS, JUDGES)
+    scores = score_in_batches(STYLIZED, 24)
     mean, worst = ssim_scores(STYLIZED, CONTENT)
-    distance = lpips(JUDGES.perceptual(STYLIZED), JUDGES.perceptual(CONTENT), JUDGES.heads)
+    distance = lpips(JUDGES.perceptual(STYLIZED), JUDGES.perceptual(CONTENT))
     gap = style_gap_closed(*(JUDGES.style(images) for images in (STYLIZED, CONTENT, STYLE)))
     for name, values in zip(FIGURES, (mean, worst, distance, gap), strict=True):
         assert scores.per_pair[name] == pytest.approx(values.tolist(), rel=1e-5)
@@ -56,7 +71,7 @@ def test_the_scores_are_the_metrics_over_all_pairs() -> None:
 
 
 def test_the_photo_itself_keeps_everything_and_closes_nothing() -> None:
-    scores = score(parts(CONTENT, 8), PAINTINGS, JUDGES)
+    scores = score_in_batches(CONTENT, 8)
     assert scores.ssim == pytest.approx(1, abs=1e-6)
     assert scores.ssim_worst == pytest.approx(1, abs=1e-6)
     assert scores.lpips == 0
@@ -65,7 +80,7 @@ def test_the_photo_itself_keeps_everything_and_closes_nothing() -> None:
 
 
 def test_the_painting_itself_closes_the_gap() -> None:
-    scores = score(parts(STYLE, 8), PAINTINGS, JUDGES)
+    scores = score_in_batches(STYLE, 8)
     assert scores.style_gap == 1
     assert scores.ssim < 0.5
     assert scores.frechet is not None
@@ -75,7 +90,7 @@ def test_the_painting_itself_closes_the_gap() -> None:
 
 @pytest.mark.parametrize("size", [1, 5, 7])
 def test_batches_do_not_matter(size: int) -> None:
-    whole, cut = (score(parts(STYLIZED, n), PAINTINGS, JUDGES) for n in (24, size))
+    whole, cut = (score_in_batches(STYLIZED, n) for n in (24, size))
     assert (cut.pairs, cut.left_out) == (whole.pairs, whole.left_out)
     for name in (*FIGURES, "frechet", "kernel", "frechet_photos"):
         assert getattr(cut, name) == pytest.approx(getattr(whole, name), rel=1e-4)
@@ -88,7 +103,7 @@ def test_near_pairs_are_left_out_of_the_gap_alone_and_counted() -> None:
     content[[3, 10]] = STYLE[[3, 10]]
     rest = torch.ones(24, dtype=torch.bool)
     rest[[3, 10]] = False
-    scores = score(parts(STYLIZED, 6, content), PAINTINGS, JUDGES)
+    scores = score_in_batches(STYLIZED, 6, content)
     assert (scores.pairs, scores.left_out) == (24, 2)
     gaps = torch.tensor(scores.per_pair["style_gap"])
     assert gaps.isnan().eq(~rest).all()
@@ -97,15 +112,54 @@ def test_near_pairs_are_left_out_of_the_gap_alone_and_counted() -> None:
 
 
 def test_too_few_pictures_have_no_distances_between_sets() -> None:
-    scores = score(parts(STYLIZED, 5)[:1], PAINTINGS, JUDGES)
+    few = measure(JUDGES.look(STYLIZED[:5]), JUDGES.look(CONTENT[:5]), JUDGES.style(STYLE[:5]))
+    scores = score([few], PAINTINGS)
     assert scores.frechet is scores.kernel is scores.frechet_photos is None
     assert scores.ssim < 1
 
 
-def test_scoring_tracks_no_gradients() -> None:
-    stylized = STYLIZED.clone().requires_grad_()
-    assert isinstance(score(parts(stylized, 8), PAINTINGS, JUDGES), Scores)
-    assert stylized.grad is None
+class Counter:
+    """A network that remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.passes: list[set[str]] = []
+
+    def __call__(self, images: Tensor, layers: Collection[str]) -> dict[str, Tensor]:
+        self.passes.append(set(layers))
+        return plain_network(images, layers)
+
+
+def with_networks(style: Network, perceptual: Network, pooled: Network) -> Judges:
+    return replace(
+        JUDGES,
+        style=replace(JUDGES.style, network=style),
+        perceptual=replace(JUDGES.perceptual, network=perceptual),
+        pooled=replace(JUDGES.pooled, network=pooled),
+    )
+
+
+def test_judges_of_one_network_share_a_pass_over_all_their_layers() -> None:
+    network = Counter()
+    view = with_networks(network, network, network).look(CONTENT)
+    assert network.passes == [{*ACTIVATION_STD, *LPIPS_LAYERS, "in"}]
+    alone = with_networks(plain_network, plain_network, plain_network)
+    assert torch.equal(view.images, CONTENT)
+    for name in ("style", "perceptual", "pooled"):
+        assert torch.equal(getattr(view, name), getattr(alone, name)(CONTENT))
+
+
+def test_judges_of_different_networks_have_a_pass_each() -> None:
+    vgg, imagenet, inception = Counter(), Counter(), Counter()
+    with_networks(vgg, imagenet, inception).look(CONTENT)
+    assert vgg.passes == [set(ACTIVATION_STD)]
+    assert imagenet.passes == [set(LPIPS_LAYERS)]
+    assert inception.passes == [{"in"}]
+
+
+def test_a_judge_alone_asks_for_its_own_layers_only() -> None:
+    network = Counter()
+    with_networks(network, network, network).style(STYLE)
+    assert network.passes == [set(ACTIVATION_STD)]
 
 
 def test_the_cards_name_networks_sizes_and_references() -> None:

@@ -5,9 +5,10 @@ from torch import Tensor
 from underdrawing.metrics.style_gap import (
     ACTIVATION_STD,
     MIN_DISTANCE,
-    style_distance,
-    style_gap_closed,
+    style_vector,
 )
+from underdrawing.metrics.style_gap import style_distance as distance
+from underdrawing.metrics.style_gap import style_gap_closed as gap_closed
 
 Features = dict[str, Tensor]
 
@@ -19,6 +20,14 @@ def features(seed: int, batch: int = 3, side: int = 6) -> Features:
         layer: k * scales * torch.rand(batch, 4, side, side, generator=generator)
         for layer, k in ACTIVATION_STD.items()
     }
+
+
+def style_distance(a: Features, b: Features) -> Tensor:
+    return distance(style_vector(a), style_vector(b))
+
+
+def style_gap_closed(*features: Features) -> Tensor:
+    return gap_closed(*map(style_vector, features))
 
 
 def by_hand(a: Features, b: Features) -> list[float]:
