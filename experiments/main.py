@@ -40,8 +40,10 @@ def main() -> None:
 
 def run_command(command: Callable[[list[str]], None], arguments: list[str]) -> None:
     """Run a command; mistakes and interruptions become one sentence and an exit code."""
+    from ..trainers.memory import keep_freed_memory
     from ..trainers.signals import Interrupted
 
+    keep_freed_memory()
     warnings.showwarning = lambda message, *_, **__: print(
         f"underdrawing: note: {message}", file=sys.stderr
     )

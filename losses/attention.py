@@ -82,15 +82,24 @@ def structural_error(stylized: Tensor, content: Tensor, grid: tuple[int, int]) -
 
 
 class Situation(NamedTuple):
-    """All that a target may look at, detached."""
+    """All that a target may look at. What it does not ask for is not computed."""
 
-    errors: dict[str, Tensor]  # layer -> E_l (B,1,h,w)
-    energy: dict[str, Tensor]  # layer -> mean over channels of the photo's P², (B,1,h,w)
+    squared: Features  # layer -> (F - P)², (B,C,h,w)
+    channels: Mapping[str, Tensor]  # layer -> channel attention (B,C), if any
+    features: Features  # of the photo
     stylized: Tensor
     content: Tensor
     layers: dict[str, float]
     grid: tuple[int, int]
     budget: float
+
+    def errors(self) -> dict[str, Tensor]:
+        """Layer -> E_l (B,1,h,w)."""
+        return {k: content_error(v, self.channels.get(k)) for k, v in self.squared.items()}
+
+    def energy(self) -> dict[str, Tensor]:
+        """Layer -> mean over channels of the photo's P², (B,1,h,w)."""
+        return {k: self.features[k].float().square().mean(1, keepdim=True) for k in self.layers}
 
 
 def _structural(s: Situation) -> Tensor:
@@ -98,28 +107,29 @@ def _structural(s: Situation) -> Tensor:
 
 
 def _robust(s: Situation) -> Tensor:
-    return robust_weights(error_map(s.errors, s.layers, s.grid), s.budget)
+    return robust_weights(error_map(s.errors(), s.layers, s.grid), s.budget)
 
 
 def _robust_local(s: Situation) -> Tensor:
     """Robust on E relative to the photo's own local energy: the sky counts like the face."""
+    energy = s.energy()
     local = {
-        layer: error / (s.energy[layer] + 0.1 * s.energy[layer].mean(dim=(2, 3), keepdim=True))
-        for layer, error in s.errors.items()
+        layer: error / (energy[layer] + 0.1 * energy[layer].mean(dim=(2, 3), keepdim=True))
+        for layer, error in s.errors().items()
     }
     return robust_weights(error_map(local, s.layers, s.grid), s.budget)
 
 
 def _calibrated(s: Situation) -> Tensor:
     """A ∝ Q/E, so that A·E follows the structural error."""
-    error = error_map(s.errors, s.layers, s.grid)
+    error = error_map(s.errors(), s.layers, s.grid)
     floor = 0.1 * error.mean(dim=(2, 3), keepdim=True)
     return mean_one(structural_error(s.stylized, s.content, s.grid) / (error + floor))
 
 
 def _saliency(s: Situation) -> Tensor:
     """Softmax of the encoder's energy at a matched KL: what shouts, whether in danger or not."""
-    return robust_weights(error_map(s.energy, s.layers, s.grid), s.budget)
+    return robust_weights(error_map(s.energy(), s.layers, s.grid), s.budget)
 
 
 TARGETS: dict[str, Callable[[Situation], Tensor]] = {
@@ -207,8 +217,9 @@ class AttentionObjective(nn.Module):
 
         h, w = attention.shape[-2:]
         situation = Situation(
-            {k: content_error(v.detach(), frozen.get(k)) for k, v in squared.items()},
-            {k: content_features[k].float().square().mean(1, keepdim=True) for k in squared},
+            {k: v.detach() for k, v in squared.items()},
+            frozen,
+            content_features,
             stylized.detach(),
             content,
             self.layers,

@@ -4,22 +4,60 @@ One value per image, (B,), averaged over layers. Computed in float32 even under 
 matrix overflows half precision.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 Features = dict[str, Tensor]
 
 
 def gram(features: Tensor) -> Tensor:
-    """G = F Fᵀ / (C·h·w), (B,C,h,w) -> (B,C,C).
+    """G = F Fᵀ / (C·h·w), (B,C,h,w) -> (B,C,C) in at least float32.
 
-    Divided *before* the product, which keeps the sums small.
+    Fastest, without a copy, on features in channels_last.
     """
-    c, h, w = features.shape[1:]
-    f = rearrange(features.float(), "b c h w -> b c (h w)") / (c * h * w) ** 0.5
-    with torch.autocast(f.device.type, enabled=False):
-        return f @ f.mT
+    return _Gram.apply(rearrange(features, "b c h w -> b (h w) c"))
+
+
+class _Gram(torch.autograd.Function):
+    """Positions (B,n,C) to their Gram matrix / (C·n), with one product in each direction.
+
+    Autograd would see two factors and make two products and a sum of their gradients.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        f = x if x.dtype == torch.float64 else x.float()
+        with torch.autocast(x.device.type, enabled=False), _exact_products(x.dtype):
+            return torch.baddbmm(f.new_zeros(()), f.mT, f, beta=0, alpha=1 / f[0].numel())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        # The result is rounded to the features' precision anyway, so the factor may be as well.
+        symmetric = ((grad + grad.mT) / x[0].numel()).to(x.dtype)
+        with torch.autocast(x.device.type, enabled=False):
+            return x @ symmetric
+
+
+@contextmanager
+def _exact_products(dtype: torch.dtype) -> Iterator[None]:
+    """float32 products of numbers that are bfloat16 already may use bfloat16 units: they multiply
+    exactly and add up in float32, three to four times faster.
+    """
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium" if dtype == torch.bfloat16 else before)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def gram_loss(stylized: Tensor, style: Tensor, relative: bool = True) -> Tensor:
@@ -41,8 +79,10 @@ def statistics_loss(stylized: Tensor, style: Tensor, relative: bool = True) -> T
 
 
 def _mean_std(features: Tensor) -> tuple[Tensor, Tensor]:
-    f = rearrange(features.float(), "b c h w -> b c (h w)")
-    return f.mean(-1), (f.var(-1, correction=0) + 1e-5).sqrt()
+    f = features.float()
+    mean = f.mean(dim=(2, 3), keepdim=True)
+    variance = (f - mean).square().mean(dim=(2, 3))  # several times faster than var on a CPU
+    return mean[..., 0, 0], (variance + 1e-5).sqrt()
 
 
 KINDS = {"gram": gram_loss, "statistics": statistics_loss}

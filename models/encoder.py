@@ -1,6 +1,6 @@
 """Frozen image encoders, tapped by the field's layer names (``relu1_1``, ``conv4_2``, …)."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple
 
 import torch
@@ -144,7 +144,20 @@ class Encoder(nn.Module):
         self.requires_grad_(False).eval()
 
     def forward(self, image: Tensor, taps: Collection[str] | None = None) -> Features:
-        return self.net((image - self.mean) / self.std, self.taps if taps is None else taps)
+        x = (image - self.mean) / self.std
+        x = x.to(next(self._convolutions()).weight.dtype)
+        return self.net(x, self.taps if taps is None else taps)
+
+    def in_bfloat16(self) -> "Encoder":
+        """Convolutions in bfloat16, in place: autocast would round these frozen weights again in
+        every pass. The image is still normalised in float32.
+        """
+        for layer in self._convolutions():
+            layer.to(torch.bfloat16)
+        return self
+
+    def _convolutions(self) -> Iterator[nn.Conv2d]:
+        return (layer for layer in self.net.modules() if isinstance(layer, nn.Conv2d))
 
     def channels(self) -> dict[str, int]:
         """Number of channels of each tap."""

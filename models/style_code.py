@@ -5,7 +5,6 @@ Codes of several paintings can be averaged and interpolated; ``Generator`` stand
 """
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
 COLOUR_SIZE = 6
@@ -13,8 +12,10 @@ COLOUR_SIZE = 6
 
 def mean_std(x: Tensor, eps: float = 1e-5) -> tuple[Tensor, Tensor]:
     """Spatial mean and standard deviation, (B,C,H,W) -> (B,C), (B,C), in float32."""
-    flat = rearrange(x.float(), "b c h w -> b c (h w)")
-    return flat.mean(-1), (flat.var(-1, correction=0) + eps).sqrt()
+    x = x.float()
+    mean = x.mean(dim=(2, 3), keepdim=True)
+    variance = (x - mean).square().mean(dim=(2, 3))  # several times faster than var on a CPU
+    return mean[..., 0, 0], (variance + eps).sqrt()
 
 
 def style_code(image: Tensor, features: dict[str, Tensor]) -> Tensor:

@@ -15,10 +15,9 @@ from ..data.images import read_image, square
 from ..models.discriminator import PatchGAN
 from ..models.encoder import Encoder
 from ..models.generator import Generator, code_size
-from ..models.pretrained import Pretrained
 from ..models.style_code import style_code
 from .config import TrainConfig
-from .model_files import build_encoder, build_generator, load_state
+from .model_files import build_generator, load_state
 
 CALIBRATION_PAINTINGS = 64  # whose codes set the scale of the style code
 
@@ -30,7 +29,6 @@ class Networks:
     """
 
     encoder: Encoder
-    pretrained: Pretrained
     generator: nn.Module
     plain_generator: Generator
     averaged: Generator  # EMA of the generator: what is saved and evaluated
@@ -70,19 +68,24 @@ def pick_device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device computes in bfloat16 itself; without such units it is slower there."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported()
+
+
 def make_accelerator(config: TrainConfig) -> Accelerator:
     """An Accelerator for the config's device and precision.
 
     Raises:
         ValueError: cuda asked for, none here; or a batch that does not divide.
     """
-    cuda = pick_device(config.device).type == "cuda"
+    device = pick_device(config.device)
     # fp16 is not offered: with two optimizers and clipping its loss scaling goes wrong.
-    bf16 = config.precision == "bf16" or (
-        config.precision == "auto" and cuda and torch.cuda.is_bf16_supported()
-    )
+    bf16 = config.precision == "bf16" or (config.precision == "auto" and has_bfloat16(device))
     accelerator = Accelerator(
-        cpu=not cuda,
+        cpu=device.type == "cpu",
         mixed_precision="bf16" if bf16 else "no",
         gradient_accumulation_steps=config.accumulate,
     )
@@ -95,50 +98,61 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     return accelerator
 
 
+def encoder_taps(config: TrainConfig) -> list[str]:
+    """The encoder layers that a run looks at."""
+    return [*config.style.layers, *content_layers(config)]
+
+
+def content_layers(config: TrainConfig) -> list[str]:
+    """The layers of the content loss; none for the pixel loss."""
+    return [name for name, _ in config.content.layers] if config.content.kind == "feature" else []
+
+
 def build_networks(
-    config: TrainConfig, accelerator: Accelerator, paintings: Sequence[Path]
+    config: TrainConfig, accelerator: Accelerator, encoder: Encoder, codes: Tensor
 ) -> Networks:
     """Build, initialise and prepare all networks.
 
-    ``paintings`` are the training paintings, whose codes set the scale of the style code.
+    ``codes`` (N,D) are the training paintings', which set the scale of the style code.
 
     Raises:
-        ValueError: unknown layer, no weights to be had, a size the discriminator cannot judge,
-            or a model to start from that does not fit.
+        ValueError: a size the discriminator cannot judge, or a model to start from that does not
+            fit.
     """
     torch.manual_seed(config.seed)  # initial weights; all else is drawn per position
-    device, layout = accelerator.device, torch.channels_last
-    style_layers = list(config.style.layers)
-    content_layers = (
-        [n for n, _ in config.content.layers] if config.content.kind == "feature" else []
-    )
-    with accelerator.main_process_first():  # the first one fills the weights cache
-        encoder, pretrained = build_encoder(config, style_layers + content_layers)
-    encoder.to(device).to(memory_format=layout)
-    channels = encoder.channels()
-    style_size = code_size({layer: channels[layer] for layer in style_layers})
+    device, channels = accelerator.device, encoder.channels()
+    encoder.to(device).to(memory_format=torch.channels_last)
+    if accelerator.mixed_precision == "bf16":
+        encoder.in_bfloat16()
+    style_size = code_size({layer: channels[layer] for layer in config.style.layers})
 
-    generator = build_generator(config, style_size, {n: channels[n] for n in content_layers})
-    generator.to(device).to(memory_format=layout)
+    generator = build_generator(
+        config, style_size, {n: channels[n] for n in content_layers(config)}
+    )
+    generator.to(device)  # it chooses its layout itself
     if config.init is None:
-        generator.standardise_codes(_codes(encoder, paintings, config, device))
+        generator.standardise_codes(codes)
     else:
         _start_from(generator, config.init)
     discriminator = _build_discriminator(config, style_size)
+    if config.compile:
+        _compile(encoder, generator, discriminator)
 
     o, averaged = config.optimizer, copy.deepcopy(generator).requires_grad_(False)
     wrapped_g, optimizer_g = accelerator.prepare(
-        generator, torch.optim.Adam(generator.parameters(), o.lr, betas=(0.9, 0.99))
+        generator, torch.optim.Adam(generator.parameters(), o.lr, betas=(0.9, 0.99), fused=True)
     )
     wrapped_d = optimizer_d = None
     if discriminator is not None:
-        discriminator.to(device).to(memory_format=layout)
+        discriminator.to(device).to(memory_format=torch.channels_last)
         wrapped_d, optimizer_d = accelerator.prepare(
             discriminator,
-            torch.optim.Adam(discriminator.parameters(), o.lr_discriminator, betas=(0.5, 0.99)),
+            torch.optim.Adam(
+                discriminator.parameters(), o.lr_discriminator, betas=(0.5, 0.99), fused=True
+            ),
         )
     return Networks(
-        encoder, pretrained, wrapped_g, generator, averaged, optimizer_g,
+        encoder, wrapped_g, generator, averaged, optimizer_g,
         wrapped_d, discriminator, optimizer_d,
     )  # fmt: skip
 
@@ -158,13 +172,26 @@ def _build_discriminator(config: TrainConfig, style_size: int) -> PatchGAN | Non
     return discriminator
 
 
+def _compile(*modules: nn.Module | None) -> None:
+    """Compile in place, which keeps the names of the weights."""
+    # The gradient norms of the balance run a backward twice, so nothing may be reused in between.
+    torch._functorch.config.donated_buffer = False
+    for module in modules:
+        if module is not None:
+            module.compile()
+
+
 @torch.no_grad()
-def _codes(
-    encoder: Encoder, paintings: Sequence[Path], config: TrainConfig, device: torch.device
-) -> Tensor:
+def style_codes(encoder: Encoder, paintings: Sequence[Path], config: TrainConfig) -> Tensor:
+    """Style codes (N,D) of the first paintings, centre crops at the training size.
+
+    Raises:
+        ValueError: a painting cannot be read.
+    """
     codes = []
     for path in paintings[:CALIBRATION_PAINTINGS]:
-        image = square(read_image(path, at_least=config.size), config.size)[None].to(device)
+        image = square(read_image(path, at_least=config.size), config.size)[None]
+        image = image.to(encoder.mean.device)
         codes.append(style_code(image, encoder(image, config.style.layers)))
     return torch.cat(codes)
 

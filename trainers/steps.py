@@ -26,7 +26,7 @@ from ..losses.style import StyleLoss
 from ..models.generator import Stylized
 from ..models.style_code import style_code
 from .config import TrainConfig
-from .networks import Networks
+from .networks import Networks, content_layers
 
 Features = dict[str, Tensor]
 
@@ -65,11 +65,8 @@ class Terms(NamedTuple):
 def perceive(networks: Networks, batch: Pair, config: TrainConfig) -> Scene:
     """Features of photo and painting, without gradient, and the generator's output."""
     encoder = networks.encoder
-    content_taps = [layer for layer, _ in config.content.layers]
     with torch.no_grad():
-        content = (
-            encoder(batch["content"], content_taps) if config.content.kind == "feature" else {}
-        )
+        content = encoder(batch["content"], taps) if (taps := content_layers(config)) else {}
         style = encoder(batch["style"], config.style.layers)
         code = style_code(batch["style"], style)
     output = networks.generator(batch["content"], code, batch["strength"])
@@ -97,14 +94,21 @@ def discriminator_loss(discriminator: nn.Module, scene: Scene, config: TrainConf
 
 
 def generator_terms(
-    networks: Networks, objectives: Objectives, scene: Scene, config: TrainConfig
+    networks: Networks,
+    objectives: Objectives,
+    scene: Scene,
+    config: TrainConfig,
+    statistics: bool = False,
 ) -> Terms:
-    """G's terms. The discriminator judges unwrapped and frozen."""
+    """G's terms, with the attention map's statistics if asked for.
+
+    The discriminator judges unwrapped and frozen.
+    """
     image, photo = scene.output.image, scene.batch["content"]
     strength = scene.batch["strength"].mean(dim=(1, 2, 3))
     features = networks.encoder(image)
     balanced = {"style": strength * objectives.style(features, scene.style)}
-    extra, statistics = {}, None
+    extra, figures = {}, None
 
     if config.content.kind == "pixel":
         balanced["content"] = pixel_loss(image, photo)
@@ -115,15 +119,15 @@ def generator_terms(
         )
         balanced["content"] = objectives.content(squared, weighting.attention, weighting.channels)
         extra["attention"] = weighting.loss
-        if weighting.attention is not None:
-            statistics = _statistics(weighting.attention, squared, objectives)
+        if statistics and weighting.attention is not None:
+            figures = _statistics(weighting.attention, squared, objectives)
     if config.balance.tv > 0:
         extra["tv"] = config.balance.tv * tv_loss(image)
 
     if networks.plain_discriminator is not None:
         adversarial = _adversarial(networks.plain_discriminator, scene, config)
         balanced["adversarial"] = strength * adversarial
-    return Terms(balanced, extra, statistics)
+    return Terms(balanced, extra, figures)
 
 
 def _adversarial(discriminator: nn.Module, scene: Scene, config: TrainConfig) -> Tensor:

@@ -14,19 +14,20 @@ from tqdm.auto import tqdm
 
 from ..data.folders import Collection, read_collection
 from ..data.images import write_atomic
+from ..data.prepared import Decoded, Prepared, prepare, prepared_side
 from ..data.samples import sample_collections
-from ..data.stream import Pair, PairStream, Positions, make_loader
+from ..data.stream import Pair, PairStream, Positions, make_loader, unpack
 from ..losses.attention import collapse_warning
 from ..models.pretrained import cache_dir
-from .balance import TERMS, Balance
+from .balance import TERMS
 from .checkpoint import load_checkpoint, save_checkpoint, saved_step
 from .config import TrainConfig, differences, to_json
-from .model_files import load_config, save_model
-from .networks import build_networks, make_accelerator
+from .learner import Learner
+from .model_files import build_encoder, load_config, save_model
+from .networks import build_networks, encoder_taps, make_accelerator, style_codes
 from .pictures import training_grid
-from .schedule import average_into, learning_rate_factor, set_learning_rate
 from .signals import Interrupted, stop_signals
-from .steps import Objectives, Scene, Terms, discriminator_loss, generator_terms, perceive
+from .steps import Scene
 from .tracking import Tracker, provenance
 
 
@@ -38,8 +39,9 @@ def collections(config: TrainConfig, notify: bool = True) -> tuple[Collection, C
         if notify:
             missing = [name for name in ("photos", "paintings") if getattr(config, name) is None]
             print(f"no --{' and no --'.join(missing)}: using the built-in samples", file=sys.stderr)
-    photos = read_collection(config.photos) if config.photos else samples[0]
-    paintings = read_collection(config.paintings) if config.paintings else samples[1]
+    cache = cache_dir()
+    photos = read_collection(config.photos, cache) if config.photos else samples[0]
+    paintings = read_collection(config.paintings, cache) if config.paintings else samples[1]
     assert photos is not None
     assert paintings is not None
     return photos, paintings
@@ -81,18 +83,24 @@ class Trainer:
         self.config = config
         self.accelerator = make_accelerator(config)
         self.device, self.main = self.accelerator.device, self.accelerator.is_main_process
-        with self.accelerator.main_process_first():  # the first one fills the sample cache
+        with self.accelerator.main_process_first():  # the first one fills the caches
             self.photos, self.paintings = collections(config, self.main)
-        self.dataset = PairStream(
-            self.photos.train, self.paintings.train, config.size, config.seed,
-            config.full_strength, config.crop_scale,
-        )  # fmt: skip
-        self.networks = build_networks(config, self.accelerator, self.paintings.train)
-        self.objectives = Objectives(config)
-        self.balance = Balance(config.balance, self.device)
-        self.sums: dict[str, Tensor] = {}
-        self.counts: dict[str, int] = {}
+            self.dataset = PairStream(
+                self._pictures("photos", self.photos), self._pictures("paintings", self.paintings),
+                config.size, config.seed, config.full_strength, config.crop_scale,
+            )  # fmt: skip
+            encoder, self.pretrained = build_encoder(config, encoder_taps(config))
+        encoder.to(self.device)
+        codes = style_codes(encoder, self.paintings.train, config)
+        self.networks = build_networks(config, self.accelerator, encoder, codes)
+        self.learner = Learner(config, self.accelerator, self.networks)
         self.warned = False
+
+    def _pictures(self, name: str, collection: Collection) -> Prepared | Decoded:
+        side = prepared_side(self.config.size, self.config.crop_scale)
+        if not self.config.prepare:
+            return Decoded(collection.train, side)
+        return prepare(collection.train, side, cache_dir(), name)
 
     # -- running -----------------------------------------------------------------------------
 
@@ -105,9 +113,11 @@ class Trainer:
         restored = load_checkpoint(config.out, networks.modules(), networks.optimizers())
         start = restored[0] if restored else 0
         if restored:
-            self.balance.norms = restored[1]["balance"].to(self.device)
+            self.learner.balance.norms = restored[1]["balance"].to(self.device)
         self.accelerator.wait_for_everyone()
         self.tracker = Tracker(config.out, start) if self.main else None
+        if start == 0 and config.balance.kind == "gradient":
+            self.learner.first_measurement(self._batches(0))
         batches = self._batches(start)
         bar = tqdm(
             range(start, config.steps), f"training {config.out.name}", initial=start,
@@ -115,10 +125,12 @@ class Trainer:
         )  # fmt: skip
         with stop_signals() as stop:
             for step in bar:
-                self._step(step, batches)
+                scene = self.learner.step(step, batches)
                 done = step + 1
                 if done % config.log_every == 0 or done == config.steps:
                     bar.set_postfix(self._log(done), refresh=False)
+                if done % config.image_every == 0 and self.tracker is not None:
+                    self.tracker.image(done, "photo, painting, stylized, attention", _grid(scene))
                 stopping = self._agreed(bool(stop))
                 if done % config.save_every == 0 or done == config.steps or stopping:
                     self._save(done)
@@ -143,79 +155,7 @@ class Trainer:
         )
         micro = config.batch_size // accelerator.num_processes // config.accumulate
         for batch in make_loader(self.dataset, positions, micro, config.workers):
-            yield {
-                key: value.to(self.device, non_blocking=True, memory_format=layout(value))
-                for key, value in batch.items()
-            }  # type: ignore[misc]  # fmt: skip
-
-    def _step(self, step: int, batches: Iterator[Pair]) -> None:
-        """One optimizer step of D and of G, over all micro-batches."""
-        config, networks, progress = self.config, self.networks, step / self.config.steps
-        rates = {
-            "optimizer_g": config.optimizer.lr,
-            "optimizer_d": config.optimizer.lr_discriminator,
-        }
-        for name, optimizer in networks.optimizers().items():
-            set_learning_rate(optimizer, rates[name] * learning_rate_factor(step, config))
-        measuring = step % config.balance.every == 0
-        if step == 0 and config.balance.kind == "gradient":
-            self._first_measurement()
-        weights = self.balance.weights(progress)
-        for _ in range(config.accumulate):
-            batch = next(batches)
-            # One context for both: Accelerate's accumulation contexts share a counter.
-            with self.accelerator.accumulate(*networks.trained()):
-                scene = self._perceive(batch)
-                self._discriminator_step(scene)
-                terms = self._generator_step(scene, weights, measuring)
-            self._record(terms)
-        if measuring:
-            self.balance.update(self.accelerator, config.accumulate)
-        average_into(networks.averaged, networks.plain_generator, step, config.optimizer.ema)
-        if (step + 1) % config.image_every == 0 and self.tracker is not None:
-            self.tracker.image(step + 1, "photo, painting, stylized, attention", _grid(scene))
-
-    def _perceive(self, batch: Pair) -> Scene:
-        with self.accelerator.autocast():
-            return perceive(self.networks, batch, self.config)
-
-    def _discriminator_step(self, scene: Scene) -> None:
-        """D learns from this batch; G's output is detached."""
-        networks = self.networks
-        if networks.discriminator is None or networks.optimizer_d is None:
-            return
-        with self.accelerator.autocast():
-            loss = discriminator_loss(networks.discriminator, scene, self.config).mean()
-        self.accelerator.backward(loss)
-        networks.optimizer_d.step()
-        networks.optimizer_d.zero_grad()
-        self._add("loss/discriminator", loss)
-
-    def _generator_step(self, scene: Scene, weights: dict[str, Tensor], measuring: bool) -> Terms:
-        """G and its attention branch learn from this batch, in one backward; D is frozen."""
-        with self.accelerator.autocast():
-            terms = generator_terms(self.networks, self.objectives, scene, self.config)
-        if measuring:
-            self.balance.measure(terms.balanced, scene.output.image)
-        balanced = [weights[name] * term.mean() for name, term in terms.balanced.items()]
-        loss = torch.stack([*balanced, *(term.mean() for term in terms.extra.values())]).sum()
-        self.accelerator.backward(loss)
-        if self.accelerator.sync_gradients:
-            self.accelerator.clip_grad_norm_(
-                self.networks.generator.parameters(), self.config.optimizer.clip
-            )
-        self.networks.optimizer_g.step()
-        self.networks.optimizer_g.zero_grad()
-        return terms
-
-    def _first_measurement(self) -> None:
-        """Before step 0 no gradient norm is known: measure on its own batch, without a step."""
-        batches = self._batches(0)
-        for _ in range(self.config.accumulate):
-            scene = self._perceive(next(batches))
-            terms = generator_terms(self.networks, self.objectives, scene, self.config)
-            self.balance.measure(terms.balanced, scene.output.image)
-        self.balance.update(self.accelerator, self.config.accumulate)
+            yield unpack(batch, self.device)
 
     # -- keeping -----------------------------------------------------------------------------
 
@@ -226,7 +166,7 @@ class Trainer:
             save_model(self.networks.averaged.state_dict(), self.config.out)
             save_checkpoint(
                 self.config.out, step, self.networks.modules(), self.networks.optimizers(),
-                {"balance": self.balance.norms},
+                {"balance": self.learner.balance.norms},
             )  # fmt: skip
 
     def _write_description(self) -> None:
@@ -234,7 +174,7 @@ class Trainer:
         write_atomic(config.out / "config.json", to_json(config))
         manifest = {"photos": self.photos.manifest(), "paintings": self.paintings.manifest()}
         write_atomic(config.out / "manifest.json", json.dumps(manifest, indent=1))
-        p = self.networks.pretrained
+        p = self.pretrained
         origin = {"name": p.name, "source": p.source, "sha256": p.sha256}
         about = provenance(
             encoder=origin, device=str(self.device), processes=self.accelerator.num_processes,
@@ -251,27 +191,9 @@ class Trainer:
 
     # -- logging -----------------------------------------------------------------------------
 
-    def _record(self, terms: Terms) -> None:
-        for name, term in (terms.balanced | terms.extra).items():
-            self._add(f"loss/{name}", term.mean())
-        if terms.attention is not None:
-            for name, value in terms.attention._asdict().items():
-                self._add(f"attention/{name}", value.mean())
-
-    def _add(self, name: str, value: Tensor) -> None:
-        """Sum on the device: reading a number would make the device wait for us."""
-        self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + value.detach()
-        self.counts[name] = self.counts.get(name, 0) + 1
-
     def _log(self, step: int) -> dict[str, str]:
-        """Means since the last log, over processes, written down; returns what the bar shows."""
-        progress = step / self.config.steps
-        values = {name: total / self.counts[name] for name, total in self.sums.items()}
-        values |= {f"share/{name}": share for name, share in self.balance.shares(progress).items()}
-        values |= {f"weight/{name}": w for name, w in self.balance.weights(progress).items()}
-        stacked = self.accelerator.reduce(torch.stack([v.float() for v in values.values()]), "mean")
-        numbers = dict(zip(values, stacked.tolist(), strict=True))
-        self.sums, self.counts = {}, {}
+        """Write the figures down; returns what the bar shows."""
+        numbers = self.learner.figures(step)
         if self.tracker is not None:
             self.tracker.scalars(step, numbers)
             self._watch_attention(step, numbers)
@@ -291,11 +213,6 @@ class Trainer:
         if message and step > past_start:
             warnings.warn(message, stacklevel=2)
             self.warned = True
-
-
-def layout(tensor: Tensor) -> torch.memory_format:
-    """channels_last for pictures: convolutions need no reordering then, on CPU and GPU."""
-    return torch.channels_last if tensor.dim() == 4 else torch.preserve_format
 
 
 def _grid(scene: Scene) -> Tensor:
