@@ -64,7 +64,7 @@ class BenchmarkConfig:
         for name in ("parts", "images"):
             if not getattr(self, name):
                 raise ValueError(f"--{name} names nothing to measure")
-        if min(*self.sizes, *self.images, self.batch or 1, 10**9) < 1:
+        if min(*self.sizes, *self.images, 1 if self.batch is None else self.batch) < 1:
             raise ValueError("--sizes, --batch and --images must be at least 1")
 
 

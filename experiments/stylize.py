@@ -1,24 +1,36 @@
 """``underdrawing stylize``: photos in, repainted photos out."""
 
 import sys
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
 import tyro
 from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..data.folders import find_pictures
-from ..data.images import read_image, save_image, to_tensor
+from ..data.images import read_image, save_image, to_tensor, write_atomic
 from ..models.encoder import Encoder
+from ..models.pretrained import sha256_of
 from ..models.style_code import style_code
 from ..trainers.config import TrainConfig
+from ..trainers.memory import free_memory
 from ..trainers.model_files import build_encoder, load_model
 from ..trainers.networks import pick_device
 from ..trainers.pictures import overlay
+
+AHEAD = 2  # pictures read before, and written after, the network's turn
+BYTES_PER_PIXEL = 260  # at the peak of stylizing, measured at 2048x2048 and 4096x4096
 
 
 @dataclass(frozen=True)
@@ -41,7 +53,27 @@ class StylizeConfig:
     """Where to compute."""
 
 
-def painting_code(path: Path, encoder: Encoder, config: TrainConfig) -> Tensor:
+def painting_code(path: Path, run: Path, trained: TrainConfig, device: torch.device) -> Tensor:
+    """Style code (1,D) of a painting file, made once and kept in the run folder.
+
+    A painting whose code is kept needs no encoder, and so no weights.
+
+    Raises:
+        ValueError: the picture cannot be read, or is a sliver; or there are no weights.
+    """
+    kept = run / "codes" / f"{_digest(path)}.safetensors"
+    try:
+        return load_file(kept, str(device))["code"]
+    except (OSError, SafetensorError, KeyError):
+        pass  # not met before, or damaged
+    encoder, _ = build_encoder(trained, list(trained.style.layers))
+    code = encode_painting(path, encoder.to(device), trained)
+    with suppress(OSError):  # a run folder that is read-only: made anew each time
+        write_atomic(kept, save({"code": code.cpu()}))
+    return code
+
+
+def encode_painting(path: Path, encoder: Encoder, trained: TrainConfig) -> Tensor:
     """Style code (1,D) of a painting file, at the scale at which the model met paintings.
 
     Raises:
@@ -50,10 +82,17 @@ def painting_code(path: Path, encoder: Encoder, config: TrainConfig) -> Tensor:
     image = read_image(path)
     if min(image.size) < 16 or max(image.size) > 20 * min(image.size):
         raise ValueError(f"{path} is {image.width}x{image.height} pixels: no picture of a style")
-    scale = config.size / min(image.size)
+    scale = trained.size / min(image.size)
     size = (round(image.width * scale), round(image.height * scale))
     painting = to_tensor(image.resize(size, Image.Resampling.LANCZOS))[None].to(encoder.mean.device)
-    return style_code(painting, encoder(painting, config.style.layers))
+    return style_code(painting, encoder(painting, trained.style.layers))
+
+
+def _digest(path: Path) -> str:
+    try:
+        return sha256_of(path)[:16]
+    except OSError:
+        raise ValueError(f"there is no picture {path}") from None
 
 
 @torch.inference_mode()
@@ -62,31 +101,79 @@ def stylize(config: StylizeConfig) -> list[Path]:
 
     Raises:
         ValueError: nothing to do, no such model, a strength out of range, or every photo failed.
+        OSError: a result cannot be written.
     """
     if not 0 <= config.strength <= 1:
         raise ValueError(f"--strength is {config.strength}; it goes from 0 to 1")
     device = pick_device(config.device)
     generator, trained = load_model(config.model, device)
-    encoder, _ = build_encoder(trained, list(trained.style.layers))
-    code = painting_code(config.style, encoder.to(device), trained)
+    code = painting_code(config.style, config.model, trained, device)
     targets = _targets(config.photos, config.out, config.style.stem)
-    written, failures = [], 0
-    for photo, target in tqdm(targets.items(), "stylizing", disable=len(targets) == 1):
-        try:
-            content = to_tensor(read_image(photo))[None].to(device)
-            output = generator(content, code, config.strength)
-        except ValueError as error:
-            print(f"underdrawing: skipped: {error}", file=sys.stderr)
-            failures += 1
-            continue
-        save_image(output.image[0], target)
-        written.append(target)
-        if config.attention:
-            shown = overlay(content, output.attention)[0]
-            save_image(shown, target.with_name(f"{target.stem}-attention.png"))
-    if failures:
+    written: list[Path] = []
+    # Files are read and written by threads while the network works on the picture between them.
+    with ThreadPoolExecutor(2) as pool:
+        writing: deque[Future[list[Path]]] = deque()
+        photos = _read_ahead(pool, list(targets))
+        for photo, pixels in tqdm(
+            photos, "stylizing", len(targets), unit="photo", disable=len(targets) == 1
+        ):
+            try:
+                content = _to_device(photo, pixels, device)
+                output = generator(content, code, config.strength)
+            except ValueError as error:
+                print(f"underdrawing: skipped: {error}", file=sys.stderr)
+                continue
+            shown = overlay(content, output.attention)[0] if config.attention else None
+            writing.append(pool.submit(_write, output.image[0], shown, targets[photo]))
+            if len(writing) > AHEAD:
+                written += writing.popleft().result()
+        for job in writing:
+            written += job.result()
+    if failures := len(targets) - len(written):
         raise ValueError(f"{failures} of {len(targets)} photos could not be stylized")
     return written
+
+
+def _read_ahead(
+    pool: ThreadPoolExecutor, photos: list[Path]
+) -> Iterator[tuple[Path, Image.Image | ValueError]]:
+    """Photos with their pixels, or why there are none; a few are read before their turn."""
+    reading: deque[Future[Image.Image | ValueError]] = deque()
+    waiting = iter(photos)
+    for photo in photos:
+        reading.extend(pool.submit(_read, p) for p in islice(waiting, AHEAD - len(reading)))
+        yield photo, reading.popleft().result()
+
+
+def _read(photo: Path) -> Image.Image | ValueError:
+    try:
+        return read_image(photo)
+    except ValueError as error:
+        return error
+
+
+def _to_device(photo: Path, pixels: Image.Image | ValueError, device: torch.device) -> Tensor:
+    """The photo (1,3,H,W) in [0,1] on the device.
+
+    Raises:
+        ValueError: it could not be read, or there is not the memory to stylize it.
+    """
+    if isinstance(pixels, ValueError):
+        raise pixels
+    needed = pixels.width * pixels.height * BYTES_PER_PIXEL
+    if needed > (free := free_memory(device)):
+        raise ValueError(
+            f"{photo} is {pixels.width}x{pixels.height} pixels; stylizing it takes "
+            f"{needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} are free: make it smaller"
+        )
+    return to_tensor(pixels)[None].to(device)
+
+
+def _write(stylized: Tensor, shown: Tensor | None, target: Path) -> list[Path]:
+    save_image(stylized, target)
+    if shown is not None:
+        save_image(shown, target.with_name(f"{target.stem}-attention.png"))
+    return [target]
 
 
 def _targets(photos: tuple[Path, ...], out: Path, style: str) -> dict[Path, Path]:

@@ -1,8 +1,11 @@
-"""Freed memory is kept for the next step instead of given back to the system."""
+"""Memory: keeping what is freed for the next step, and knowing how much is there."""
 
 import ctypes
 import sys
 from contextlib import suppress
+
+import psutil
+import torch
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # mallopt(3)
 
@@ -19,3 +22,10 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_TRIM_THRESHOLD, -1)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can still be taken on the device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available

@@ -54,7 +54,7 @@ def test_help_explains_itself(run: Run, command: str, capsys: pytest.CaptureFixt
     assert run(command, "--help") == 0
     text = capsys.readouterr().out
     assert f"usage: underdrawing {command}" in text
-    assert "--out" in text
+    assert "--device" in text
 
 
 def test_no_command_and_unknown_command(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
