@@ -76,7 +76,8 @@ def save_image(tensor: Tensor, path: Path) -> None:
     """Write (3,H,W) in [0,1] in the format of the suffix; the file is whole or not there."""
     buffer = io.BytesIO()
     kind = Image.registered_extensions()[path.suffix.lower()]
-    to_image(tensor).save(buffer, kind, quality=92)
+    # PNG at level 1: a third of the time for 4 % more bytes; writing outlasts stylizing otherwise.
+    to_image(tensor).save(buffer, kind, quality=92, compress_level=1)
     write_atomic(path, buffer.getvalue())
 
 

@@ -119,7 +119,7 @@ def stylize(config: StylizeConfig) -> list[Path]:
         ):
             try:
                 content = _to_device(photo, pixels, device)
-                output = generator(content, code, config.strength)
+                output = generator(content, code, config.strength, config.attention)
             except ValueError as error:
                 print(f"underdrawing: skipped: {error}", file=sys.stderr)
                 continue

@@ -28,7 +28,7 @@ class Stylized(NamedTuple):
     """What the generator returns."""
 
     image: Tensor  # (B,3,H,W) in [0,1]
-    attention: Tensor  # (B,1,ceil(H/8),ceil(W/8)), mean one
+    attention: Tensor  # (B,1,ceil(H/8),ceil(W/8)), mean one; all ones if it was left out
     channels: dict[str, Tensor]  # layer -> (B,C), mean one; empty without channel attention
 
 
@@ -57,12 +57,44 @@ def normalise(x: Tensor) -> Tensor:
     return F.group_norm(x, x.shape[1])
 
 
+class EnlargingConv(nn.Module):
+    """Resize by two (nearest), then convolve; worked out at the small size.
+
+    In each of the four phases of the large grid, a small pixel is met by several taps of the
+    kernel at once: with their sums as kernels of its own, a phase is a 3x3 convolution of the
+    small grid. It is the same function, so no checkerboard, without ever holding the large input.
+
+    Args:
+        c_in, c_out: channels.
+        kernel: 3 or 5, on the large grid.
+    """
+
+    phases: Tensor
+
+    def __init__(self, c_in: int, c_out: int, kernel: int) -> None:
+        super().__init__()
+        assert kernel in (3, 5)
+        self.conv = nn.Conv2d(c_in, c_out, kernel)
+        phases = torch.zeros(2, 3, kernel)  # phase, small pixel, tap
+        for phase in range(2):
+            for tap in range(kernel):
+                phases[phase, (phase + tap - kernel // 2) // 2 + 1, tap] = 1
+        self.register_buffer("phases", phases, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        taps = torch.einsum("pyu,qxv,oiuv->opqiyx", self.phases, self.phases, self.conv.weight)
+        assert self.conv.bias is not None
+        x = F.pad(x, (1, 1, 1, 1), mode="reflect")  # (B,C,h+2,w+2)
+        x = F.conv2d(x, taps.flatten(0, 2), self.conv.bias.repeat_interleave(4))  # (B,4*C',h,w)
+        return F.pixel_shuffle(x, 2)  # (B,C',2h,2w)
+
+
 class StyledConv(nn.Module):
     """Convolution, instance norm, and the style's own scale and bias (AdaIN)."""
 
-    def __init__(self, c_in: int, c_out: int, hidden: int) -> None:
+    def __init__(self, c_in: int, c_out: int, hidden: int, enlarge: bool = False) -> None:
         super().__init__()
-        self.conv = conv(c_in, c_out, 3)
+        self.conv = EnlargingConv(c_in, c_out, 3) if enlarge else conv(c_in, c_out, 3)
         self.style = nn.Linear(hidden, 2 * c_out)
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
@@ -115,17 +147,21 @@ class Generator(nn.Module):
         self.style = nn.Sequential(
             nn.Linear(style_size + 1, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU()
         )
-        # 4x4 blocks of pixels become 48 channels, and at the end 12 channels 2x2 blocks of paint:
-        # no convolution runs at full size. results/README.md compares shapes.
+        # 4x4 blocks of pixels become 48 channels; no convolution works above half size.
+        # results/README.md compares shapes.
         self.stem = conv(48, width, 3)
         self.trunk = conv(width, width, 3)  # free of style: attention reads the photo alone
         self.blocks = nn.ModuleList(StyledBlock(width, hidden) for _ in range(blocks))
         # Normalised like the blocks: without it, one steep step early on kills the ReLUs for good.
-        self.up = StyledConv(width, width // 2, hidden)
-        self.paint = conv(width // 2, 12, 3)
-        nn.init.zeros_(self.paint.weight)
-        assert self.paint.bias is not None
-        nn.init.zeros_(self.paint.bias)
+        self.up = nn.ModuleList(
+            [
+                StyledConv(width, width // 2, hidden, enlarge=True),
+                StyledConv(width // 2, width // 4, hidden),
+            ]
+        )
+        self.paint = EnlargingConv(width // 4, 3, 5)
+        for parameter in self.paint.parameters():
+            nn.init.zeros_(parameter)
         self.attention = SpatialAttention(width) if attention else None
         self.channel_attention = ChannelAttention(width, channels) if channels else None
 
@@ -139,13 +175,20 @@ class Generator(nn.Module):
         self.code_mean.copy_(codes.mean(dim=0))
         self.code_std.copy_(torch.maximum(std, 0.1 * codes.abs().mean(dim=0)).clamp_min(1e-3))
 
-    def forward(self, photo: Tensor, code: Tensor, strength: Tensor | float = 1.0) -> Stylized:
+    def forward(
+        self,
+        photo: Tensor,
+        code: Tensor,
+        strength: Tensor | float = 1.0,
+        attend: bool = True,
+    ) -> Stylized:
         """Stylize.
 
         Args:
             photo: (B,3,H,W) in [0,1], each side at least 32.
             code: (B,D) style code.
             strength: a number, (B,) or (B,1,H,W), in [0,1].
+            attend: False leaves out the attention branch where only the picture is wanted.
 
         Raises:
             ValueError: the photo is smaller than 32 pixels.
@@ -163,19 +206,19 @@ class Generator(nn.Module):
         x = F.pad(photo, (0, -width % STRIDE, 0, -height % STRIDE), mode="reflect")
         x = F.pixel_unshuffle(x, 4).contiguous(memory_format=layout())  # (B,48,H/4,W/4)
         x = F.relu(normalise(self.stem(x)))
-        trunk = F.relu(normalise(self.trunk(x)))  # (B,W,H/4,W/4)
-        attention, channels = self._attend(trunk.detach())
+        trunk = F.relu(normalise(self.trunk(x)))  # (B,C,H/4,W/4)
+        attention, channels = self._attend(trunk.detach(), attend or self.gate)
 
         h = trunk
         for block in self.blocks:
-            h = block(h, style)  # (B,W,H/4,W/4)
+            h = block(h, style)  # (B,C,H/4,W/4)
         if self.gate:
             a = F.interpolate(attention, size=h.shape[-2:], mode="bilinear")
             keep = a / (1 + a)  # A = 1 mixes half and half
             h = keep * trunk + (1 - keep) * h
-        h = F.interpolate(h, scale_factor=2.0)  # resize, then convolve: no checkerboard
-        h = F.relu(self.up(h, style))  # (B,W/2,H/2,W/2)
-        paint = F.pixel_shuffle(self.paint(h), 2)[..., :height, :width].float()
+        for layer in self.up:
+            h = F.relu(layer(h, style))  # (B,C/2,H/2,W/2), then (B,C/4,H/2,W/2)
+        paint = self.paint(h)[..., :height, :width].float()
 
         base = photo + s * (match_colour(photo, code) - photo)
         stylized = from_logit(to_logit(base) + s * paint)
@@ -189,10 +232,10 @@ class Generator(nn.Module):
         """
         return CODE_SCALE * (code - self.code_mean) / self.code_std
 
-    def _attend(self, trunk: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def _attend(self, trunk: Tensor, attend: bool) -> tuple[Tensor, dict[str, Tensor]]:
         """Attention on detached features: it cannot pull the trunk about."""
-        channels = self.channel_attention(trunk) if self.channel_attention else {}
-        if self.attention is None:
+        channels = self.channel_attention(trunk) if attend and self.channel_attention else {}
+        if self.attention is None or not attend:
             b, _, h, w = trunk.shape
             return trunk.new_ones(b, 1, h // 2, w // 2, dtype=torch.float32), channels
         return self.attention(trunk), channels

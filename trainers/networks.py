@@ -84,6 +84,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     device = pick_device(config.device)
     # fp16 is not offered: with two optimizers and clipping its loss scaling goes wrong.
     bf16 = config.precision == "bf16" or (config.precision == "auto" and has_bfloat16(device))
+    torch.backends.cudnn.benchmark = True  # every crop has one size
     accelerator = Accelerator(
         cpu=device.type == "cpu",
         mixed_precision="bf16" if bf16 else "no",
@@ -109,11 +110,12 @@ def content_layers(config: TrainConfig) -> list[str]:
 
 
 def build_networks(
-    config: TrainConfig, accelerator: Accelerator, encoder: Encoder, codes: Tensor
+    config: TrainConfig, accelerator: Accelerator, encoder: Encoder, codes: Tensor | None
 ) -> Networks:
     """Build, initialise and prepare all networks.
 
-    ``codes`` (N,D) are the training paintings', which set the scale of the style code.
+    ``codes`` (N,D) are the training paintings', which set the scale of the style code; a run that
+    starts from another model takes that one's.
 
     Raises:
         ValueError: a size the discriminator cannot judge, or a model to start from that does not
@@ -130,10 +132,10 @@ def build_networks(
         config, style_size, {n: channels[n] for n in content_layers(config)}
     )
     generator.to(device)  # it chooses its layout itself
-    if config.init is None:
-        generator.standardise_codes(codes)
-    else:
+    if config.init is not None:
         _start_from(generator, config.init)
+    elif codes is not None:
+        generator.standardise_codes(codes)
     discriminator = _build_discriminator(config, style_size)
     if config.compile:
         _compile(encoder, generator, discriminator)

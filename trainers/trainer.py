@@ -91,7 +91,7 @@ class Trainer:
             )  # fmt: skip
             encoder, self.pretrained = build_encoder(config, encoder_taps(config))
         encoder.to(self.device)
-        codes = style_codes(encoder, self.paintings.train, config)
+        codes = None if config.init else style_codes(encoder, self.paintings.train, config)
         self.networks = build_networks(config, self.accelerator, encoder, codes)
         self.learner = Learner(config, self.accelerator, self.networks)
         self.warned = False
