@@ -99,3 +99,9 @@ def _load_optimizer(optimizer: Optimizer, flat: dict[str, Tensor]) -> None:
     optimizer.load_state_dict(
         {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
     )
+    # The file is contiguous, weights may be channels_last, and fused Adam reads both in the order
+    # in which they lie in memory.
+    for parameter, slots in optimizer.state.items():
+        for slot, value in slots.items():
+            if value.shape == parameter.shape:
+                slots[slot] = torch.empty_like(parameter).copy_(value)

@@ -247,7 +247,7 @@ def test_a_generator_is_a_method_with_its_strength() -> None:
     content, style = torch.rand(2, 2, 3, 32, 40)
     code = style_code(style, encoder(style))
     generator = Generator(code.shape[1], width=8, blocks=1).eval()
-    torch.nn.init.normal_(generator.paint.weight)
+    torch.nn.init.normal_(generator.paint.conv.weight)
     for strength in (0.0, 0.5, 1.0):
         method = generator_method(generator, encoder, encoder.taps, strength)
         assert torch.equal(method(content, style), generator(content, code, strength).image)

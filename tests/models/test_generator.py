@@ -4,7 +4,13 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
-from underdrawing.models.generator import CODE_SCALE, Generator, from_logit, to_logit
+from underdrawing.models.generator import (
+    CODE_SCALE,
+    Generator,
+    from_logit,
+    layout,
+    to_logit,
+)
 from underdrawing.models.style_code import match_colour, style_code
 
 FEATURES = 4
@@ -20,7 +26,7 @@ def untrained(**options: object) -> Generator:
 def trained(**options: object) -> Generator:
     """A generator whose paint and attention have left their zero start."""
     generator = untrained(**options)
-    nn.init.normal_(generator.paint.weight, std=0.1)
+    nn.init.normal_(generator.paint.conv.weight, std=0.1)
     if generator.attention is not None:
         nn.init.normal_(generator.attention.logits.weight)
     if generator.channel_attention is not None:
@@ -182,6 +188,48 @@ def test_channel_attention_has_mean_one_per_layer() -> None:
 def test_too_small_a_photo_is_refused_in_words(height: int, width: int) -> None:
     with pytest.raises(ValueError, match=f"{width}x{height} pixels; .* at least 32"):
         untrained()(torch.rand(1, 3, height, width), codes(1))
+
+
+def test_the_layout_depends_on_whether_gradients_are_wanted() -> None:
+    generator, inputs = trained(), []
+    generator.stem.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+    photo = torch.rand(2, 3, 40, 48)
+    generator(photo, codes(2))
+    with torch.no_grad():
+        assert layout() == torch.channels_last
+        generator(photo, codes(2))
+    assert [x.is_contiguous() for x in inputs] == [True, False]
+    assert [x.is_contiguous(memory_format=torch.channels_last) for x in inputs] == [False, True]
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_the_result_depends_neither_on_gradients_nor_on_the_photos_layout(
+    height: int, width: int
+) -> None:
+    generator, photo, code = trained(gate=True), torch.rand(2, 3, height, width), codes(2)
+    expected = generator(photo, code, 0.7)
+    assert expected.image.requires_grad
+    for given in (photo, photo.contiguous(memory_format=torch.channels_last)):
+        with torch.no_grad():
+            alone = generator(given, code, 0.7)
+        for found in (alone, generator(given, code, 0.7)):
+            torch.testing.assert_close(found.image, expected.image, rtol=0, atol=1e-5)
+            torch.testing.assert_close(found.attention, expected.attention, rtol=1e-4, atol=1e-5)
+
+
+def test_leaving_out_the_branch_does_not_change_the_picture() -> None:
+    generator, photo, code = trained(channels=CHANNELS), torch.rand(2, 3, 40, 48), codes(2)
+    alone = generator(photo, code, attend=False)
+    assert torch.equal(alone.image, generator(photo, code).image)
+    assert torch.equal(alone.attention, torch.ones(2, 1, 5, 6))
+    assert alone.channels == {}
+
+
+def test_the_branch_cannot_be_left_out_where_its_map_is_mixed_in() -> None:
+    generator, photo, code = trained(gate=True), torch.rand(2, 3, 40, 48), codes(2)
+    alone, whole = generator(photo, code, attend=False), generator(photo, code)
+    assert torch.equal(alone.image, whole.image)
+    assert torch.equal(alone.attention, whole.attention)
 
 
 @pytest.mark.parametrize("gate", [False, True])

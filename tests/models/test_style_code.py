@@ -14,12 +14,34 @@ def gentle_photo(batch: int = 2) -> Tensor:
     return 0.5 + 0.1 * torch.rand(batch, 3, 32, 40) - 0.05
 
 
-def test_mean_and_std_are_those_over_positions() -> None:
-    x = torch.randn(2, 3, 5, 6, dtype=torch.float64)
-    mean, std = mean_std(x)
-    torch.testing.assert_close(mean.double(), x.mean(dim=(2, 3)), rtol=1e-5, atol=1e-6)
-    expected = (x.var(dim=(2, 3), correction=0) + 1e-5).sqrt()
-    torch.testing.assert_close(std.double(), expected, rtol=1e-5, atol=1e-6)
+def deviation(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and floored standard deviation of the numbers as they are, in float64."""
+    variance, mean = torch.var_mean(x.double(), dim=(2, 3), correction=0)
+    return mean.float(), (variance + 1e-5).sqrt().float()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_mean_and_std_are_those_over_positions(
+    dtype: torch.dtype, layout: torch.memory_format
+) -> None:
+    x = (2 + torch.randn(2, 3, 35, 46)).to(dtype).contiguous(memory_format=layout)
+    for found, expected in zip(mean_std(x), deviation(x), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("mean", [1e2, 1e4, -1e5])
+def test_the_std_keeps_its_digits_far_from_zero(mean: float) -> None:
+    """float32 numbers near 1e5 are 0.008 apart; E[x²] - E[x]² would keep no digit at all."""
+    x = mean + torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(mean_std(x)[1], deviation(x)[1], rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3, 1.0, 255.0])
+def test_of_a_flat_picture_only_the_floor_of_the_std_is_left(value: float) -> None:
+    mean, std = mean_std(torch.full((1, 3, 61, 47), value))
+    torch.testing.assert_close(mean, torch.full((1, 3), value))
+    torch.testing.assert_close(std, torch.full((1, 3), 1e-5).sqrt(), rtol=1e-3, atol=0)
 
 
 def test_a_code_is_colours_then_each_layers_means_and_stds() -> None:

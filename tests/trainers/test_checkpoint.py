@@ -39,6 +39,32 @@ def test_round_trip_is_exact(run: Path) -> None:
             assert torch.equal(optimizer.state_dict()["state"][index][slot], value)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_restored_optimizer_takes_the_same_next_step(
+    layout: torch.memory_format, tmp_path: Path
+) -> None:
+    """Fused Adam reads its moments in the order of the weights' memory, whatever theirs is."""
+    x = torch.rand(2, 4, 8, 8)
+
+    def begun() -> tuple[nn.Module, Adam]:
+        torch.manual_seed(0)
+        module = nn.Conv2d(4, 6, 3).to(memory_format=layout)  # type: ignore[call-overload]
+        return module, Adam(module.parameters(), lr=0.1, fused=True)
+
+    def step(module: nn.Module, optimizer: Adam) -> None:
+        module(x).sin().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    (whole, optimizer), (again, restored) = begun(), begun()
+    step(whole, optimizer)
+    save_checkpoint(tmp_path, 1, {"m": whole}, {"o": optimizer}, {})
+    load_checkpoint(tmp_path, {"m": again}, {"o": restored})
+    for module, current in ((whole, optimizer), (again, restored)):
+        step(module, current)
+    assert torch.equal(again.get_parameter("weight"), whole.get_parameter("weight"))
+
+
 def test_no_checkpoint_is_none(tmp_path: Path) -> None:
     assert load_checkpoint(tmp_path, {}, {}) is None
 

@@ -36,7 +36,7 @@ def test_generator_step_leaves_the_discriminator_alone(trainer: Trainer) -> None
     assert networks.plain_discriminator is not None
     before = snapshot(networks.plain_discriminator)
     scene = perceive(networks, next(trainer._batches(0)), trainer.config)
-    terms = generator_terms(networks, trainer.objectives, scene, trainer.config)
+    terms = generator_terms(networks, trainer.learner.objectives, scene, trainer.config)
     sum(term.sum() for term in terms.balanced.values()).backward()  # type: ignore[union-attr]
     assert not gradients(networks.plain_discriminator)
     assert unchanged(networks.plain_discriminator, before)
@@ -67,7 +67,7 @@ def test_every_trainable_parameter_receives_a_gradient(trainer: Trainer) -> None
     for parameter in networks.plain_generator.parameters():
         nn.init.normal_(parameter, std=0.05)
     scene = perceive(networks, next(trainer._batches(0)), trainer.config)
-    terms = generator_terms(networks, trainer.objectives, scene, trainer.config)
+    terms = generator_terms(networks, trainer.learner.objectives, scene, trainer.config)
     loss = sum(term.sum() for term in (terms.balanced | terms.extra).values())
     loss.backward()  # type: ignore[union-attr]
     missing = [n for n, p in networks.plain_generator.named_parameters() if p.grad is None]
@@ -78,7 +78,7 @@ def test_strength_zero_carries_no_style_gradient(trainer: Trainer) -> None:
     batch = next(trainer._batches(0))
     batch["strength"] = torch.zeros_like(batch["strength"])
     scene = perceive(trainer.networks, batch, trainer.config)
-    terms = generator_terms(trainer.networks, trainer.objectives, scene, trainer.config)
+    terms = generator_terms(trainer.networks, trainer.learner.objectives, scene, trainer.config)
     assert torch.equal(scene.output.image, batch["content"])
     assert terms.balanced["style"].abs().max() == 0
     assert terms.balanced["adversarial"].abs().max() == 0

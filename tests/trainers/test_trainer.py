@@ -4,17 +4,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from underdrawing.data.stream import Pair
 from underdrawing.experiments.recipes import RECIPES
 from underdrawing.losses.attention import OBJECTIVES, TARGETS
 from underdrawing.trainers.config import AdversarialConfig, TrainConfig
+from underdrawing.trainers.learner import Learner
 from underdrawing.trainers.model_files import load_model, load_state
 from underdrawing.trainers.signals import Interrupted
+from underdrawing.trainers.steps import Scene
 from underdrawing.trainers.trainer import Trainer, train
 
 Tiny = Callable[..., TrainConfig]
@@ -87,16 +90,15 @@ def test_resumed_run_is_bit_identical(
 ) -> None:
     whole = train(tiny(steps=6, out=tmp_path / "whole"))
     broken = tiny(steps=6, out=tmp_path / "broken")
-    step, steps = Trainer._step, []
+    step, steps = Learner.step, []
 
-    def dying(self: Trainer, number: int, batches: object) -> None:
-        if number == 3 and 3 not in steps:
-            steps.append(number)
-            raise RuntimeError("power cut")
+    def dying(self: Learner, number: int, batches: Iterator[Pair]) -> Scene:
         steps.append(number)
-        step(self, number, batches)  # type: ignore[arg-type]
+        if number == 3 and steps.count(3) == 1:
+            raise RuntimeError("power cut")
+        return step(self, number, batches)
 
-    monkeypatch.setattr(Trainer, "_step", dying)
+    monkeypatch.setattr(Learner, "step", dying)
     with pytest.raises(RuntimeError, match="power cut"):
         train(broken)
     train(broken)
@@ -109,17 +111,18 @@ def test_ctrl_c_saves_and_the_same_command_continues(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = train(tiny(steps=4, out=tmp_path / "whole"))
-    config, step = tiny(steps=4, save_every=100), Trainer._step
+    config, step = tiny(steps=4, save_every=100), Learner.step
 
-    def interrupted(self: Trainer, number: int, batches: object) -> None:
-        step(self, number, batches)  # type: ignore[arg-type]
+    def interrupted(self: Learner, number: int, batches: Iterator[Pair]) -> Scene:
+        scene = step(self, number, batches)
         if number == 0:
             os.kill(os.getpid(), signal.SIGINT)
+        return scene
 
-    monkeypatch.setattr(Trainer, "_step", interrupted)
+    monkeypatch.setattr(Learner, "step", interrupted)
     with pytest.raises(Interrupted, match="step 1 of 4"):
         train(config)
-    monkeypatch.setattr(Trainer, "_step", step)
+    monkeypatch.setattr(Learner, "step", step)
     assert same_models(train(config), whole)
 
 
@@ -131,7 +134,8 @@ def test_stopping_the_whole_process_group_saves_too(
     words = [
         "--photos", config.photos, "--paintings", config.paintings, "--out", config.out,
         "--size", 32, "--batch-size", 2, "--steps", 100_000, "--workers", 2, "--device", "cpu",
-        "--log-every", 1, "--save-every", 100_000, "--generator.width", 8, "--generator.blocks", 1,
+        "--precision", "fp32", "--log-every", 1, "--save-every", 100_000,
+        "--generator.width", 8, "--generator.blocks", 1,
     ]  # fmt: skip
     run = subprocess.Popen(
         [sys.executable, "-m", "underdrawing.experiments.train", *map(str, words)],
@@ -209,8 +213,9 @@ def test_two_processes_equal_one(tiny: Tiny, tmp_path: Path, cache: Path) -> Non
     one = train(replace(config, out=tmp_path / "one"))
     options = {
         "photos": config.photos, "paintings": config.paintings, "out": config.out, "size": 32,
-        "batch-size": 4, "steps": 2, "workers": 0, "device": "cpu", "log-every": 1,
-        "save-every": 2, "image-every": 2, "generator.width": 8, "generator.blocks": 1,
+        "batch-size": 4, "steps": 2, "workers": 0, "device": "cpu", "precision": "fp32",
+        "log-every": 1, "save-every": 2, "image-every": 2,
+        "generator.width": 8, "generator.blocks": 1,
     }  # fmt: skip
     command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
     command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
