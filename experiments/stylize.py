@@ -30,7 +30,7 @@ from ..trainers.networks import pick_device
 from ..trainers.pictures import overlay
 
 AHEAD = 2  # pictures read before, and written after, the network's turn
-BYTES_PER_PIXEL = 260  # at the peak of stylizing, measured at 2048x2048 and 4096x4096
+BYTES_PER_PIXEL = 220  # at the peak of stylizing, measured at 2048x2048 and 4096x4096
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,13 @@ def normalise(x: Tensor) -> Tensor:
     return F.group_norm(x, x.shape[1])
 
 
+def adain(x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    """Instance norm of (B,C,h,w), then the style's own scale and bias, (B,C) each."""
+    if len(x) == 1:  # they fit into the norm's own affine step: one pass over memory less
+        return F.group_norm(x, x.shape[1], 1 + scale[0], bias[0])
+    return torch.addcmul(bias[..., None, None], normalise(x), 1 + scale[..., None, None])
+
+
 class EnlargingConv(nn.Module):
     """Resize by two (nearest), then convolve; worked out at the small size.
 
@@ -98,8 +105,7 @@ class StyledConv(nn.Module):
         self.style = nn.Linear(hidden, 2 * c_out)
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
-        scale, bias = self.style(style)[..., None, None].chunk(2, dim=1)
-        return torch.addcmul(bias, normalise(self.conv(x)), 1 + scale)
+        return adain(self.conv(x), *self.style(style).chunk(2, dim=1))
 
 
 class StyledBlock(nn.Module):
@@ -111,7 +117,7 @@ class StyledBlock(nn.Module):
         self.conv2 = StyledConv(width, width, hidden)
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
-        return x + self.conv2(F.relu(self.conv1(x, style)), style)
+        return x + self.conv2(torch.relu_(self.conv1(x, style)), style)
 
 
 class Generator(nn.Module):
@@ -205,8 +211,8 @@ class Generator(nn.Module):
 
         x = F.pad(photo, (0, -width % STRIDE, 0, -height % STRIDE), mode="reflect")
         x = F.pixel_unshuffle(x, 4).contiguous(memory_format=layout())  # (B,48,H/4,W/4)
-        x = F.relu(normalise(self.stem(x)))
-        trunk = F.relu(normalise(self.trunk(x)))  # (B,C,H/4,W/4)
+        x = torch.relu_(normalise(self.stem(x)))
+        trunk = torch.relu_(normalise(self.trunk(x)))  # (B,C,H/4,W/4)
         attention, channels = self._attend(trunk.detach(), attend or self.gate)
 
         h = trunk
@@ -217,7 +223,7 @@ class Generator(nn.Module):
             keep = a / (1 + a)  # A = 1 mixes half and half
             h = keep * trunk + (1 - keep) * h
         for layer in self.up:
-            h = F.relu(layer(h, style))  # (B,C/2,H/2,W/2), then (B,C/4,H/2,W/2)
+            h = torch.relu_(layer(h, style))  # (B,C/2,H/2,W/2), then (B,C/4,H/2,W/2)
         paint = self.paint(h)[..., :height, :width].float()
 
         base = photo + s * (match_colour(photo, code) - photo)

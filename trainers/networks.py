@@ -176,8 +176,10 @@ def _build_discriminator(config: TrainConfig, style_size: int) -> PatchGAN | Non
 
 def _compile(*modules: nn.Module | None) -> None:
     """Compile in place, which keeps the names of the weights."""
+    from torch._functorch import config  # seconds to import, and few need it
+
     # The gradient norms of the balance run a backward twice, so nothing may be reused in between.
-    torch._functorch.config.donated_buffer = False
+    config.donated_buffer = False
     for module in modules:
         if module is not None:
             module.compile()
