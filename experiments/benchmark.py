@@ -175,13 +175,17 @@ def _seconds(value: float) -> str:
     return f"{value:.3g} s" if value >= 1 else f"{1000 * value:.3g} ms"
 
 
-def command(arguments: list[str]) -> None:
-    """Run the command."""
-    config = tyro.cli(
+def parse(arguments: list[str]) -> BenchmarkConfig:
+    """The configuration that options describe."""
+    return tyro.cli(
         BenchmarkConfig, prog="underdrawing benchmark", args=arguments,
         config=(tyro.conf.FlagConversionOff,),
     )  # fmt: skip
-    records = benchmark(config)
+
+
+def command(arguments: list[str]) -> None:
+    """Run the command."""
+    records = benchmark(parse(arguments))
     print(f"{records[0]['machine']}\n")
     print(to_text(records))
     print(

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from underdrawing.experiments import evaluate, reproduce, stylize, train
+from underdrawing.experiments import benchmark, evaluate, reproduce, stylize, train
 from underdrawing.experiments.main import COMMANDS, main
 from underdrawing.experiments.presets import PRESETS
 from underdrawing.experiments.recipes import RECIPES
@@ -200,6 +200,8 @@ def test_every_command_of_the_readme_parses(line: str) -> None:
         train.parse(words)
     elif command == "reproduce":
         reproduce.parse(words)
+    elif command == "benchmark":
+        benchmark.parse(words)
     else:
         kind = {"stylize": stylize.StylizeConfig, "evaluate": evaluate.EvaluateConfig}[command]
         tyro.cli(kind, args=words)
