@@ -1,13 +1,12 @@
 """Fixtures for tests that train: a cache with a random VGG16 and two folders of small pictures."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors.torch import save_file
 from torchvision.models.vgg import cfgs, make_layers
@@ -40,14 +39,6 @@ def offline(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pretrained, "_from_torchvision", lambda name: None)
 
 
-@pytest.fixture
-def any_precision() -> Iterator[None]:
-    """Accelerate keeps a process's first precision; each test has its own."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A folder of 12 smooth photos and one of 9 noisy paintings."""
@@ -62,9 +53,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.fixture
-def tiny(
-    offline: None, any_precision: None, folders: tuple[Path, Path], tmp_path: Path
-) -> Callable[..., TrainConfig]:
+def tiny(offline: None, folders: tuple[Path, Path], tmp_path: Path) -> Callable[..., TrainConfig]:
     """A recipe at a size that trains in a second: ``tiny(recipe, **changes)``.
 
     In float32, whatever the machine is good at: the same sums everywhere.

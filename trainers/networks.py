@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -85,6 +86,8 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     # fp16 is not offered: with two optimizers and clipping its loss scaling goes wrong.
     bf16 = config.precision == "bf16" or (config.precision == "auto" and has_bfloat16(device))
     torch.backends.cudnn.benchmark = True  # every crop has one size
+    # Accelerate shares its state within a process and refuses a second run of another precision.
+    AcceleratorState._reset_state()
     accelerator = Accelerator(
         cpu=device.type == "cpu",
         mixed_precision="bf16" if bf16 else "no",

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from underdrawing.data.stream import Pair
@@ -50,7 +49,6 @@ def ready(config: TrainConfig) -> tuple[Trainer, Pair]:
     """A run and its first batch. Paint and attention have left their zero start, so that every
     weight has a gradient.
     """
-    AcceleratorState._reset_state(reset_partial_state=True)
     trainer = Trainer(config)
     generator = trainer.networks.plain_generator
     assert generator.attention is not None

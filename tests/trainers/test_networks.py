@@ -20,6 +20,11 @@ def test_auto_takes_bfloat16_where_the_device_computes_in_it(
     assert make_accelerator(tiny(precision="auto")).mixed_precision == ("bf16" if able else "no")
 
 
+def test_a_process_may_train_in_one_precision_after_the_other(tiny: Tiny) -> None:
+    for precision, mixed in (("fp32", "no"), ("bf16", "bf16"), ("fp32", "no")):
+        assert make_accelerator(tiny(precision=precision)).mixed_precision == mixed
+
+
 @pytest.mark.parametrize("able", [True, False])
 @pytest.mark.parametrize(("precision", "mixed"), [("fp32", "no"), ("bf16", "bf16")])
 def test_a_precision_asked_for_is_taken_on_any_device(
