@@ -41,6 +41,8 @@ class ReproduceConfig:
     """Folder to look for network weights in first."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of the training; auto takes bf16 on GPUs and CPUs that compute in it."""
     workers: int = 1
     """Loader processes."""
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
@@ -105,6 +107,7 @@ def _sized(config: ReproduceConfig, recipe: str) -> TrainConfig:
     chosen = RECIPES[recipe]()
     return replace(
         chosen, photos=config.photos, paintings=config.paintings, device=config.device,
+        precision=config.precision,
         batch_size=config.batch_size, size=config.size, full_strength=config.full_strength,
         workers=config.workers, generator=config.generator,
         encoder=replace(chosen.encoder, weights_dir=config.weights_dir),
