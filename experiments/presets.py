@@ -23,11 +23,11 @@ class ReproduceConfig:
     """Folder for runs, table and report. Run the same command again to continue."""
     json: Path | None = None
     """Also write the table to this file."""
-    warmup: int = 280
+    warmup: int = 400
     """Steps of the start that all rows of a seed share."""
-    steps: int = 40
+    steps: int = 80
     """Steps of each row after it."""
-    size: int = 88
+    size: int = 96
     """Side of training and test pictures in pixels."""
     batch_size: int = 4
     """Global batch."""
