@@ -30,6 +30,8 @@ from .signals import Interrupted, stop_signals
 from .steps import Scene
 from .tracking import Tracker, provenance
 
+AGREE_EVERY = 10  # steps
+
 
 def collections(config: TrainConfig, notify: bool = True) -> tuple[Collection, Collection]:
     """Photos and paintings of a run: the folders named, the built-in samples for those not."""
@@ -131,7 +133,7 @@ class Trainer:
                     bar.set_postfix(self._log(done), refresh=False)
                 if done % config.image_every == 0 and self.tracker is not None:
                     self.tracker.image(done, "photo, painting, stylized, attention", _grid(scene))
-                stopping = self._agreed(bool(stop))
+                stopping = self._agreed(bool(stop), done)
                 if done % config.save_every == 0 or done == config.steps or stopping:
                     self._save(done)
                 if stopping and done < config.steps:
@@ -182,10 +184,15 @@ class Trainer:
         )  # fmt: skip
         write_atomic(config.out / "run.json", json.dumps(about, indent=1))
 
-    def _agreed(self, stop: bool) -> bool:
-        """Whether any process was asked to stop; all must leave at the same step."""
+    def _agreed(self, stop: bool, done: int) -> bool:
+        """Whether any process was asked to stop; all must leave at the same step.
+
+        Several processes ask each other at some steps only: the host waits for the answer.
+        """
         if self.accelerator.num_processes == 1:
             return stop
+        if done % AGREE_EVERY:
+            return False
         flag = torch.tensor(float(stop), device=self.device)
         return bool(self.accelerator.reduce(flag, "sum") > 0)
 
