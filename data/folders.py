@@ -126,7 +126,7 @@ def _complaints(folder: Path, paths: list[Path], cache: Path | None) -> dict[Pat
     """Why files are unreadable. Only the good ones are recorded: a complaint may be about
     something that their stamp does not show, like a permission.
     """
-    record = cache / "checked" / f"{_short_hash(folder)}.json" if cache else None
+    record = cache / "checked" / f"{short_hash(folder)}.json" if cache else None
     known = _read_record(record) if record else {}
     stamps = {path: file_stamp(path) for path in paths}
     names = {path: str(path.relative_to(folder)) for path in paths}
@@ -147,7 +147,8 @@ def _read_record(record: Path) -> dict[str, object]:
     return content if isinstance(content, dict) else {}
 
 
-def _short_hash(folder: Path) -> str:
+def short_hash(folder: Path) -> str:
+    """A folder's place on this machine, as a name for what is kept about it."""
     return hashlib.sha256(os.fsencode(folder.absolute())).hexdigest()[:16]
 
 

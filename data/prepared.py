@@ -11,10 +11,10 @@ import os
 import shutil
 import warnings
 import zlib
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 
@@ -23,7 +23,8 @@ import PIL
 from PIL import Image
 from tqdm.auto import tqdm
 
-from .folders import file_stamp
+from .ahead import map_ahead
+from .folders import file_stamp, short_hash
 from .images import read_image, write_atomic
 
 FORMAT = 1  # another number when the file's layout or the preparation changes
@@ -151,8 +152,7 @@ def _fingerprint(paths: Sequence[Path], side: int) -> str:
 
 def _place(paths: Sequence[Path]) -> str:
     """A short hash of the folder that holds all the files."""
-    folder = os.path.commonpath([path.parent.absolute() for path in paths])
-    return hashlib.sha256(os.fsencode(folder)).hexdigest()[:8]
+    return short_hash(Path(os.path.commonpath([path.parent.absolute() for path in paths])))[:8]
 
 
 def _read_index(data: Path, fingerprint: str) -> list[Entry]:
@@ -207,13 +207,8 @@ def _write(pictures: Decoded, path: Path, fingerprint: str, name: str) -> list[E
 def _in_order(pictures: Decoded) -> Iterator[np.ndarray | str]:
     """All pictures or the complaints about them, decoded in parallel."""
     with ThreadPoolExecutor() as pool:
-        waiting: deque[Future[np.ndarray | str]] = deque()
-        for index in range(len(pictures)):
-            waiting.append(pool.submit(_picture_or_complaint, pictures, index))
-            if len(waiting) > AHEAD:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        decode = partial(_picture_or_complaint, pictures)
+        yield from map_ahead(pool, decode, range(len(pictures)), AHEAD)
 
 
 def _picture_or_complaint(pictures: Decoded, index: int) -> np.ndarray | str:

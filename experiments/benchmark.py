@@ -92,6 +92,7 @@ def benchmark(config: BenchmarkConfig) -> list[dict[str, object]]:
     """Measure all cases; one record each, also written to ``config.json``."""
     device = pick_device(config.device)
     ceilings: dict[str, float] = {}
+    where = machine(device)
     records = []
     for case in tqdm(cases(config), "benchmark", leave=False):
         own = in_fresh_process(ours, case)
@@ -100,7 +101,7 @@ def benchmark(config: BenchmarkConfig) -> list[dict[str, object]]:
         small = case.size <= PLAIN_UP_TO
         beside = in_fresh_process(plain, case) if config.plain and small else None
         others = _rivals(case) if config.rivals and small and device.type == "cpu" else {}
-        records.append(_record(case, own, ceilings[own.dtype], beside, others, machine(device)))
+        records.append(_record(case, own, ceilings[own.dtype], beside, others, where))
         if config.json:
             write_atomic(config.json, json.dumps(records, indent=1))
     return records

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..trainers.networks import has_bfloat16
+
 T = TypeVar("T")
 Work = Callable[[], object]
 
@@ -112,5 +114,5 @@ def machine(device: torch.device) -> str:
         names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
         cpu = names[0].split(":", 1)[1].strip() if names else cpu
     units = torch.backends.cpu.get_cpu_capability()
-    bf16 = "bf16" if torch.cpu._is_avx512_bf16_supported() else "no bf16"
+    bf16 = "bf16" if has_bfloat16(device) else "no bf16"
     return f"{cpu} ({units}, {bf16}), {torch.get_num_threads()} threads, torch {torch.__version__}"

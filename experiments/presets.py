@@ -107,8 +107,7 @@ def _sized(config: ReproduceConfig, recipe: str) -> TrainConfig:
     chosen = RECIPES[recipe]()
     return replace(
         chosen, photos=config.photos, paintings=config.paintings, device=config.device,
-        precision=config.precision,
-        batch_size=config.batch_size, size=config.size, full_strength=config.full_strength,
-        workers=config.workers, generator=config.generator,
+        precision=config.precision, batch_size=config.batch_size, size=config.size,
+        full_strength=config.full_strength, workers=config.workers, generator=config.generator,
         encoder=replace(chosen.encoder, weights_dir=config.weights_dir),
     )  # fmt: skip

@@ -2,11 +2,9 @@
 
 import sys
 from collections import deque
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,6 +16,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..data.ahead import map_ahead
 from ..data.folders import find_pictures
 from ..data.images import read_image, save_image, to_tensor, write_atomic
 from ..models.encoder import Encoder
@@ -112,11 +111,12 @@ def stylize(config: StylizeConfig) -> list[Path]:
     written: list[Path] = []
     # Files are read and written by threads while the network works on the picture between them.
     with ThreadPoolExecutor(2) as pool:
-        writing: deque[Future[list[Path]]] = deque()
-        photos = _read_ahead(pool, list(targets))
-        for photo, pixels in tqdm(
-            photos, "stylizing", len(targets), unit="photo", disable=len(targets) == 1
-        ):
+        writing: deque[Future[Path]] = deque()
+        pictures = tqdm(
+            map_ahead(pool, _read, targets, AHEAD),
+            "stylizing", len(targets), unit="photo", disable=len(targets) == 1,
+        )  # fmt: skip
+        for (photo, target), pixels in zip(targets.items(), pictures, strict=True):
             try:
                 content = _to_device(photo, pixels, device)
                 output = generator(content, code, config.strength, config.attention)
@@ -124,28 +124,17 @@ def stylize(config: StylizeConfig) -> list[Path]:
                 print(f"underdrawing: skipped: {error}", file=sys.stderr)
                 continue
             shown = overlay(content, output.attention)[0] if config.attention else None
-            writing.append(pool.submit(_write, output.image[0], shown, targets[photo]))
+            writing.append(pool.submit(_write, output.image[0], shown, target))
             if len(writing) > AHEAD:
-                written += writing.popleft().result()
-        for job in writing:
-            written += job.result()
+                written.append(writing.popleft().result())
+        written += [job.result() for job in writing]
     if failures := len(targets) - len(written):
         raise ValueError(f"{failures} of {len(targets)} photos could not be stylized")
     return written
 
 
-def _read_ahead(
-    pool: ThreadPoolExecutor, photos: list[Path]
-) -> Iterator[tuple[Path, Image.Image | ValueError]]:
-    """Photos with their pixels, or why there are none; a few are read before their turn."""
-    reading: deque[Future[Image.Image | ValueError]] = deque()
-    waiting = iter(photos)
-    for photo in photos:
-        reading.extend(pool.submit(_read, p) for p in islice(waiting, AHEAD - len(reading)))
-        yield photo, reading.popleft().result()
-
-
 def _read(photo: Path) -> Image.Image | ValueError:
+    """A photo's pixels, or why there are none."""
     try:
         return read_image(photo)
     except ValueError as error:
@@ -169,11 +158,11 @@ def _to_device(photo: Path, pixels: Image.Image | ValueError, device: torch.devi
     return to_tensor(pixels)[None].to(device)
 
 
-def _write(stylized: Tensor, shown: Tensor | None, target: Path) -> list[Path]:
+def _write(stylized: Tensor, shown: Tensor | None, target: Path) -> Path:
     save_image(stylized, target)
     if shown is not None:
         save_image(shown, target.with_name(f"{target.stem}-attention.png"))
-    return [target]
+    return target
 
 
 def _targets(photos: tuple[Path, ...], out: Path, style: str) -> dict[Path, Path]:

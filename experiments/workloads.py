@@ -17,7 +17,6 @@ from torch.utils.data import DataLoader
 from ..data.prepared import Decoded, prepare, prepared_side
 from ..data.stream import PackedPair, PairStream, Positions, make_loader, unpack
 from ..models.encoder import Encoder
-from ..models.generator import code_size
 from ..trainers.config import TrainConfig
 from ..trainers.learner import Learner
 from ..trainers.memory import keep_freed_memory
@@ -28,6 +27,7 @@ from ..trainers.networks import (
     encoder_taps,
     make_accelerator,
     pick_device,
+    style_size,
 )
 from .measure import Timing, Work, count_flops, time_calls
 from .plain import PlainLearner, plain_stylize
@@ -50,7 +50,7 @@ class Case:
 
 
 class Outcome(NamedTuple):
-    """What was measured of a case; None where there is nothing to measure."""
+    """What was measured of a case; 0 where there is nothing to count."""
 
     timing: Timing
     flops: int = 0
@@ -127,13 +127,8 @@ def _plain_train(case: Case) -> Outcome:
 def _networks(config: TrainConfig, accelerator: Accelerator) -> Networks:
     """Networks of random weights: the time is the same."""
     encoder = Encoder(config.encoder.name, encoder_taps(config))
-    codes = torch.randn(8, _code_size(encoder, config), device=accelerator.device)
+    codes = torch.randn(8, style_size(encoder.channels(), config), device=accelerator.device)
     return build_networks(config, accelerator, encoder, codes)
-
-
-def _code_size(encoder: Encoder, config: TrainConfig) -> int:
-    channels = encoder.channels()
-    return code_size({layer: channels[layer] for layer in config.style.layers})
 
 
 def _packed(case: Case) -> PackedPair:
@@ -155,7 +150,7 @@ def _packed(case: Case) -> PackedPair:
 def _stylize(case: Case) -> Outcome:
     device = pick_device(case.config.device)
     encoder = Encoder(case.config.encoder.name, case.config.style.layers)
-    size = _code_size(encoder, case.config)
+    size = style_size(encoder.channels(), case.config)
     del encoder  # the style code is at hand
     generator = build_generator(case.config, size, {}).to(device).eval()
     code = torch.rand(1, size, device=device).expand(case.batch, -1)
@@ -171,7 +166,8 @@ def _stylize(case: Case) -> Outcome:
 def _plain_stylize(case: Case) -> Outcome:
     config, device = case.config, pick_device(case.config.device)
     encoder = Encoder(config.encoder.name, config.style.layers).to(device)
-    generator = build_generator(config, _code_size(encoder, config), {}).to(device).eval()
+    size = style_size(encoder.channels(), config)
+    generator = build_generator(config, size, {}).to(device).eval()
     photos = torch.rand(case.batch, 3, case.size, case.size, device=device)
     painting = torch.rand(1, 3, config.size, config.size, device=device)
 

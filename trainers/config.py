@@ -166,7 +166,7 @@ class TrainConfig:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """bf16 autocast; auto takes it on GPUs and CPUs that compute in it."""
     compile: bool = False
-    """torch.compile the networks: minutes at the start, faster steps; needs a C++ compiler."""
+    """torch.compile the networks; needs a C++ compiler. Did not pay on the CPU it was tried on."""
     prepare: bool = True
     """Keep the pictures decoded and reduced in the cache folder; the crops are the same."""
     workers: int = 2

@@ -37,7 +37,7 @@ class Learner:
         for name, optimizer in networks.optimizers().items():
             set_learning_rate(optimizer, rates[name] * learning_rate_factor(step, config))
         measuring = step % config.balance.every == 0
-        logging = (step + 1) % config.log_every == 0 or step + 1 == config.steps
+        logging = self.is_logged(step + 1)
         weights = self.balance.weights(step / config.steps)
         for _ in range(config.accumulate):
             batch = next(batches)
@@ -50,6 +50,10 @@ class Learner:
             self.balance.update(self.accelerator, config.accumulate)
         average_into(networks.averaged, networks.plain_generator, step, config.optimizer.ema)
         return scene
+
+    def is_logged(self, done: int) -> bool:
+        """Whether figures are written after this many steps."""
+        return done % self.config.log_every == 0 or done == self.config.steps
 
     def first_measurement(self, batches: Iterator[Pair]) -> None:
         """Gradient norms before step 0, on its own batches, without a step."""

@@ -1,7 +1,7 @@
 """Everything trainable, and the encoder, as a config describes them."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,6 +112,11 @@ def content_layers(config: TrainConfig) -> list[str]:
     return [name for name, _ in config.content.layers] if config.content.kind == "feature" else []
 
 
+def style_size(channels: Mapping[str, int], config: TrainConfig) -> int:
+    """Length of a run's style codes; ``channels`` are those of the encoder's layers."""
+    return code_size({layer: channels[layer] for layer in config.style.layers})
+
+
 def build_networks(
     config: TrainConfig, accelerator: Accelerator, encoder: Encoder, codes: Tensor | None
 ) -> Networks:
@@ -129,17 +134,15 @@ def build_networks(
     encoder.to(device).to(memory_format=torch.channels_last)
     if accelerator.mixed_precision == "bf16":
         encoder.in_bfloat16()
-    style_size = code_size({layer: channels[layer] for layer in config.style.layers})
+    code = style_size(channels, config)
 
-    generator = build_generator(
-        config, style_size, {n: channels[n] for n in content_layers(config)}
-    )
+    generator = build_generator(config, code, {n: channels[n] for n in content_layers(config)})
     generator.to(device)  # it chooses its layout itself
     if config.init is not None:
         _start_from(generator, config.init)
     elif codes is not None:
         generator.standardise_codes(codes)
-    discriminator = _build_discriminator(config, style_size)
+    discriminator = _build_discriminator(config, code)
     if config.compile:
         _compile(encoder, generator, discriminator)
 
@@ -162,12 +165,12 @@ def build_networks(
     )  # fmt: skip
 
 
-def _build_discriminator(config: TrainConfig, style_size: int) -> PatchGAN | None:
+def _build_discriminator(config: TrainConfig, code: int) -> PatchGAN | None:
     if config.balance.adversarial <= 0:
         return None
     a = config.adversarial
     discriminator = PatchGAN(
-        a.width, a.layers, a.scales, a.spectral, style_size if a.projection else None
+        a.width, a.layers, a.scales, a.spectral, code if a.projection else None
     )
     if config.size < discriminator.min_side:
         raise ValueError(

@@ -129,7 +129,7 @@ class Trainer:
             for step in bar:
                 scene = self.learner.step(step, batches)
                 done = step + 1
-                if done % config.log_every == 0 or done == config.steps:
+                if self.learner.is_logged(done):
                     bar.set_postfix(self._log(done), refresh=False)
                 if done % config.image_every == 0 and self.tracker is not None:
                     self.tracker.image(done, "photo, painting, stylized, attention", _grid(scene))
