@@ -12,7 +12,8 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from .images import SUFFIXES, read_image, write_atomic
+from .files import file_stamp, short_hash, write_atomic
+from .images import SUFFIXES, read_image
 
 MAX_UNREADABLE = 0.2  # a folder with a larger share of bad files is refused
 
@@ -113,15 +114,6 @@ def read_collection(folder: Path, cache: Path | None = None) -> Collection:
     )
 
 
-def file_stamp(path: Path) -> list[int] | None:
-    """What changes when a file does: its size and time of change; None if there is no file."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return [status.st_size, status.st_mtime_ns]
-
-
 def _complaints(folder: Path, paths: list[Path], cache: Path | None) -> dict[Path, str]:
     """Why files are unreadable. Only the good ones are recorded: a complaint may be about
     something that their stamp does not show, like a permission.
@@ -145,11 +137,6 @@ def _read_record(record: Path) -> dict[str, object]:
     except (OSError, ValueError):  # none yet, or a damaged one
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def short_hash(folder: Path) -> str:
-    """A folder's place on this machine, as a name for what is kept about it."""
-    return hashlib.sha256(os.fsencode(folder.absolute())).hexdigest()[:16]
 
 
 def _check(paths: list[Path], name: str) -> dict[Path, str]:

@@ -1,13 +1,14 @@
 """Reading and writing pictures: any common file in, RGB out; every failure is one sentence."""
 
 import io
-import os
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
+
+from .files import write_atomic
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".avif"}
 MAX_PIXELS = 100_000_000  # decoding this takes about 1 GB; a larger file is more likely a mistake
@@ -79,20 +80,6 @@ def save_image(tensor: Tensor, path: Path) -> None:
     # PNG at level 1: a third of the time for 4 % more bytes; writing outlasts stylizing otherwise.
     to_image(tensor).save(buffer, kind, quality=92, compress_level=1)
     write_atomic(path, buffer.getvalue())
-
-
-def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write a file aside, then rename it into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        if isinstance(content, str):
-            partial.write_text(content, encoding="utf-8")
-        else:
-            partial.write_bytes(content)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def square(image: Image.Image, size: int) -> Tensor:

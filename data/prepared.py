@@ -24,11 +24,12 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from .ahead import map_ahead
-from .folders import file_stamp, short_hash
-from .images import read_image, write_atomic
+from .files import file_stamp, short_hash, sweep, write_atomic
+from .images import read_image
 
 FORMAT = 1  # another number when the file's layout or the preparation changes
 HEADER = 32  # bytes of the fingerprint, which the data file begins with
+DAY = 86_400.0  # seconds; no writing takes as long
 AHEAD = 64  # pictures decoded before their turn to be written; what bounds the memory
 
 Entry = tuple[int, int, int] | str  # height, width and CRC-32; or why the picture is unreadable
@@ -169,6 +170,7 @@ def _bytes(entry: Entry) -> int:
 def _build(pictures: Decoded, data: Path, fingerprint: str, name: str) -> None:
     """Write the data, then the index, each aside first; another process may do the same."""
     data.parent.mkdir(parents=True, exist_ok=True)
+    sweep(data.parent, older_than=DAY)
     _check_room(pictures, data.parent)
     partial = data.with_name(f".{data.name}.{os.getpid()}.part")
     try:

@@ -15,7 +15,7 @@ import torch
 import tyro
 from tqdm.auto import tqdm
 
-from ..data.images import write_atomic
+from ..data.files import write_atomic
 from ..trainers.config import EncoderConfig, GeneratorConfig, TrainConfig
 from ..trainers.networks import pick_device
 from .measure import copy_ceiling, in_fresh_process, machine, matrix_ceiling

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from ..data.images import to_image, write_atomic
+from ..data.files import write_atomic
+from ..data.images import to_image
 from ..metrics.cards import Card
 from ..trainers.pictures import overlay
 from ..trainers.tracking import provenance

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 import tyro
 
-from ..data.images import write_atomic
+from ..data.files import write_atomic
 from ..metrics.judges import Judges, Scores, make_cards
 from ..models.pretrained import sha256_of
 from ..models.style_code import style_code

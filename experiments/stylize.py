@@ -17,8 +17,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..data.ahead import map_ahead
+from ..data.files import write_atomic
 from ..data.folders import find_pictures
-from ..data.images import read_image, save_image, to_tensor, write_atomic
+from ..data.images import read_image, save_image, to_tensor
 from ..models.encoder import Encoder
 from ..models.pretrained import sha256_of
 from ..models.style_code import style_code

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import NamedTuple
 
-from ..data.images import write_atomic
+from ..data.files import write_atomic
 from ..metrics.cards import Card
 from ..metrics.judges import Judges, Scores
 

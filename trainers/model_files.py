@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from ..data.images import write_atomic
+from ..data.files import write_atomic
 from ..losses.attention import needs_branch
 from ..models.encoder import Encoder
 from ..models.generator import Generator

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..data.files import write_atomic
 from ..data.folders import Collection, read_collection
-from ..data.images import write_atomic
 from ..data.prepared import Decoded, Prepared, prepare, prepared_side
 from ..data.samples import sample_collections
 from ..data.stream import Pair, PairStream, Positions, make_loader, unpack

@@ -10,7 +10,6 @@ from PIL import Image
 from underdrawing.data import folders
 from underdrawing.data.folders import (
     Collection,
-    file_stamp,
     find_pictures,
     read_collection,
     split,
@@ -284,13 +283,6 @@ def test_every_folder_has_its_own_record(pictures: Path, tmp_path: Path) -> None
     for folder in (pictures, pictures / "a", pictures / "b", pictures):
         read_collection(folder, tmp_path / "cache")
     assert len(list((tmp_path / "cache" / "checked").iterdir())) == 3
-
-
-def test_a_stamp_is_of_the_file_or_nothing(tmp_path: Path) -> None:
-    (path,) = paint(tmp_path, 1)
-    os.utime(path, ns=(3, 4))
-    assert file_stamp(path) == [path.stat().st_size, 4]
-    assert file_stamp(tmp_path / "nowhere.png") is None
 
 
 @pytest.fixture

@@ -18,7 +18,6 @@ from underdrawing.data.images import (
     square,
     to_image,
     to_tensor,
-    write_atomic,
 )
 
 WHITE, RED, BLUE = (255, 255, 255), (255, 0, 0), (0, 0, 255)
@@ -269,46 +268,6 @@ def test_a_saved_jpeg_is_near(tmp_path: Path) -> None:
     tensor = torch.linspace(0, 1, 32).expand(3, 32, 32)
     save_image(tensor, tmp_path / "out.jpg")
     assert (to_tensor(read_image(tmp_path / "out.jpg")) - tensor).abs().max() < 0.02
-
-
-@pytest.mark.parametrize("content", ["λ ρ σ\n", b"\x00\xff\r\n"])
-def test_written_content_is_as_given(content: str | bytes, tmp_path: Path) -> None:
-    path = tmp_path / "a" / "file"
-    write_atomic(path, "something else, longer than the new content")
-    write_atomic(path, content)
-    assert path.read_bytes() == (content.encode() if isinstance(content, str) else content)
-    assert list(path.parent.iterdir()) == [path]
-
-
-def _write_half(path: Path, content: bytes) -> int:
-    with path.open("wb") as file:
-        file.write(content[: len(content) // 2])
-    raise OSError("No space left on device")
-
-
-def _interrupted(path: Path, target: Path) -> Path:
-    raise KeyboardInterrupt
-
-
-@pytest.mark.parametrize(
-    ("method", "replacement", "error"),
-    [("write_bytes", _write_half, OSError), ("replace", _interrupted, KeyboardInterrupt)],
-)
-def test_a_failing_write_leaves_the_old_file(
-    method: str,
-    replacement: Callable[..., object],
-    error: type[BaseException],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    path, old = tmp_path / "out.png", torch.zeros(3, 8, 8)
-    save_image(old, path)
-    monkeypatch.setattr(Path, method, replacement)
-    with pytest.raises(error):
-        save_image(torch.ones(3, 8, 8), path)
-    monkeypatch.undo()
-    assert torch.equal(to_tensor(read_image(path)), old)
-    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("size", [(48, 16), (16, 48), (16, 16), (5, 3), (300, 2)])

@@ -1,0 +1,67 @@
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from underdrawing.data.files import file_stamp, short_hash, sweep, write_atomic
+
+
+@pytest.mark.parametrize("content", ["λ ρ σ\n", b"\x00\xff\r\n"])
+def test_written_content_is_as_given(content: str | bytes, tmp_path: Path) -> None:
+    path = tmp_path / "a" / "file"
+    write_atomic(path, "something else, longer than the new content")
+    write_atomic(path, content)
+    assert path.read_bytes() == (content.encode() if isinstance(content, str) else content)
+    assert list(path.parent.iterdir()) == [path]
+
+
+def _full(descriptor: int) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def _interrupted(path: Path, target: Path) -> Path:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("owner", "method", "replacement", "error"),
+    [(os, "fsync", _full, OSError), (Path, "replace", _interrupted, KeyboardInterrupt)],
+)
+def test_a_failing_write_leaves_the_old_file(
+    owner: object, method: str, replacement: Callable[..., object], error: type[BaseException],
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    path = tmp_path / "file"
+    write_atomic(path, "old")
+    monkeypatch.setattr(owner, method, replacement)
+    with pytest.raises(error):
+        write_atomic(path, "new")
+    monkeypatch.undo()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_writer_left_is_swept_away_when_old_enough(tmp_path: Path) -> None:
+    old, new, other = (tmp_path / name for name in (".a.1.part", ".b.2.part", "c.part"))
+    for path in (old, new, other):
+        path.touch()
+    past = time.time() - 100
+    os.utime(old, (past, past))
+    sweep(tmp_path, older_than=50)
+    assert set(tmp_path.iterdir()) == {new, other}
+    sweep(tmp_path)
+    assert set(tmp_path.iterdir()) == {other}
+
+
+def test_a_stamp_is_of_the_file_or_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"12345")
+    os.utime(path, ns=(3, 4))
+    assert file_stamp(path) == [5, 4]
+    assert file_stamp(tmp_path / "nowhere.png") is None
+
+
+def test_a_folder_has_one_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert short_hash(Path("a")) == short_hash(tmp_path / "a") != short_hash(tmp_path / "b")
