@@ -72,6 +72,12 @@ def unpack(packed: PackedPair, device: torch.device) -> Pair:
     }
 
 
+def split(packed: PackedPair, parts: int) -> list[PackedPair]:
+    """A batch in equal parts."""
+    chunks = {name: value.chunk(parts) for name, value in packed.items()}  # type: ignore[attr-defined]
+    return [{name: chunks[name][i] for name in chunks} for i in range(parts)]  # type: ignore[misc]
+
+
 def _floats(pictures: Tensor) -> Tensor:
     return pictures.to(torch.float32, memory_format=torch.channels_last).div_(255)
 
@@ -147,8 +153,9 @@ class PairStream(Dataset[PackedPair]):
 
     def __getitem__(self, position: int) -> PackedPair:
         rng = np.random.default_rng([self.seed, position])
-        content = self._crop(self.photos, 1, position, rng)
-        style = self._crop(self.paintings, 2, position, rng)
+        photo, painting = self.indices(position)
+        content = self._crop(self.photos, photo, rng)
+        style = self._crop(self.paintings, painting, rng)
         strength = draw_strength(self.full_share, rng)
         return {
             "content": content,
@@ -159,10 +166,14 @@ class PairStream(Dataset[PackedPair]):
             "position": torch.tensor(position),
         }
 
-    def _crop(
-        self, pictures: Pictures, stream: int, position: int, rng: np.random.Generator
-    ) -> Tensor:
-        index = shuffled_index(self.seed, stream, position, len(pictures))
+    def indices(self, position: int) -> tuple[int, int]:
+        """Which photo and which painting a position takes."""
+        return (
+            shuffled_index(self.seed, 1, position, len(self.photos)),
+            shuffled_index(self.seed, 2, position, len(self.paintings)),
+        )
+
+    def _crop(self, pictures: Pictures, index: int, rng: np.random.Generator) -> Tensor:
         # A file that broke or vanished since the check is replaced by its neighbour, loudly.
         complaint = ""
         for attempt in range(min(10, len(pictures))):
@@ -194,12 +205,12 @@ class Positions(Sampler[int]):
 
 
 def make_loader(
-    dataset: Dataset[PackedPair], positions: Positions, micro_batch: int, workers: int
+    dataset: Dataset[PackedPair], positions: Positions, workers: int
 ) -> DataLoader[PackedPair]:
-    """Batches of ``micro_batch`` examples in the order of the positions."""
+    """This process's part of each batch, in the order of the positions."""
     return DataLoader(
         dataset,
-        batch_size=micro_batch,
+        batch_size=positions.local,
         sampler=positions,
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),

@@ -48,15 +48,11 @@ class PlainLearner:
         )  # fmt: skip
 
     def step(self, batch: Pair) -> dict[str, float]:
-        """D learns, then G; returns the losses by name."""
+        """G and D learn, each from the other as it was; returns the losses by name."""
         code = plain_style_code(batch["style"], self.encoder, self.config)
         output = self.generator(batch["content"], code, batch["strength"])
         standard = self.generator.standard(code)
         losses = {"discriminator": self._discriminator_loss(batch, output.image, standard)}
-        self.optimizer_d.zero_grad()
-        losses["discriminator"].backward()
-        self.optimizer_d.step()
-
         content, attention = self._content_loss(batch, output)
         strength = batch["strength"].mean(dim=(1, 2, 3))
         losses["content"] = content.mean()
@@ -72,6 +68,10 @@ class PlainLearner:
         )
         self.optimizer_g.zero_grad()
         loss.backward()
+        self.optimizer_d.zero_grad()  # of what G's loss left there
+        losses["discriminator"].backward()
+        self.optimizer_d.step()
+        self.discriminator.advance_spectral_norm()
         torch.nn.utils.clip_grad_norm_(self.generator.parameters(), self.config.optimizer.clip)
         self.optimizer_g.step()
         with torch.no_grad():

@@ -93,10 +93,10 @@ def _train(case: Case) -> Outcome:
     accelerator = make_accelerator(case.config)
     learner = Learner(case.config, accelerator, _networks(case.config, accelerator))
     packed, step = _packed(case), itertools.count(1)
-    batches = (unpack(packed, accelerator.device) for _ in itertools.count())
 
     def work() -> None:
-        learner.step(next(step), batches)
+        learner.step(next(step), packed)
+        learner.verdicts.clear()
 
     bf16 = accelerator.mixed_precision == "bf16"
     timing = time_calls(work, accelerator.device)
@@ -197,7 +197,7 @@ def _load(case: Case, cached: bool) -> Outcome:
         kept = prepare(paths, side, Path(scratch), "pictures") if cached else Decoded(paths, side)
         stream = PairStream(kept, kept, case.size, 0, config.full_strength, config.crop_scale)
         endless = Positions(0, 2**40, case.batch)
-        timing = _time_loading(make_loader(stream, endless, case.batch, config.workers))
+        timing = _time_loading(make_loader(stream, endless, config.workers))
     crops = 2 * 3 * case.size**2 * case.batch  # bytes of a batch, photos and paintings
     return Outcome(timing, dtype="uint8", bytes_moved=crops)
 

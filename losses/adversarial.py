@@ -16,6 +16,7 @@ class _Game(NamedTuple):
     real: Callable[[Tensor], Tensor]  # D on paintings
     fake: Callable[[Tensor], Tensor]  # D on outputs
     generator: Callable[[Tensor], Tensor]
+    middle: float  # logits above it say "painting"
 
 
 GAMES = {
@@ -24,12 +25,13 @@ GAMES = {
         lambda x: 0.5 * (x - 1).square(),
         lambda x: 0.5 * x.square(),
         lambda x: 0.5 * (x - 1).square(),
+        0.5,
     ),
     # Lim & Ye 2017
-    "hinge": _Game(lambda x: F.relu(1 - x), lambda x: F.relu(1 + x), lambda x: -x),
+    "hinge": _Game(lambda x: F.relu(1 - x), lambda x: F.relu(1 + x), lambda x: -x, 0.0),
     # Goodfellow et al. 2014, section 3; wants R1 (Mescheder et al. 2018)
     "nonsaturating": _Game(
-        lambda x: F.softplus(-x), lambda x: F.softplus(x), lambda x: F.softplus(-x)
+        lambda x: F.softplus(-x), lambda x: F.softplus(x), lambda x: F.softplus(-x), 0.0
     ),
 }
 
@@ -54,13 +56,22 @@ def generator_loss(logits: Logits, game: str) -> Tensor:
     return _per_image(logits, GAMES[game].generator)
 
 
+def taken_for_real(logits: Logits, game: str) -> Tensor:
+    """Share of patches that D takes for a painting's, (B,)."""
+    return _per_image(logits, lambda x: (x.detach() > GAMES[game].middle).float())
+
+
+def score(logits: Logits) -> Tensor:
+    """Mean logit, (B,): how much of a painting D sees."""
+    return _per_image(logits, lambda x: x)
+
+
 def r1_penalty(logits: Logits, real: Tensor) -> Tensor:
     """||∇_x D(x)||² on paintings (Mescheder et al. 2018, Eq. 9 without γ/2), (B,).
 
     ``real`` (B,3,H,W) must require grad and have produced the logits.
     """
-    score = torch.stack([x.float().mean(dim=(1, 2, 3)) for x in logits]).mean(0).sum()
-    (gradient,) = torch.autograd.grad(score, real, create_graph=True)
+    (gradient,) = torch.autograd.grad(score(logits).sum(), real, create_graph=True)
     return gradient.square().sum(dim=(1, 2, 3))
 
 

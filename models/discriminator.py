@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
+from torch.nn.utils.parametrize import is_parametrized
 
 
 class Verdict(NamedTuple):
@@ -91,6 +92,21 @@ class PatchGAN(nn.Module):
         self.scales = nn.ModuleList(
             _Patches(width, layers, spectral, style_size) for _ in range(scales)
         )
+
+        self.eval()  # see advance_spectral_norm
+
+    @torch.no_grad()
+    def advance_spectral_norm(self) -> None:
+        """One power iteration of every normalised weight, to be called once after each update.
+
+        torch makes one in every forward in train mode: then the number of forwards, and so of
+        micro-batches, would change the weights. Here no forward changes anything.
+        """
+        self.train()
+        for module in self.modules():
+            if is_parametrized(module, "weight"):
+                module.weight  # noqa: B018 - looking at it iterates
+        self.eval()
 
     def forward(self, image: Tensor, style: Tensor | None = None) -> Verdict:
         """Judge.

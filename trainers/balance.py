@@ -61,7 +61,12 @@ class Balance:
     def update(self, accelerator: Accelerator, micro_batches: int) -> None:
         """Close a measured step: reduce over processes and fold into the running mean."""
         norms = accelerator.reduce(self._sum / micro_batches, "mean")
-        self.norms = torch.where(self.norms > 0, self.norms * MEMORY + norms * (1 - MEMORY), norms)
+        mixed = torch.where(self.norms > 0, self.norms * MEMORY + norms * (1 - MEMORY), norms)
+        self.norms = torch.where(mixed.isfinite(), mixed, self.norms)
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop what was measured since the last update."""
         self._sum.zero_()
 
     def shares(self, progress: float) -> dict[str, Tensor]:

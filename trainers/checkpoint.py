@@ -1,28 +1,47 @@
-"""A run's whole state in one file, so that a checkpoint is there or not, never half.
+"""A run's whole state in one file a checkpoint, in ``RUN/checkpoints``: the last few are kept.
 
 Nothing random needs saving: every draw is a function of the seed and the position.
 """
 
-import os
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-FILE = "checkpoint.safetensors"
+from .tensor_files import read_tensors, write_tensors
+
+Modules = Mapping[str, nn.Module]
+Optimizers = Mapping[str, Optimizer]
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """The run's checkpoint files, oldest first."""
+    return sorted((run / "checkpoints").glob("step-*.safetensors"), key=step_of)
+
+
+def step_of(path: Path) -> int:
+    """The number of steps after which a checkpoint was written, as its name says."""
+    digits = path.stem.removeprefix("step-")
+    return int(digits) if digits.isdecimal() else -1
+
+
+def saved_step(run: Path) -> int:
+    """The step of the run's newest checkpoint, 0 if there is none."""
+    return max([0, *map(step_of, checkpoints(run))])
 
 
 def save_checkpoint(
     run: Path,
     step: int,
-    modules: dict[str, nn.Module],
-    optimizers: dict[str, Optimizer],
-    tensors: dict[str, Tensor],
+    modules: Modules,
+    optimizers: Optimizers,
+    tensors: Mapping[str, Tensor],
+    keep: int,
 ) -> None:
-    """Write the state after ``step`` steps: aside, synced, renamed."""
+    """Write the state after ``step`` steps, then delete all but the newest ``keep`` files."""
     flat = {
         f"{name}/{key}": value
         for name, module in modules.items()
@@ -32,66 +51,49 @@ def save_checkpoint(
         for index, slots in optimizer.state_dict()["state"].items():
             flat |= {f"{name}/{index}/{slot}": torch.as_tensor(v) for slot, v in slots.items()}
     flat |= {f"tensors/{key}": value for key, value in tensors.items()}
-    partial = run / f".{FILE}.part"
-    # Cloned, because safetensors refuses tensors that share memory.
-    save_file(
-        {key: v.detach().cpu().clone().contiguous() for key, v in flat.items()},
-        partial,
-        {"step": str(step)},
-    )
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(run / FILE)
-
-
-def saved_step(run: Path) -> int:
-    """The step of the run's checkpoint, 0 if there is none.
-
-    Raises:
-        ValueError: the file is damaged.
-    """
-    path = run / FILE
-    if not path.is_file():
-        return 0
-    try:
-        with safe_open(path, "pt") as file:
-            return int(file.metadata()["step"])
-    except (SafetensorError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
+    write_tensors(run / "checkpoints" / f"step-{step:07}.safetensors", flat, step=str(step))
+    for old in checkpoints(run)[:-keep]:
+        old.unlink()
 
 
 def load_checkpoint(
-    run: Path,
-    modules: dict[str, nn.Module],
-    optimizers: dict[str, Optimizer],
+    run: Path, modules: Modules, optimizers: Optimizers
 ) -> tuple[int, dict[str, Tensor]] | None:
-    """Restore modules and optimizers in place; (step, loose tensors), or None if there is none.
+    """Restore modules and optimizers in place from the newest whole checkpoint.
+
+    A damaged one is set aside, with a warning, and the one before it is used.
+
+    Returns:
+        Its step and the loose tensors; None if there is none.
 
     Raises:
-        ValueError: the file is damaged or belongs to other networks.
+        ValueError: the checkpoint belongs to other networks.
     """
-    path = run / FILE
-    if not path.is_file():
-        return None
-    try:
-        with safe_open(path, "pt") as file:
-            step = int(file.metadata()["step"])
-            flat = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        for name, module in modules.items():
-            module.load_state_dict(_under(flat, name))
-        for name, optimizer in optimizers.items():
-            _load_optimizer(optimizer, _under(flat, name))
-    except (SafetensorError, RuntimeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged or belongs to another run: {error}") from None
-    return step, _under(flat, "tensors")
+    for path in reversed(checkpoints(run)):
+        try:
+            flat, metadata = read_tensors(path)
+        except ValueError as error:
+            path.replace(path.with_suffix(".damaged"))
+            warnings.warn(f"{error}; going back to the checkpoint before it", stacklevel=2)
+            continue
+        try:
+            step = int(metadata["step"])
+            for name, module in modules.items():
+                module.load_state_dict(_under(flat, name))
+            for name, optimizer in optimizers.items():
+                _load_optimizer(optimizer, _under(flat, name))
+        except (RuntimeError, LookupError, ValueError):
+            raise ValueError(f"{path} belongs to a run of other networks") from None
+        return step, _under(flat, "tensors")
+    return None
 
 
-def _under(flat: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+def _under(flat: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     prefix = f"{name}/"
     return {key.removeprefix(prefix): v for key, v in flat.items() if key.startswith(prefix)}
 
 
-def _load_optimizer(optimizer: Optimizer, flat: dict[str, Tensor]) -> None:
+def _load_optimizer(optimizer: Optimizer, flat: Mapping[str, Tensor]) -> None:
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in flat.items():
         index, slot = key.split("/")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import reprlib
 import types
 import typing
 from dataclasses import dataclass, field
@@ -9,6 +10,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 Layers = tuple[tuple[str, float], ...]
+
+MAX_LAYERS = 64
+MAX_TEXT = 4096  # characters of a name or a path
+TINY, LARGE = 1e-12, 1e12  # of weights and rates; all numbers of a config are finite
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,10 @@ class GeneratorConfig:
     blocks: int = 5
     """Styled residual blocks."""
 
+    def __post_init__(self) -> None:
+        _within(self, 4, 4096, "width")
+        _within(self, 0, 64, "blocks")
+
 
 @dataclass(frozen=True)
 class ContentConfig:
@@ -41,6 +50,11 @@ class ContentConfig:
     """Layers with their λ_l; the default is the paper's multi-scale loss."""
     normalization: Literal["none", "l2", "instance", "batch"] = "l2"
     """What is divided out of the features first."""
+
+    def __post_init__(self) -> None:
+        _few("content", self.layers)
+        if not all(0 <= weight <= LARGE for _, weight in self.layers):
+            raise ValueError(f"content.layers has a weight that is not from 0 to {LARGE:g}")
 
 
 @dataclass(frozen=True)
@@ -60,6 +74,9 @@ class AttentionConfig:
     channel_budget: float = 0.1
     """KL of the channel weights to uniform, in nats."""
 
+    def __post_init__(self) -> None:
+        _within(self, TINY, 100, "budget", "channel_budget")
+
 
 @dataclass(frozen=True)
 class StyleConfig:
@@ -71,6 +88,9 @@ class StyleConfig:
     """Layers of the style loss and of the style code."""
     relative: bool = True
     """Divide each layer's distance by the painting's own; False is the published form."""
+
+    def __post_init__(self) -> None:
+        _few("style", self.layers)
 
 
 @dataclass(frozen=True)
@@ -96,6 +116,12 @@ class AdversarialConfig:
     augment: bool = True
     """DiffAugment, on real and fake alike."""
 
+    def __post_init__(self) -> None:
+        _within(self, 1, 4096, "width")
+        _within(self, 1, 8, "layers")
+        _within(self, 1, 3, "scales")
+        _within(self, 0, LARGE, "r1", "feature_matching")
+
 
 @dataclass(frozen=True)
 class BalanceConfig:
@@ -116,6 +142,11 @@ class BalanceConfig:
     every: int = 20
     """Steps between measurements of the gradient shares."""
 
+    def __post_init__(self) -> None:
+        _within(self, 0, LARGE, "content", "style", "adversarial", "tv")
+        _within(self, TINY, LARGE, "shift")
+        _within(self, 1, LARGE, "every")
+
 
 @dataclass(frozen=True)
 class OptimizerConfig:
@@ -131,6 +162,11 @@ class OptimizerConfig:
     """Largest gradient norm of the generator."""
     ema: float = 0.995
     """Decay of the averaged generator that is saved."""
+
+    def __post_init__(self) -> None:
+        _within(self, TINY, LARGE, "lr", "lr_discriminator", "clip")
+        _within(self, 0, LARGE, "warmup")
+        _within(self, 0, 1 - TINY, "ema")
 
 
 @dataclass(frozen=True)
@@ -177,6 +213,12 @@ class TrainConfig:
     """Steps between picture grids in TensorBoard."""
     save_every: int = 250
     """Steps between checkpoints."""
+    keep: int = 2
+    """Checkpoints kept; the best model has a folder of its own."""
+    validate_every: int = 250
+    """Steps between looks at held-out pairs, which find the best model."""
+    max_skipped: float = 0.1
+    """Largest share of steps whose losses or gradients are not finite, over 100 steps."""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     content: ContentConfig = field(default_factory=ContentConfig)
@@ -187,17 +229,28 @@ class TrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulate", "log_every", "image_every", "save_every"):
+        for name in (
+            "steps",
+            "batch_size",
+            "accumulate",
+            "log_every",
+            "image_every",
+            "save_every",
+            "keep",
+            "validate_every",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         for name in ("seed", "workers"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
-        for name in ("full_strength", "crop_scale"):
+        for name in ("full_strength", "crop_scale", "max_skipped"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be over 0, at most 1")
-        if self.size < 32:
-            raise ValueError(f"size is {self.size}; crops must be at least 32 pixels a side")
+        if not 32 <= self.size <= 4096:
+            raise ValueError(
+                f"size is {self.size}; crops must be at least 32 pixels a side, at most 4096"
+            )
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"batch_size {self.batch_size} does not divide into {self.accumulate} micro-batches"
@@ -206,8 +259,6 @@ class TrainConfig:
             raise ValueError("pixel content loss has no attention: set attention.objective uniform")
         if self.compile and self.adversarial.r1 > 0:
             raise ValueError("compile cannot differentiate R1 twice: set adversarial.r1 0")
-        if not (self.content.layers and self.style.layers):
-            raise ValueError("content.layers and style.layers must name at least one layer each")
 
 
 def to_json(config: Any) -> str:
@@ -216,21 +267,34 @@ def to_json(config: Any) -> str:
 
 
 def from_json(text: str) -> TrainConfig:
-    """The inverse of ``to_json``.
+    """The inverse of ``to_json``; the text may be somebody else's.
 
     Raises:
-        ValueError: not JSON, unknown fields, or values of the wrong kind.
+        ValueError: not JSON, unknown fields, or values of the wrong kind or out of bounds.
     """
     try:
-        return _build(TrainConfig, json.loads(text))
-    except json.JSONDecodeError as error:
+        return _build(TrainConfig, json.loads(text, object_pairs_hook=_unique))
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"this is no training configuration: {error}") from None
 
 
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(tree := dict(pairs)) < len(pairs):
+        raise ValueError("this is no training configuration: it names a setting twice")
+    return tree
+
+
+#: What may differ when a run is continued: where and how it is computed, kept and watched.
+FREE = {
+    "out", "device", "compile", "prepare", "workers", "accumulate", "log_every", "image_every",
+    "save_every", "keep", "validate_every", "max_skipped",
+}  # fmt: skip
+
+
 def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
-    """Lines ``field: old -> new`` for every field that differs."""
+    """Lines ``field: old -> new`` for every field that differs, the free ones excepted."""
     a, b = _flatten(json.loads(to_json(old))), _flatten(json.loads(to_json(new)))
-    return [f"{key}: {a[key]} -> {b[key]}" for key in a if a[key] != b[key]]
+    return [f"{key}: {a[key]} -> {b[key]}" for key in a if a[key] != b[key] and key not in FREE]
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -245,30 +309,51 @@ def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def _build(kind: Any, value: Any) -> Any:
     """A value of the annotated kind from JSON."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    shown = reprlib.repr(value)  # short, and on one line
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
-            raise ValueError(f"{value!r} should be an object of settings")
+            raise ValueError(f"{shown} should be an object of settings")
         hints = typing.get_type_hints(kind)
-        if unknown := set(value) - set(hints):
-            raise ValueError(f"unknown setting(s) {', '.join(sorted(unknown))}")
+        if unknown := sorted(set(value) - set(hints)):
+            raise ValueError(f"unknown setting(s) {reprlib.repr(unknown)}")
         return kind(**{key: _build(hints[key], value[key]) for key in value})  # type: ignore[operator]
     if origin is Literal:
         if value not in arguments:
-            raise ValueError(f"{value!r} is none of {', '.join(map(repr, arguments))}")
+            raise ValueError(f"{shown} is none of {', '.join(map(repr, arguments))}")
         return value
     if origin is types.UnionType:
         return None if value is None else _build(arguments[0], value)
     if origin is tuple:
         if not isinstance(value, list):
-            raise ValueError(f"{value!r} should be a list")
+            raise ValueError(f"{shown} should be a list")
         inner = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
         if len(inner) != len(value):
-            raise ValueError(f"{value!r} should be a list of {len(inner)}")
+            raise ValueError(f"{shown} should be a list of {len(inner)}")
         return tuple(_build(k, v) for k, v in zip(inner, value, strict=True))
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, int | float) and not abs(value) <= 2**64:  # nor NaN
+        raise ValueError(f"{shown} is no number of a size that a setting has")
+    if isinstance(value, str) and (len(value) > MAX_TEXT or "\0" in value):
+        raise ValueError(f"{shown} is no text that a setting has")
+    if kind is float and type(value) is int:
         return float(value)
     if kind is Path and isinstance(value, str):
         return Path(value)
     if type(value) is not kind:
-        raise ValueError(f"{value!r} should be of type {kind.__name__}")
+        raise ValueError(f"{shown} should be of type {kind.__name__}")
     return value
+
+
+def _within(config: Any, low: float, high: float, *names: str) -> None:
+    """Refuse settings, named by their fields, that are not from ``low`` to ``high``."""
+    part = type(config).__name__.removesuffix("Config").lower()
+    for name in names:
+        value = getattr(config, name)
+        if not low <= value <= high:  # nor NaN
+            raise ValueError(
+                f"{part}.{name} is {value}; it must be at least {low}, at most {high:.12g}"
+            )
+
+
+def _few(part: str, layers: tuple[Any, ...]) -> None:
+    if not 1 <= len(layers) <= MAX_LAYERS:
+        raise ValueError(f"{part}.layers must name at least one layer, at most {MAX_LAYERS}")

@@ -1,12 +1,16 @@
 """How G and D learn from the stream: one optimizer step of each, over all micro-batches."""
 
-from collections.abc import Iterator
+import warnings
+from contextlib import ExitStack
+from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 
-from ..data.stream import Pair
+from ..data.stream import PackedPair, split, unpack
 from .balance import Balance
 from .config import TrainConfig
 from .networks import Networks
@@ -14,109 +18,210 @@ from .schedule import average_into, learning_rate_factor, set_learning_rate
 from .steps import Objectives, Scene, Terms, discriminator_loss, generator_terms, perceive
 
 
+class Record(NamedTuple):
+    """What one micro-batch showed."""
+
+    scene: Scene
+    values: dict[str, Tensor]  # each ()
+    finite: Tensor  # (b,) bool: all losses of a picture
+
+
+class Verdict(NamedTuple):
+    """Whether a step counted, on the device."""
+
+    step: int
+    skipped: Tensor  # () 0 or 1, the same on all processes
+    finite: Tensor  # (b,) bool, of this process's pictures
+    position: Tensor  # (b,) theirs in the stream
+
+
 class Learner:
     """Networks, objectives and balance of a run, one step at a time.
 
-    Nothing in a step waits for the device: figures are summed there, and read when asked for.
+    G and D are updated together, each from the other as it was before the step, so that neither
+    the number of micro-batches nor of processes changes what they learn, and nothing is changed
+    before all gradients are there. Nothing in a step waits for the device: figures are summed
+    there, and read when asked for.
     """
 
     def __init__(self, config: TrainConfig, accelerator: Accelerator, networks: Networks) -> None:
         self.config, self.accelerator, self.networks = config, accelerator, networks
         self.objectives = Objectives(config)
         self.balance = Balance(config.balance, accelerator.device)
-        self.sums: dict[str, Tensor] = {}
-        self.counts: dict[str, int] = {}
+        self.micro_batches = config.accumulate
+        self.totals: dict[str, Tensor] = {}  # (2,) each: sum and count since the last figures
+        self.verdicts: list[Verdict] = []  # since whoever reads them took them
 
-    def step(self, step: int, batches: Iterator[Pair]) -> Scene:
-        """Learn from the next ``accumulate`` batches; returns the last one's scene."""
-        config, networks = self.config, self.networks
-        rates = {
-            "optimizer_g": config.optimizer.lr,
-            "optimizer_d": config.optimizer.lr_discriminator,
-        }
-        for name, optimizer in networks.optimizers().items():
-            set_learning_rate(optimizer, rates[name] * learning_rate_factor(step, config))
-        measuring = step % config.balance.every == 0
-        logging = self.is_logged(step + 1)
-        weights = self.balance.weights(step / config.steps)
-        for _ in range(config.accumulate):
-            batch = next(batches)
-            # One context for both: Accelerate's accumulation contexts share a counter.
-            with self.accelerator.accumulate(*networks.trained()):
-                scene = self._perceive(batch)
-                self._discriminator_step(scene)
-                self._record(self._generator_step(scene, weights, measuring, logging))
-        if measuring:
-            self.balance.update(self.accelerator, config.accumulate)
-        average_into(networks.averaged, networks.plain_generator, step, config.optimizer.ema)
-        return scene
+    def step(self, step: int, packed: PackedPair) -> Scene:
+        """Learn from this process's part of a batch; returns the last micro-batch's scene.
+
+        If a loss or gradient is not finite on any process, no weight changes on any.
+
+        Raises:
+            ValueError: out of memory, and no smaller micro-batch to be had.
+        """
+        records = None
+        while records is None:
+            records = self._gradients(step, packed)
+        finite = torch.cat([record.finite for record in records])
+        skipped = self._update(step, finite)
+        if self._measures(step):
+            self.balance.update(self.accelerator, self.micro_batches)
+        for record in records:
+            for name, value in record.values.items():
+                self._add(name, value, skipped)
+        self.verdicts.append(Verdict(step, skipped, finite, packed["position"]))
+        return records[-1].scene
 
     def is_logged(self, done: int) -> bool:
         """Whether figures are written after this many steps."""
         return done % self.config.log_every == 0 or done == self.config.steps
 
-    def first_measurement(self, batches: Iterator[Pair]) -> None:
-        """Gradient norms before step 0, on its own batches, without a step."""
-        for _ in range(self.config.accumulate):
-            scene = self._perceive(next(batches))
+    def first_measurement(self, packed: PackedPair) -> None:
+        """Gradient norms before step 0, on its own batch, without a step."""
+        for part in split(packed, self.micro_batches):
             with self.accelerator.autocast():
+                scene = perceive(self.networks, unpack(part, self.accelerator.device), self.config)
                 terms = generator_terms(self.networks, self.objectives, scene, self.config)
             self.balance.measure(terms.balanced, scene.output.image)
-        self.balance.update(self.accelerator, self.config.accumulate)
+        self.balance.update(self.accelerator, self.micro_batches)
 
     def figures(self, step: int) -> dict[str, float]:
         """Means since the last call, over processes; this is where the device is waited for."""
         progress = step / self.config.steps
-        values = {name: total / self.counts[name] for name, total in self.sums.items()}
+        values = {name: total / count for name, (total, count) in self.totals.items()}
         values |= {f"share/{name}": share for name, share in self.balance.shares(progress).items()}
         values |= {f"weight/{name}": w for name, w in self.balance.weights(progress).items()}
         stacked = self.accelerator.reduce(torch.stack([v.float() for v in values.values()]), "mean")
-        self.sums, self.counts = {}, {}
+        self.totals = {}
         return dict(zip(values, stacked.tolist(), strict=True))
 
-    def _perceive(self, batch: Pair) -> Scene:
-        with self.accelerator.autocast():
-            return perceive(self.networks, batch, self.config)
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint holds beside networks and optimizers; the mean over processes."""
+        return {"balance": self.balance.norms} | {
+            f"total/{name}": self.accelerator.reduce(total, "mean")
+            for name, total in self.totals.items()
+        }
 
-    def _discriminator_step(self, scene: Scene) -> None:
-        """D learns from this batch; G's output is detached."""
-        networks = self.networks
-        if networks.discriminator is None or networks.optimizer_d is None:
-            return
-        with self.accelerator.autocast():
-            loss = discriminator_loss(networks.discriminator, scene, self.config).mean()
-        self.accelerator.backward(loss)
-        networks.optimizer_d.step()
-        networks.optimizer_d.zero_grad()
-        self._add("loss/discriminator", loss)
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """The inverse of ``state``."""
+        device = self.accelerator.device
+        self.balance.norms = state["balance"].to(device)
+        self.totals = {
+            name.removeprefix("total/"): total.to(device)
+            for name, total in state.items()
+            if name.startswith("total/")
+        }
 
-    def _generator_step(
-        self, scene: Scene, weights: dict[str, Tensor], measuring: bool, logging: bool
-    ) -> Terms:
-        """G and its attention branch learn from this batch, in one backward; D is frozen."""
+    # -- gradients ---------------------------------------------------------------------------
+
+    def _gradients(self, step: int, packed: PackedPair) -> list[Record] | None:
+        """Gradients of G and D over all micro-batches; None if the memory ran out, which makes
+        the micro-batches smaller.
+        """
+        weights = self.balance.weights(step / self.config.steps)
+        parts = split(packed, self.micro_batches)
+        try:
+            records = []
+            for part in parts:
+                last = part is parts[-1]
+                with ExitStack() as quiet:
+                    for module in [] if last else self.networks.trained():
+                        quiet.enter_context(self.accelerator.no_sync(module))
+                    records.append(self._micro_batch(step, part, weights))
+            return records
+        except RuntimeError as error:
+            if not should_reduce_batch_size(error):
+                raise
+        # Only now, since the error held on to the tensors of the failed attempt.
+        self._shrink(len(packed["position"]))
+        return None
+
+    def _micro_batch(self, step: int, part: PackedPair, weights: dict[str, Tensor]) -> Record:
+        """Add one micro-batch's gradients: G's and its attention branch's in one backward, D
+        being frozen, then D's.
+        """
+        config, networks = self.config, self.networks
         with self.accelerator.autocast():
-            terms = generator_terms(self.networks, self.objectives, scene, self.config, logging)
-        if measuring:
+            scene = perceive(networks, unpack(part, self.accelerator.device), config)
+            logging = self.is_logged(step + 1)
+            terms = generator_terms(networks, self.objectives, scene, config, logging)
+        if self._measures(step):
             self.balance.measure(terms.balanced, scene.output.image)
-        self.accelerator.backward(total_loss(terms, weights))
-        if self.accelerator.sync_gradients:
-            self.accelerator.clip_grad_norm_(
-                self.networks.generator.parameters(), self.config.optimizer.clip
+        self.accelerator.backward(total_loss(terms, weights) / self.micro_batches)
+        losses = {f"loss/{name}": term for name, term in (terms.balanced | terms.extra).items()}
+        values = dict(terms.figures)
+        if networks.discriminator is not None:
+            with self.accelerator.autocast():
+                judged = discriminator_loss(networks.discriminator, scene, config)
+            self.accelerator.backward(judged.loss.mean() / self.micro_batches)
+            losses["loss/discriminator"] = judged.loss
+            values["discriminator/accuracy"] = judged.accuracy
+        finite = torch.stack(list(losses.values())).detach().isfinite().all(0)
+        means = {name: value.detach().mean() for name, value in (losses | values).items()}
+        return Record(scene, means, finite)
+
+    def _shrink(self, pictures: int) -> None:
+        """Forget the gradients begun, and take the next larger number of micro-batches.
+
+        Raises:
+            ValueError: there is none.
+        """
+        # Several processes cannot agree on it: the others may be past their gradients' reduction.
+        alone = self.accelerator.num_processes == 1
+        larger = [n for n in range(self.micro_batches + 1, pictures + 1) if pictures % n == 0]
+        if not (alone and larger):
+            raise ValueError(
+                f"out of memory at {pictures // self.micro_batches} picture(s) of "
+                f"{self.config.size} px at a time: "
+                + ("raise --accumulate or lower --size" if larger else "lower --size")
             )
-        self.networks.optimizer_g.step()
-        self.networks.optimizer_g.zero_grad()
-        return terms
+        self.micro_batches = larger[0]
+        self.balance.forget()
+        for optimizer in self.networks.optimizers().values():
+            optimizer.zero_grad()
+        clear_device_cache(garbage_collection=True)
+        warnings.warn(
+            f"out of memory: going on with {larger[0]} micro-batches of "
+            f"{pictures // larger[0]} picture(s), the same batch altogether; "
+            f"--accumulate {larger[0]} starts that way",
+            stacklevel=2,
+        )
 
-    def _record(self, terms: Terms) -> None:
-        for name, term in (terms.balanced | terms.extra).items():
-            self._add(f"loss/{name}", term.mean())
-        if terms.attention is not None:
-            for name, value in terms.attention._asdict().items():
-                self._add(f"attention/{name}", value.mean())
+    # -- the update --------------------------------------------------------------------------
 
-    def _add(self, name: str, value: Tensor) -> None:
-        self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + value.detach()
-        self.counts[name] = self.counts.get(name, 0) + 1
+    def _update(self, step: int, finite: Tensor) -> Tensor:
+        """Step both optimizers, or neither; returns 1 if the step was skipped, else 0."""
+        o, networks = self.config.optimizer, self.networks
+        norms = [self.accelerator.clip_grad_norm_(networks.generator.parameters(), o.clip)]
+        if networks.discriminator is not None:
+            gradients = [p.grad for p in networks.discriminator.parameters() if p.grad is not None]
+            norms.append(get_total_norm(gradients))
+        # Gradients are reduced already, so their norms are the same on all processes.
+        broken = ~(finite.all() & torch.stack(norms).isfinite().all())
+        skipped = self.accelerator.reduce(broken.float(), "sum").clamp(max=1)
+        rates = {"optimizer_g": o.lr, "optimizer_d": o.lr_discriminator}
+        for name, optimizer in networks.optimizers().items():
+            set_learning_rate(optimizer, rates[name] * learning_rate_factor(step, self.config))
+            # Fused Adam leaves weights and moments alone where this is 1, without asking the host.
+            optimizer.found_inf = skipped  # type: ignore[attr-defined]
+            optimizer.step()
+            optimizer.zero_grad()
+        if networks.plain_discriminator is not None:
+            networks.plain_discriminator.advance_spectral_norm()
+        average_into(networks.averaged, networks.plain_generator, step, o.ema)
+        return skipped
+
+    # -- figures -----------------------------------------------------------------------------
+
+    def _measures(self, step: int) -> bool:
+        return step % self.config.balance.every == 0
+
+    def _add(self, name: str, value: Tensor, skipped: Tensor) -> None:
+        """Add to what ``figures`` gives the mean of; skipped steps don't count."""
+        one = torch.stack([value.float(), torch.ones_like(skipped)])
+        total = self.totals.get(name, torch.zeros_like(one))
+        self.totals[name] = total + torch.where(skipped > 0, 0.0, one)
 
 
 def total_loss(terms: Terms, weights: dict[str, Tensor]) -> Tensor:

@@ -1,21 +1,28 @@
-"""The finished generator on disk: ``model.safetensors`` beside ``config.json``."""
+"""The finished generator on disk: ``model.safetensors`` beside ``config.json``.
 
-import json
+Both may be somebody else's: nothing in them is executed, and nothing is believed unchecked. The
+configuration is read first, within bounds; it tells the name, shape and type of every tensor; and
+not one is read from a file that claims others.
+"""
+
+import os
+import reprlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor
 
-from ..data.files import write_atomic
 from ..losses.attention import needs_branch
 from ..models.encoder import Encoder
-from ..models.generator import Generator
+from ..models.generator import Generator, code_size
 from ..models.pretrained import Pretrained, load_pretrained
 from .config import TrainConfig, from_json
+from .tensor_files import read_shapes, read_tensors, write_tensors
+
+MAX_CONFIG = 1_000_000  # bytes
 
 
 class Model(NamedTuple):
@@ -46,23 +53,7 @@ def build_encoder(config: TrainConfig, taps: list[str]) -> tuple[Encoder, Pretra
 
 def save_model(state: Mapping[str, Tensor], run: Path) -> None:
     """Write a generator's state as ``model.safetensors`` into the run folder."""
-    tensors = {key: value.contiguous().cpu() for key, value in state.items()}
-    write_atomic(run / "model.safetensors", save(tensors))
-
-
-def load_state(run: Path) -> dict[str, Tensor]:
-    """The tensors of a run's finished model.
-
-    Raises:
-        ValueError: the run has no finished model, or the file is damaged.
-    """
-    path = run / "model.safetensors"
-    if not path.is_file():
-        raise ValueError(f"{run} holds no finished model (there is no {path.name})")
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
+    write_tensors(run / "model.safetensors", state)
 
 
 def load_config(run: Path) -> TrainConfig:
@@ -74,31 +65,69 @@ def load_config(run: Path) -> TrainConfig:
     path = run / "config.json"
     if not path.is_file():
         raise ValueError(f"{run} is no run folder (there is no {path.name})")
+    if path.stat().st_size > MAX_CONFIG:
+        raise ValueError(f"{path} is larger than any configuration")
     try:
-        return from_json(path.read_text())
-    except (json.JSONDecodeError, ValueError) as error:
+        return from_json(path.read_text("utf-8"))
+    except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
-def load_model(run: Path | str, device: torch.device | str = "cpu") -> Model:
-    """The finished generator of a run folder, in eval mode.
+def load_state(run: Path) -> dict[str, Tensor]:
+    """The tensors of a run's finished model: those its configuration asks for, all finite.
 
     Raises:
-        ValueError: no finished model there, or a file that does not fit its configuration.
+        ValueError: the run has no finished model, or the file is damaged or belongs to another
+            configuration.
+    """
+    path, config = run / "model.safetensors", load_config(run)
+    if not path.is_file():
+        raise ValueError(f"{run} holds no finished model (there is no {path.name})")
+    with torch.device("meta"):  # shapes without memory
+        wanted = build_generator(config, *_sizes(config)).state_dict()
+    shapes, found = {name: tensor.shape for name, tensor in wanted.items()}, read_shapes(path)
+    if wrong := [n for n in shapes.keys() | found.keys() if shapes.get(n) != found.get(n)]:
+        name = min(wrong)
+        raise ValueError(
+            f"{path} does not fit {run / 'config.json'}: {reprlib.repr(name)} should be "
+            f"{_words(shapes.get(name))} and is {_words(found.get(name))}"
+        )
+    state = read_tensors(path).tensors
+    for name, tensor in state.items():
+        if tensor.dtype != wanted[name].dtype or not tensor.isfinite().all():
+            raise ValueError(f"{path} is damaged: {name} holds other than finite float32 numbers")
+    return state
+
+
+def load_model(run: Path | str, device: torch.device | str = "cpu") -> Model:
+    """The finished generator of a run folder, in eval mode; the run may be somebody else's.
+
+    Folders that the configuration names are at most read from, ``encoder.weights_dir`` only where
+    there is such a folder on this machine.
+
+    Raises:
+        ValueError: no finished model there, or a file that is damaged or does not fit its
+            configuration.
     """
     run = Path(run)
     config, state = load_config(run), load_state(run)
-    heads = "channel_attention.heads."
-    channels = {
-        key.removeprefix(heads).removesuffix(".weight"): value.shape[0]
-        for key, value in state.items()
-        if key.startswith(heads) and key.endswith(".weight")
-    }
-    try:
-        generator = build_generator(config, state["code_mean"].numel(), channels)
-        generator.load_state_dict(state)
-    except (RuntimeError, KeyError):
-        raise ValueError(
-            f"{run / 'model.safetensors'} does not fit {run / 'config.json'}"
-        ) from None
+    generator = build_generator(config, *_sizes(config))
+    generator.load_state_dict(state)
+    folder = config.encoder.weights_dir
+    if folder and not os.path.isdir(folder):  # noqa: PTH112 (never raises)
+        config = replace(config, encoder=replace(config.encoder, weights_dir=None))
     return Model(generator.to(device).eval(), config)
+
+
+def _sizes(config: TrainConfig) -> tuple[int, dict[str, int]]:
+    """Length of the style code, and channels of the content layers."""
+    content = dict(config.content.layers) if config.content.kind == "feature" else {}
+    with torch.device("meta"):
+        encoder = Encoder(config.encoder.name, [*config.style.layers, *content])
+        channels = encoder.channels()
+    style = {layer: channels[layer] for layer in config.style.layers}
+    return code_size(style), {layer: channels[layer] for layer in content}
+
+
+def _words(shape: torch.Size | None) -> str:
+    return "absent" if shape is None else reprlib.repr(tuple(shape))

@@ -91,7 +91,6 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     accelerator = Accelerator(
         cpu=device.type == "cpu",
         mixed_precision="bf16" if bf16 else "no",
-        gradient_accumulation_steps=config.accumulate,
     )
     world = accelerator.num_processes
     if config.batch_size % (world * config.accumulate):

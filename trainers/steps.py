@@ -59,7 +59,14 @@ class Terms(NamedTuple):
 
     balanced: dict[str, Tensor]  # content, style, adversarial
     extra: dict[str, Tensor]  # attention (the branch's own), tv
-    attention: AttentionStatistics | None
+    figures: dict[str, Tensor]  # (B,) each, of the attention map and the output
+
+
+class Judged(NamedTuple):
+    """D on a batch, each (B,)."""
+
+    loss: Tensor
+    accuracy: Tensor  # expectation: share of patches told right
 
 
 def perceive(networks: Networks, batch: Pair, config: TrainConfig) -> Scene:
@@ -73,8 +80,8 @@ def perceive(networks: Networks, batch: Pair, config: TrainConfig) -> Scene:
     return Scene(batch, content, style, networks.plain_generator.standard(code), output)
 
 
-def discriminator_loss(discriminator: nn.Module, scene: Scene, config: TrainConfig) -> Tensor:
-    """D's loss (B,): paintings are real, outputs at full strength are fake.
+def discriminator_loss(discriminator: nn.Module, scene: Scene, config: TrainConfig) -> Judged:
+    """D's loss: paintings are real, outputs at full strength are fake.
 
     One forward for both. Outputs of lower strength have weight 0, the others 1/share, so the
     expectation does not depend on how often the strength is full.
@@ -90,7 +97,9 @@ def discriminator_loss(discriminator: nn.Module, scene: Scene, config: TrainConf
     loss = adv.real_loss(real_logits, a.game) + full * adv.fake_loss(fake_logits, a.game)
     if a.r1 > 0:
         loss = loss + a.r1 / 2 * adv.r1_penalty(real_logits, real)
-    return loss
+    real_right = adv.taken_for_real(real_logits, a.game)
+    fake_right = full * (1 - adv.taken_for_real(fake_logits, a.game))
+    return Judged(loss, (real_right + fake_right) / 2)
 
 
 def generator_terms(
@@ -100,7 +109,7 @@ def generator_terms(
     config: TrainConfig,
     statistics: bool = False,
 ) -> Terms:
-    """G's terms, with the attention map's statistics if asked for.
+    """G's terms, with figures of the attention map and the output if asked for.
 
     The discriminator judges unwrapped and frozen.
     """
@@ -108,7 +117,7 @@ def generator_terms(
     strength = scene.batch["strength"].mean(dim=(1, 2, 3))
     features = networks.encoder(image)
     balanced = {"style": strength * objectives.style(features, scene.style)}
-    extra, figures = {}, None
+    extra, figures = {}, {}
 
     if config.content.kind == "pixel":
         balanced["content"] = pixel_loss(image, photo)
@@ -120,13 +129,17 @@ def generator_terms(
         balanced["content"] = objectives.content(squared, weighting.attention, weighting.channels)
         extra["attention"] = weighting.loss
         if statistics and weighting.attention is not None:
-            figures = _statistics(weighting.attention, squared, objectives)
+            figures = _statistics(weighting.attention, squared, objectives)._asdict()
+            figures = {f"attention/{name}": value for name, value in figures.items()}
     if config.balance.tv > 0:
         extra["tv"] = config.balance.tv * tv_loss(image)
 
     if networks.plain_discriminator is not None:
         adversarial = _adversarial(networks.plain_discriminator, scene, config)
         balanced["adversarial"] = strength * adversarial
+    if statistics:
+        change = (image - photo).detach().abs().mean(dim=(1, 2, 3))
+        figures["output/change"] = change * scene.batch["full"] / config.full_strength
     return Terms(balanced, extra, figures)
 
 
@@ -158,12 +171,9 @@ def _statistics(
 
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
-    """No gradient into the module's parameters, no change of its buffers.
-
-    Spectral norm updates its vectors in train mode only, hence ``eval``.
-    """
-    module.requires_grad_(False).eval()
+    """No gradient into the module's parameters."""
+    module.requires_grad_(False)
     try:
         yield
     finally:
-        module.requires_grad_(True).train()
+        module.requires_grad_(True)

@@ -3,15 +3,19 @@
 import json
 import platform
 import sys
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from accelerate import Accelerator
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from .. import __version__
 from ..data.files import write_atomic
+from ..models.pretrained import Pretrained
+from .config import TrainConfig, to_json
 
 PACKAGES = ("torch", "torchvision", "kornia", "accelerate", "torchmetrics", "safetensors", "pillow")
 
@@ -25,11 +29,8 @@ class Tracker:
     def __init__(self, run: Path, step: int) -> None:
         self.path = run / "metrics.jsonl"
         if self.path.is_file():
-            lines = self.path.read_text().splitlines(keepends=True)
-            kept = [
-                line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step
-            ]
-            write_atomic(self.path, "".join(kept))
+            lines = self.path.read_text(errors="replace").splitlines(keepends=True)
+            write_atomic(self.path, "".join(line for line in lines if _is_kept(line, step)))
         self.writer = SummaryWriter(str(run / "tensorboard"), purge_step=step)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
@@ -48,6 +49,58 @@ class Tracker:
         self.writer.close()
 
 
+def _is_kept(line: str, step: int) -> bool:
+    """Whether a line is whole, as a crash may leave the last one torn, and not after the step."""
+    try:
+        return line.endswith("\n") and json.loads(line)["step"] <= step
+    except (ValueError, LookupError, TypeError):
+        return False
+
+
+def write_description(
+    config: TrainConfig,
+    manifest: dict[str, dict[str, Any]],
+    pretrained: Pretrained,
+    accelerator: Accelerator,
+) -> None:
+    """Write what a run is made of: ``config.json``, ``manifest.json`` and ``run.json``.
+
+    Args:
+        config: of the run.
+        manifest: of its ``photos`` and ``paintings``.
+        pretrained: the encoder's weights.
+        accelerator: where it runs.
+
+    Raises:
+        ValueError: the run was begun with other encoder weights.
+    """
+    run = config.out
+    data = {name: part["sha256"] for name, part in manifest.items()}
+    encoder = {
+        "name": pretrained.name, "source": pretrained.source, "sha256": pretrained.sha256
+    }  # fmt: skip
+    before = _read_json(run / "run.json")
+    if before.get("encoder", encoder)["sha256"] != encoder["sha256"]:
+        raise ValueError(
+            f"{run} was begun with other weights of {pretrained.name} than those found now "
+            f"({pretrained.source}); choose another --out, or name the weights' folder again"
+        )
+    for name, sha256 in before.get("data", data).items():
+        if sha256 != data[name]:
+            warnings.warn(
+                f"the {name} have changed since {run} was begun; it goes on with what is there, "
+                "but not as an uninterrupted run would",
+                stacklevel=2,
+            )
+    about = provenance(
+        encoder=encoder, device=str(accelerator.device), processes=accelerator.num_processes,
+        data=data,
+    )  # fmt: skip
+    write_atomic(run / "config.json", to_json(config))
+    write_atomic(run / "manifest.json", json.dumps(manifest, indent=1))
+    write_atomic(run / "run.json", json.dumps(about, indent=1))
+
+
 def provenance(**more: Any) -> dict[str, Any]:
     """Versions, machine and command of this run."""
     return {
@@ -58,3 +111,12 @@ def provenance(**more: Any) -> dict[str, Any]:
         "command": sys.argv,
         **more,
     }
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """An object of a former session; empty if there is none, or a damaged one."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -1,9 +1,7 @@
 """The trainer: one loop over steps, on one process or many (Accelerate)."""
 
-import json
 import math
 import sys
-import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,25 +10,26 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..data.files import write_atomic
+from ..data.files import sweep, write_atomic
 from ..data.folders import Collection, read_collection
 from ..data.prepared import Decoded, Prepared, prepare, prepared_side
 from ..data.samples import sample_collections
-from ..data.stream import Pair, PairStream, Positions, make_loader, unpack
-from ..losses.attention import collapse_warning
+from ..data.stream import PackedPair, PairStream, Positions, make_loader
 from ..models.pretrained import cache_dir
 from .balance import TERMS
 from .checkpoint import load_checkpoint, save_checkpoint, saved_step
 from .config import TrainConfig, differences, to_json
 from .learner import Learner
-from .model_files import build_encoder, load_config, save_model
+from .model_files import build_encoder, load_config, load_state, save_model
 from .networks import build_networks, encoder_taps, make_accelerator, style_codes
 from .pictures import training_grid
 from .signals import Interrupted, stop_signals
 from .steps import Scene
-from .tracking import Tracker, provenance
+from .tracking import Tracker, write_description
+from .validation import Validation
+from .watch import Watch
 
-AGREE_EVERY = 10  # steps
+AGREE_EVERY = 10  # steps, on a GPU
 
 
 def collections(config: TrainConfig, notify: bool = True) -> tuple[Collection, Collection]:
@@ -53,11 +52,12 @@ def train(config: TrainConfig) -> Path:
     """Train, or continue, the run in ``config.out``; returns the run folder.
 
     Raises:
-        ValueError: a mistake in the configuration, the folders or the files they hold.
+        ValueError: a mistake in the configuration, the folders or the files they hold; the disk
+            is full; or too many steps gave no finite gradient.
         Interrupted: SIGINT or SIGTERM arrived; the state is saved.
     """
     check_run_folder(config)
-    if saved_step(config.out) >= config.steps:
+    if is_finished(config):
         print(f"{config.out} is finished", file=sys.stderr)
         return config.out
     Trainer(config).run()
@@ -65,17 +65,30 @@ def train(config: TrainConfig) -> Path:
 
 
 def check_run_folder(config: TrainConfig) -> None:
-    """Refuse a run folder that was made with another configuration, except for more steps."""
+    """Refuse a run folder that was made with another configuration.
+
+    More steps may be asked for, and what does not change the result may be changed.
+    """
     if not (config.out / "config.json").is_file():
         return
     old = load_config(config.out)
-    extended = replace(old, out=config.out, steps=max(old.steps, config.steps))
-    changed = differences(extended, config)
+    changed = differences(replace(old, steps=max(old.steps, config.steps)), config)
     if changed:
         raise ValueError(
             f"{config.out} was made with another configuration; choose another --out, or the same "
             "settings to continue it. Differences:\n  " + "\n  ".join(changed)
         )
+
+
+def is_finished(config: TrainConfig) -> bool:
+    """Whether the run has made all its steps and its model is whole."""
+    if saved_step(config.out) < config.steps:
+        return False
+    try:
+        load_state(config.out)
+    except ValueError:
+        return False
+    return True
 
 
 class Trainer:
@@ -96,7 +109,11 @@ class Trainer:
         codes = None if config.init else style_codes(encoder, self.paintings.train, config)
         self.networks = build_networks(config, self.accelerator, encoder, codes)
         self.learner = Learner(config, self.accelerator, self.networks)
-        self.warned = False
+        self.validation = Validation(
+            config, self.photos.validation, self.paintings.validation, self.paintings.train
+        )
+        self.watch = Watch(config, speaks=self.main)
+        self.best = math.inf  # the lowest validation/total so far
 
     def _pictures(self, name: str, collection: Collection) -> Prepared | Decoded:
         side = prepared_side(self.config.size, self.config.crop_scale)
@@ -108,118 +125,132 @@ class Trainer:
 
     def run(self) -> None:
         """Train from the last checkpoint to the last step."""
-        config, networks = self.config, self.networks
-        if self.main:
-            config.out.mkdir(parents=True, exist_ok=True)
-            self._write_description()
-        restored = load_checkpoint(config.out, networks.modules(), networks.optimizers())
-        start = restored[0] if restored else 0
-        if restored:
-            self.learner.balance.norms = restored[1]["balance"].to(self.device)
-        self.accelerator.wait_for_everyone()
+        config, start = self.config, self._resume()
         self.tracker = Tracker(config.out, start) if self.main else None
         if start == 0 and config.balance.kind == "gradient":
-            self.learner.first_measurement(self._batches(0))
-        batches = self._batches(start)
+            self.learner.first_measurement(next(self._batches(0)))
         bar = tqdm(
-            range(start, config.steps), f"training {config.out.name}", initial=start,
+            self._batches(start), f"training {config.out.name}", initial=start,
             total=config.steps, disable=not self.main, dynamic_ncols=True,
         )  # fmt: skip
         with stop_signals() as stop:
-            for step in bar:
-                scene = self.learner.step(step, batches)
-                done = step + 1
-                if self.learner.is_logged(done):
-                    bar.set_postfix(self._log(done), refresh=False)
+            for done, batch in enumerate(bar, start=start + 1):
+                scene = self.learner.step(done - 1, batch)
                 if done % config.image_every == 0 and self.tracker is not None:
                     self.tracker.image(done, "photo, painting, stylized, attention", _grid(scene))
+                if numbers := self._look(done):
+                    bar.set_postfix(_summary(numbers), refresh=False)
                 stopping = self._agreed(bool(stop), done)
-                if done % config.save_every == 0 or done == config.steps or stopping:
-                    self._save(done)
+                if stopping or self._is_due(config.save_every, done):
+                    self._save(config.out, done, config.keep)
                 if stopping and done < config.steps:
                     raise Interrupted(
                         f"stopped after step {done} of {config.steps}; "
                         "run the same command again to continue"
                     )
-        if self.main:
-            assert self.tracker is not None
+        if self.tracker is not None:
             self.tracker.close()
         self.accelerator.wait_for_everyone()
 
-    def _batches(self, start: int) -> Iterator[Pair]:
-        config, accelerator = self.config, self.accelerator
+    def _resume(self) -> int:
+        """Take up the last checkpoint, if there is one; returns its step."""
+        config, networks = self.config, self.networks
+        if self.main:
+            config.out.mkdir(parents=True, exist_ok=True)
+            sweep(config.out)
+            manifest = {"photos": self.photos.manifest(), "paintings": self.paintings.manifest()}
+            write_description(config, manifest, self.pretrained, self.accelerator)
+        with self.accelerator.main_process_first():  # who sets damaged checkpoints aside
+            restored = load_checkpoint(config.out, networks.modules(), networks.optimizers())
+        if restored is None:
+            return 0
+        start, state = restored
+        self.learner.restore(state)
+        self.watch.restore(state)
+        self.best = float(state["best"])
+        if start >= config.steps:  # finished, but for its model, which was lost
+            self._save(config.out, start, config.keep)
+        return start
+
+    def _batches(self, start: int) -> Iterator[PackedPair]:
         positions = Positions(
             start,
-            config.steps,
-            config.batch_size,
-            accelerator.process_index,
-            accelerator.num_processes,
+            self.config.steps,
+            self.config.batch_size,
+            self.accelerator.process_index,
+            self.accelerator.num_processes,
         )
-        micro = config.batch_size // accelerator.num_processes // config.accumulate
-        for batch in make_loader(self.dataset, positions, micro, config.workers):
-            yield unpack(batch, self.device)
+        return iter(make_loader(self.dataset, positions, self.config.workers))
 
-    # -- keeping -----------------------------------------------------------------------------
-
-    def _save(self, step: int) -> None:
-        if self.main:
-            # First, so that a run whose checkpoint says "finished" has its final model; and each
-            # time, so that a run can be looked at while it trains.
-            save_model(self.networks.averaged.state_dict(), self.config.out)
-            save_checkpoint(
-                self.config.out, step, self.networks.modules(), self.networks.optimizers(),
-                {"balance": self.learner.balance.norms},
-            )  # fmt: skip
-
-    def _write_description(self) -> None:
-        config = self.config
-        write_atomic(config.out / "config.json", to_json(config))
-        manifest = {"photos": self.photos.manifest(), "paintings": self.paintings.manifest()}
-        write_atomic(config.out / "manifest.json", json.dumps(manifest, indent=1))
-        p = self.pretrained
-        origin = {"name": p.name, "source": p.source, "sha256": p.sha256}
-        about = provenance(
-            encoder=origin, device=str(self.device), processes=self.accelerator.num_processes,
-            data={name: part["sha256"] for name, part in manifest.items()},
-        )  # fmt: skip
-        write_atomic(config.out / "run.json", json.dumps(about, indent=1))
+    def _is_due(self, every: int, done: int) -> bool:
+        return done % every == 0 or done == self.config.steps
 
     def _agreed(self, stop: bool, done: int) -> bool:
         """Whether any process was asked to stop; all must leave at the same step.
 
-        Several processes ask each other at some steps only: the host waits for the answer.
+        The host waits for the answer, so on GPUs they ask each other at some steps only.
         """
         if self.accelerator.num_processes == 1:
             return stop
-        if done % AGREE_EVERY:
+        if self.device.type == "cuda" and done % AGREE_EVERY:
             return False
         flag = torch.tensor(float(stop), device=self.device)
         return bool(self.accelerator.reduce(flag, "sum") > 0)
 
+    # -- keeping -----------------------------------------------------------------------------
+
+    def _save(self, run: Path, step: int, keep: int) -> None:
+        """Write model and checkpoint into a run folder."""
+        self._read_verdicts()
+        state = self.learner.state() | self.watch.state() | {"best": torch.tensor(self.best)}
+        if not self.main:
+            return
+        n = self.networks
+        try:
+            # The model first, so that a run whose checkpoint says "finished" has its final one;
+            # and each time, so that a run can be looked at while it trains.
+            save_model(n.averaged.state_dict(), run)
+            save_checkpoint(run, step, n.modules(), n.optimizers(), state, keep)
+        except OSError as error:
+            raise ValueError(
+                f"step {step} could not be saved in {run}: {error.strerror}. The last whole "
+                f"checkpoint is that of step {saved_step(run)}; once there is room, run the same "
+                "command again to continue from it"
+            ) from None
+
+    def _keep_best(self, step: int, error: float) -> None:
+        """The best model so far has a run folder of its own."""
+        if error >= self.best:
+            return
+        self.best, folder = error, self.config.out / "best"
+        if self.main:
+            write_atomic(folder / "config.json", to_json(replace(self.config, out=folder)))
+        self._save(folder, step, keep=1)
+
     # -- logging -----------------------------------------------------------------------------
 
-    def _log(self, step: int) -> dict[str, str]:
-        """Write the figures down; returns what the bar shows."""
-        numbers = self.learner.figures(step)
-        if self.tracker is not None:
+    def _look(self, step: int) -> dict[str, float]:
+        """Write down and watch the figures that are due after this step, if any."""
+        numbers: dict[str, float] = {}
+        if self.learner.is_logged(step):
+            self._read_verdicts()
+            numbers |= self.learner.figures(step) | {"skipped": float(self.watch.skipped)}
+        if self._is_due(self.config.validate_every, step):
+            numbers |= self.validation(self.networks, self.learner.objectives, self.accelerator)
+        if self.tracker is not None and numbers:
             self.tracker.scalars(step, numbers)
-            self._watch_attention(step, numbers)
-        return {
-            name: f"{numbers[f'loss/{name}']:.3f}" for name in TERMS if f"loss/{name}" in numbers
-        }
+            self.watch.figures(step, numbers)
+        self._keep_best(step, numbers.get("validation/total", math.inf))
+        return numbers
 
-    def _watch_attention(self, step: int, numbers: dict[str, float]) -> None:
-        config = self.config
-        past_start = self.config.optimizer.warmup * 5  # the branch starts flat, by construction
-        if self.warned or "attention/kl" not in numbers:
-            return
-        positions = math.ceil(config.size / 8) ** 2
-        message = collapse_warning(
-            numbers["attention/peak"], numbers["attention/kl"], positions, config.attention.budget
-        )
-        if message and step > past_start:
-            warnings.warn(message, stacklevel=2)
-            self.warned = True
+    def _read_verdicts(self) -> None:
+        verdicts, self.learner.verdicts = self.learner.verdicts, []
+        self.watch.verdicts(verdicts, self._names)
+
+    def _names(self, position: int) -> str:
+        """The pictures at a position of the stream."""
+        photo, painting = self.dataset.indices(position)
+        return f"{self.photos.train[photo]} with {self.paintings.train[painting]}"
 
 
 def _grid(scene: Scene) -> Tensor:
@@ -227,3 +258,9 @@ def _grid(scene: Scene) -> Tensor:
     return training_grid(
         batch["content"], batch["style"], output.image.detach(), output.attention.detach()
     )
+
+
+def _summary(numbers: dict[str, float]) -> dict[str, str]:
+    """What the progress bar shows."""
+    losses = {name: f"loss/{name}" for name in TERMS}
+    return {name: f"{numbers[loss]:.3f}" for name, loss in losses.items() if loss in numbers}

@@ -151,7 +151,7 @@ def test_workers_change_nothing(paths: tuple[list[Path], list[Path]], tmp_path: 
     assert isinstance(photos, Prepared)
     kept = PairStream(photos, paintings, size=16, seed=3, full_share=0.5)
     alone, helped, from_cache = (
-        list(make_loader(dataset, Positions(2, 5, 4), micro_batch=2, workers=workers))
+        list(make_loader(dataset, Positions(2, 5, 4), workers=workers))
         for dataset, workers in ((stream(paths), 0), (stream(paths), 2), (kept, 1))
     )
     assert [batch["position"].tolist() for batch in alone] == [

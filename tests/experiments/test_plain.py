@@ -1,9 +1,4 @@
-"""The fast step against the plain one: the same work, written twice.
-
-Spectral norm is off: it advances its vectors at each forward in train mode, and the plain step
-makes two (real, then fake) where the fast step makes one, so that the two would judge by other
-weights.
-"""
+"""The fast step against the plain one: the same work, written twice."""
 
 from collections.abc import Callable, Mapping
 from copy import deepcopy
@@ -14,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from underdrawing.data.stream import Pair
+from underdrawing.data.stream import PackedPair, unpack
 from underdrawing.experiments import plain
 from underdrawing.experiments.plain import PlainLearner
 from underdrawing.trainers.config import AdversarialConfig, GeneratorConfig, TrainConfig
@@ -45,7 +40,7 @@ def setting(tiny: Tiny, augment: bool = True, **changes: object) -> TrainConfig:
     return replace(config, optimizer=optimizer, **changes)  # type: ignore[arg-type]
 
 
-def ready(config: TrainConfig) -> tuple[Trainer, Pair]:
+def ready(config: TrainConfig) -> tuple[Trainer, PackedPair]:
     """A run and its first batch. Paint and attention have left their zero start, so that every
     weight has a gradient.
     """
@@ -95,22 +90,22 @@ def weights(**modules: nn.Module) -> State:
     }
 
 
-def fast(trainer: Trainer, batch: Pair) -> Outcome:
+def fast(trainer: Trainer, batch: PackedPair) -> Outcome:
     n, learner = trainer.networks, trainer.learner
     assert n.plain_discriminator is not None
     optimizers = n.optimizers()
     g = watch(optimizers["optimizer_g"], n.plain_generator)
     d = watch(optimizers["optimizer_d"], n.plain_discriminator)
-    learner.step(0, iter([batch]))
-    losses = {name: float(learner.sums[f"loss/{name}"]) for name in LOSSES}
+    learner.step(0, batch)
+    losses = {name: float(learner.totals[f"loss/{name}"][0]) for name in LOSSES}
     state = weights(g=n.plain_generator, d=n.plain_discriminator, averaged=n.averaged)
     return Outcome(losses, g, d, state)
 
 
-def plain_step(learner: PlainLearner, batch: Pair) -> Outcome:
+def plain_step(learner: PlainLearner, batch: PackedPair) -> Outcome:
     g = watch(learner.optimizer_g, learner.generator)
     d = watch(learner.optimizer_d, learner.discriminator)
-    losses = learner.step(batch)
+    losses = learner.step(unpack(batch, torch.device("cpu")))
     state = weights(g=learner.generator, d=learner.discriminator, averaged=learner.averaged)
     return Outcome(losses, g, d, state)
 

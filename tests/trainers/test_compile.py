@@ -55,10 +55,11 @@ def step_of(config: TrainConfig, patch: pytest.MonkeyPatch) -> Result:
         return step
 
     assert networks.plain_discriminator is not None
-    patch.setattr(networks.optimizer_g, "step", keep("g", networks.plain_generator))
-    patch.setattr(networks.optimizer_d, "step", keep("d", networks.plain_discriminator))
-    trainer.learner.step(0, trainer._batches(0))
-    return trainer.learner.sums, gradients
+    optimizers = networks.optimizers()
+    patch.setattr(optimizers["optimizer_g"], "step", keep("g", networks.plain_generator))
+    patch.setattr(optimizers["optimizer_d"], "step", keep("d", networks.plain_discriminator))
+    trainer.learner.step(0, next(trainer._batches(0)))
+    return trainer.learner.totals, gradients
 
 
 def assert_same(compiled: Result, eager: Result) -> None:

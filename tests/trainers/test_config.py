@@ -12,6 +12,8 @@ from underdrawing.trainers.config import (
     BalanceConfig,
     ContentConfig,
     EncoderConfig,
+    GeneratorConfig,
+    OptimizerConfig,
     StyleConfig,
     TrainConfig,
     differences,
@@ -20,8 +22,9 @@ from underdrawing.trainers.config import (
 )
 
 few = settings(max_examples=40, deadline=None, derandomize=True)
-words = st.text(max_size=12)
-numbers = st.floats(allow_nan=False, allow_infinity=False)
+NAN = float("nan")
+words = st.text(st.characters(exclude_characters="\0"), max_size=12)
+weights = st.floats(0, 1e12)
 places = st.none() | st.text("abc/. ü", min_size=1, max_size=9).map(Path)
 layers = st.lists(words, min_size=1, max_size=3)
 CONFIGS = st.builds(
@@ -38,10 +41,10 @@ CONFIGS = st.builds(
     precision=st.sampled_from(["auto", "fp32", "bf16"]),
     encoder=st.builds(EncoderConfig, st.sampled_from(["vgg16", "resnet50"]), places),
     content=st.builds(
-        ContentConfig, layers=st.lists(st.tuples(words, numbers), min_size=1).map(tuple)
+        ContentConfig, layers=st.lists(st.tuples(words, weights), min_size=1).map(tuple)
     ),
     style=st.builds(StyleConfig, layers=layers.map(tuple), relative=st.booleans()),
-    balance=st.builds(BalanceConfig, content=numbers, every=st.integers()),
+    balance=st.builds(BalanceConfig, content=weights, every=st.integers(1, 10**9)),
 )
 BASE = TrainConfig(
     photos=None,
@@ -109,7 +112,7 @@ def test_settings_left_out_have_their_defaults() -> None:
     ("text", "words"),
     [
         ('{"stepps": 3}', "unknown setting.* stepps"),
-        ('{"balance": {"sytle": 3, "b": 1}}', "unknown setting.* b, sytle"),
+        ('{"balance": {"sytle": 3, "b": 1}}', "unknown setting.* 'b', 'sytle'"),
         ('{"steps": "3"}', "'3' should be of type int"),
         ('{"steps": 3.0}', "3.0 should be of type int"),
         ('{"steps": true}', "True should be of type int"),
@@ -125,11 +128,23 @@ def test_settings_left_out_have_their_defaults() -> None:
         ('{"content": {"layers": [["conv4_2", "1"]]}}', "'1' should be of type float"),
         ('{"style": {"layers": [1]}}', "1 should be of type str"),
         ('{"steps": 0}', "steps is 0"),
+        ('{"steps": 1, "steps": 2}', "names a setting twice"),
+        ('{"balance": {"style": NaN}}', "nan is no number of a size"),
+        ('{"balance": {"style": -Infinity}}', "-inf is no number of a size"),
+        ('{"balance": {"style": 1e999}}', "inf is no number of a size"),
+        (f'{{"balance": {{"style": 1{"0" * 400}}}}}', "is no number of a size"),
+        (f'{{"steps": 1{"0" * 5000}}}', "limit"),
+        (f'{{"steps": {"[" * 100_000}', "no training configuration"),
+        ('{"photos": "a\\u0000b"}', r"'a\\x00b' is no text"),
+        (f'{{"recipe": "{"x" * 5000}"}}', "is no text"),
+        ('{"a\\nb": 1}', r"unknown setting.* 'a\\nb'"),
     ],
 )
 def test_what_is_no_config_is_refused_in_words(text: str, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=words) as refusal:
         from_json(text)
+    assert len(str(refusal.value)) < 200
+    assert len(str(refusal.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize("text", ["3", "null", "[1]", '"steps"', "{steps: 3}", '{"steps": 3', ""])
@@ -195,18 +210,44 @@ def test_a_difference_shows_old_and_new() -> None:
         ),
         ({"steps": -5}, "steps is -5"),
         ({"size": 31}, "size is 31; crops must be at least 32"),
+        ({"size": 4097}, "size is 4097; .* at most 4096"),
         ({"batch_size": 4, "accumulate": 3}, "batch_size 4 does not divide into 3"),
         (
             {"content": ContentConfig(kind="pixel"), "attention": BASE.attention},
             "pixel content loss has no attention",
         ),
-        ({"content": ContentConfig(layers=())}, "at least one layer"),
-        ({"style": StyleConfig(layers=())}, "at least one layer"),
     ],
 )
 def test_settings_that_contradict_are_refused(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         TrainConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("part", "settings", "words"),
+    [
+        (GeneratorConfig, {"width": -3}, r"generator\.width is -3; it must be at least 4, at most"),
+        (GeneratorConfig, {"width": 10**9}, r"generator\.width is 1000000000"),
+        (GeneratorConfig, {"blocks": 65}, r"generator\.blocks is 65; .* at most 64"),
+        (ContentConfig, {"layers": ()}, r"content\.layers must name at least one layer"),
+        (ContentConfig, {"layers": (("conv4_2", 1.0),) * 65}, r"content\.layers .* at most 64"),
+        (ContentConfig, {"layers": (("conv4_2", -1.0),)}, r"content\.layers has a weight"),
+        (ContentConfig, {"layers": (("conv4_2", NAN),)}, r"content\.layers has a weight"),
+        (AttentionConfig, {"budget": 0.0}, r"attention\.budget is 0\.0"),
+        (StyleConfig, {"layers": ()}, r"style\.layers must name at least one layer"),
+        (AdversarialConfig, {"layers": 9}, r"adversarial\.layers is 9"),
+        (AdversarialConfig, {"scales": 4}, r"adversarial\.scales is 4"),
+        (BalanceConfig, {"tv": float("inf")}, r"balance\.tv is inf; .* at most 1e\+12"),
+        (BalanceConfig, {"every": 0}, r"balance\.every is 0"),
+        (OptimizerConfig, {"lr": NAN}, r"optimizer\.lr is nan"),
+        (OptimizerConfig, {"ema": 1.0}, r"optimizer\.ema is 1\.0; .* at most 0\.999"),
+    ],
+)
+def test_settings_out_of_bounds_are_refused(
+    part: type, settings: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        part(**settings)
 
 
 def test_the_limits_themselves_are_allowed() -> None:

@@ -68,10 +68,10 @@ def test_reading_is_noticed(
 def assert_nothing_is_read(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Over two steps, of which one measures the balance and the other logs."""
     trainer = Trainer(replace(config, log_every=2))
-    batches = iter(list(trainer._batches(0)))
+    batches = list(trainer._batches(0))
     with no_reading(monkeypatch):
-        for step in range(config.steps):
-            trainer.learner.step(step, batches)
+        for step, batch in enumerate(batches):
+            trainer.learner.step(step, batch)
     assert trainer.learner.figures(config.steps)
 
 
