@@ -155,11 +155,11 @@ def test_workers_change_nothing(paths: tuple[list[Path], list[Path]], tmp_path: 
         for dataset, workers in ((stream(paths), 0), (stream(paths), 2), (kept, 1))
     )
     assert [batch["position"].tolist() for batch in alone] == [
-        [first, first + 1] for first in range(8, 20, 2)
+        [first, first + 1, first + 2, first + 3] for first in (8, 12, 16)
     ]
     assert all(same(a, b) for a, b in zip(alone, helped, strict=True))
     assert all(same(a, b) for a, b in zip(alone, from_cache, strict=True))
-    assert alone[0]["content"].shape == (2, 3, 16, 16)
+    assert alone[0]["content"].shape == (4, 3, 16, 16)
 
 
 def test_full_strength_is_one_everywhere(paths: tuple[list[Path], list[Path]]) -> None:
@@ -250,14 +250,21 @@ def test_a_vanished_file_is_replaced_by_its_neighbour(
         assert which(stream(paths)[5]["content"]) != gone
 
 
-@pytest.mark.filterwarnings("ignore:.*its neighbour takes its place")
-def test_when_all_files_are_gone_it_says_so(paths: tuple[list[Path], list[Path]]) -> None:
-    for path in paths[1]:
-        path.write_bytes(b"")
-    with pytest.raises(
-        ValueError, match=r"in a row cannot be read; of the last one: .*painting-\d\.png"
-    ):
-        stream(paths)[0]
+def test_a_vanished_file_is_mentioned_once(paths: tuple[list[Path], list[Path]]) -> None:
+    for path in paths[0][:3]:
+        path.unlink()
+    pairs = stream(paths)
+    with pytest.warns(UserWarning) as caught:
+        for position in range(5 * PHOTOS):
+            assert which(pairs[position]["content"]) > 2
+    names = [str(warning.message).split("photo-")[1][0] for warning in caught]
+    assert sorted(names) == ["0", "1", "2"]
+
+
+def test_a_whole_subfolder_may_vanish(paths: tuple[list[Path], list[Path]]) -> None:
+    gone = [paths[0][0].with_name(f"gone-{i}.png") for i in range(900)]
+    with pytest.warns(UserWarning, match=r"gone-\d+\.png; its neighbour takes its place"):
+        assert which(stream(([*gone, paths[0][4]], paths[1]))[0]["content"]) == 4
 
 
 def packed(strengths: Tensor) -> PackedPair:
