@@ -19,13 +19,17 @@ Optimizers = Mapping[str, Optimizer]
 
 def checkpoints(run: Path) -> list[Path]:
     """The run's checkpoint files, oldest first."""
-    return sorted((run / "checkpoints").glob("step-*.safetensors"), key=step_of)
+    found = (run / "checkpoints").glob("step-*.safetensors")
+    return sorted((path for path in found if _digits(path).isdecimal()), key=step_of)
 
 
 def step_of(path: Path) -> int:
     """The number of steps after which a checkpoint was written, as its name says."""
-    digits = path.stem.removeprefix("step-")
-    return int(digits) if digits.isdecimal() else -1
+    return int(_digits(path))
+
+
+def _digits(path: Path) -> str:
+    return path.stem.removeprefix("step-")
 
 
 def saved_step(run: Path) -> int:
@@ -74,7 +78,7 @@ def load_checkpoint(
             flat, metadata = read_tensors(path)
         except ValueError as error:
             path.replace(path.with_suffix(".damaged"))
-            warnings.warn(f"{error}; going back to the checkpoint before it", stacklevel=2)
+            warnings.warn(f"{error}; going back to the one before", stacklevel=2)
             continue
         try:
             step = int(metadata["step"])

@@ -202,7 +202,8 @@ class Trainer:
     def _save(self, run: Path, step: int, keep: int) -> None:
         """Write model and checkpoint into a run folder."""
         self._read_verdicts()
-        state = self.learner.state() | self.watch.state() | {"best": torch.tensor(self.best)}
+        best = {"best": torch.tensor(self.best, dtype=torch.float64)}
+        state = self.learner.state() | self.watch.state() | best
         if not self.main:
             return
         n = self.networks

@@ -11,6 +11,8 @@ from underdrawing.losses.adversarial import (
     generator_loss,
     r1_penalty,
     real_loss,
+    score,
+    taken_for_real,
 )
 
 F64 = torch.float64
@@ -77,6 +79,18 @@ def test_half_precision_logits_are_judged_in_float32(game: str) -> None:
 
 def linear(real: Tensor, weight: Tensor) -> Tensor:
     return (real * weight).sum(dim=(1, 2, 3), keepdim=True)
+
+
+@pytest.mark.parametrize(("game", "middle"), [("lsgan", 0.5), ("hinge", 0), ("nonsaturating", 0)])
+def test_patches_over_the_middle_are_taken_for_real(game: str, middle: float) -> None:
+    coarse = middle + torch.tensor([[-1.0, 2.0], [0.1, 3.0]]).view(2, 1, 1, 2)
+    fine = middle + torch.tensor([[-1.0], [1.0]]).view(2, 1, 1, 1)
+    assert taken_for_real([coarse, fine], game).tolist() == [0.25, 1.0]
+
+
+def test_the_score_is_the_mean_logit_over_patches_then_scales() -> None:
+    coarse, fine = torch.tensor([1.0, 3.0]).view(1, 1, 1, 2), torch.tensor([4.0]).view(1, 1, 1, 1)
+    assert score([coarse, fine]).tolist() == [3.0]
 
 
 def test_r1_of_a_linear_discriminator_is_its_squared_weight() -> None:

@@ -169,11 +169,25 @@ def test_there_is_no_batchnorm(spectral: bool) -> None:
     assert not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in modules)
 
 
-def test_in_eval_a_verdict_changes_none_of_its_buffers() -> None:
-    discriminator = small().eval()
-    before = {k: v.clone() for k, v in discriminator.state_dict().items()}
-    discriminator(torch.rand(1, 3, 64, 64))
-    assert all(torch.equal(v, before[k]) for k, v in discriminator.state_dict().items())
+def test_a_verdict_changes_no_buffer_and_an_advance_all_of_spectral_norms() -> None:
+    discriminator = small(style_size=STYLE)
+    before = {name: buffer.clone() for name, buffer in discriminator.named_buffers()}
+    discriminator(torch.rand(2, 3, 64, 64), torch.randn(2, STYLE))
+    assert all(torch.equal(before[name], b) for name, b in discriminator.named_buffers())
+    discriminator.advance_spectral_norm()
+    assert not any(torch.equal(before[name], b) for name, b in discriminator.named_buffers())
+    assert not discriminator.training
+
+
+def test_advancing_finds_the_norm_of_a_changed_weight() -> None:
+    discriminator = small()
+    for parameter in discriminator.parameters():
+        nn.init.normal_(parameter)
+    for _ in range(100):
+        discriminator.advance_spectral_norm()
+    for module in weighted_modules(discriminator):
+        norm = torch.linalg.matrix_norm(module.weight.flatten(1), ord=2)
+        assert float(norm) == pytest.approx(1, abs=1e-3)
 
 
 @pytest.mark.parametrize("spectral", [True, False])

@@ -9,11 +9,14 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from underdrawing.data.prepared import Decoded, Prepared
+from underdrawing.data.stream import Pair
 from underdrawing.experiments.recipes import RECIPES
 from underdrawing.losses.attention import OBJECTIVES, TARGETS
-from underdrawing.trainers import steps
+from underdrawing.trainers import learner, steps
+from underdrawing.trainers.checkpoint import saved_step
 from underdrawing.trainers.config import AdversarialConfig, TrainConfig
 from underdrawing.trainers.model_files import load_state
+from underdrawing.trainers.steps import generator_terms, perceive
 from underdrawing.trainers.trainer import Trainer, train
 
 Tiny = Callable[..., TrainConfig]
@@ -156,3 +159,156 @@ def test_prepared_pictures_give_the_same_weights_to_the_last_bit(
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[key], value) for key, value in theirs.items())
     assert metrics(prepared.out) == metrics(decoded.out)
+
+
+# --- steps that do not count ------------------------------------------------------------------
+
+
+def state_of(trainer: Trainer) -> dict[str, Tensor]:
+    n = trainer.networks
+    state = {
+        f"{a}/{b}": x.clone() for a, m in n.modules().items() for b, x in m.state_dict().items()
+    }
+    for name, optimizer in n.optimizers().items():
+        for index, slots in optimizer.state_dict()["state"].items():
+            state |= {f"{name}/{index}/{slot}": x.clone() for slot, x in slots.items()}
+    return state
+
+
+def painting(state: dict[str, Tensor]) -> list[float]:
+    return next(x.flatten().tolist() for name, x in state.items() if "generator/paint" in name)
+
+
+def poison(name: str, value: float) -> Callable[..., object]:
+    """``generator_terms`` whose term of that name is ``value`` for the batch's first picture."""
+
+    def terms(*args: object, **kwargs: object) -> steps.Terms:
+        found = generator_terms(*args, **kwargs)  # type: ignore[arg-type]
+        term = found.balanced[name]
+        factor = torch.ones_like(term)
+        factor[0] = value
+        found.balanced[name] = term * factor
+        return found
+
+    return terms
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_step_that_is_not_finite_changes_no_weight(
+    value: float, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Trainer(tiny(steps=3))
+    first, second, third = list(trainer._batches(0))
+    trainer.learner.step(0, first)  # so that the moments are there
+    norms = trainer.learner.balance.norms.clone()
+    before, totals = state_of(trainer), dict(trainer.learner.totals)
+    with monkeypatch.context() as patch:
+        patch.setattr(learner, "generator_terms", poison("style", value))
+        trainer.learner.step(1, second)
+    after = state_of(trainer)
+    moved = {name for name in after if not torch.equal(before[name], after[name])}
+    assert not [n for n in moved if not n.startswith("averaged/") and n[-3:] not in ("._u", "._v")]
+    assert all(x.isfinite().all() for x in after.values())
+    assert torch.equal(trainer.learner.balance.norms, norms)
+    assert all(torch.equal(trainer.learner.totals[name], total) for name, total in totals.items())
+    verdict = trainer.learner.verdicts[-1]
+    assert verdict.skipped == 1
+    assert verdict.finite.tolist() == [False, True]
+    assert verdict.position.tolist() == [2, 3]
+    trainer.learner.step(2, third)
+    assert trainer.learner.verdicts[-1].skipped == 0
+    assert painting(state_of(trainer)) != painting(after)
+
+
+def test_a_gradient_that_is_not_finite_is_noticed_without_a_bad_loss(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Trainer(tiny())
+    before = state_of(trainer)
+    parameter = next(trainer.networks.plain_generator.paint.parameters())
+    parameter.register_hook(lambda gradient: gradient * float("inf"))
+    trainer.learner.step(0, next(trainer._batches(0)))
+    verdict = trainer.learner.verdicts[-1]
+    assert verdict.skipped == 1
+    assert verdict.finite.all()
+    assert painting(state_of(trainer)) == painting(before)
+
+
+def test_a_run_of_bad_steps_ends_and_keeps_its_last_checkpoint(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny(steps=40, save_every=2, log_every=1, max_skipped=0.05)
+    run = train(replace(config, steps=4))
+    saved = (run / "model.safetensors").read_bytes()
+    monkeypatch.setattr(learner, "generator_terms", poison("style", float("nan")))
+    with (
+        pytest.warns(UserWarning, match=r"step 5 was skipped.*\d\d\.png with .*\d\d\.png"),
+        pytest.raises(ValueError, match=r"6 of the last 10 steps .* not finite"),
+    ):
+        train(config)
+    assert saved_step(run) == 8
+    state = load_state(run)
+    assert all(value.isfinite().all() for value in state.values())
+    assert saved != (run / "model.safetensors").read_bytes()  # the average came closer
+
+
+# --- memory -----------------------------------------------------------------------------------
+
+
+def short_of_memory(most: int) -> Callable[..., object]:
+    """``perceive`` on a device with room for this many pictures."""
+
+    def limited(networks: object, batch: Pair, config: TrainConfig) -> steps.Scene:
+        if len(batch["content"]) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        return perceive(networks, batch, config)  # type: ignore[arg-type]
+
+    return limited
+
+
+def test_out_of_memory_goes_on_with_smaller_micro_batches(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny(batch_size=6, steps=3)
+    split = train(replace(config, accumulate=3, out=tmp_path / "split"))
+    monkeypatch.setattr(learner, "perceive", short_of_memory(2))
+    with pytest.warns(UserWarning, match="going on with 3 micro-batches of 2 picture") as caught:
+        short = train(replace(config, out=tmp_path / "short"))
+    assert len([w for w in caught if "out of memory" in str(w.message)]) == 2  # 1, 2, then 3 parts
+    ours, theirs = load_state(short), load_state(split)
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    assert metrics(short) == metrics(split)
+
+
+def test_memory_that_runs_out_late_leaves_nothing_half_done(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After G's backward, in D's forward: the gradients begun are forgotten."""
+    config = tiny("gradient-balance", batch_size=4, steps=3)
+    split = train(replace(config, accumulate=2, out=tmp_path / "split"))
+    loss = learner.discriminator_loss
+
+    def limited(discriminator: object, scene: steps.Scene, config: TrainConfig) -> object:
+        if len(scene.batch["content"]) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        return loss(discriminator, scene, config)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(learner, "discriminator_loss", limited)
+    with pytest.warns(UserWarning, match="2 micro-batches of 2"):
+        short = train(replace(config, out=tmp_path / "short"))
+    ours, theirs = load_state(short), load_state(split)
+    largest = max(float((ours[key] - theirs[key]).abs().max()) for key in ours)
+    assert largest < 2e-4  # the measurement before step 0 was of the whole batch
+
+
+def test_no_smaller_micro_batch_is_one_sentence(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(learner, "perceive", short_of_memory(0))
+    with (
+        pytest.warns(UserWarning, match="2 micro-batches of 1"),
+        pytest.raises(
+            ValueError, match=r"out of memory at 1 picture\(s\) of 32 px .* lower --size"
+        ),
+    ):
+        train(tiny())

@@ -1,0 +1,90 @@
+import warnings
+from collections.abc import Callable
+
+import pytest
+import torch
+from underdrawing.trainers.config import TrainConfig
+from underdrawing.trainers.learner import Verdict
+from underdrawing.trainers.watch import Watch, complaints
+
+CONFIG = TrainConfig()
+HEALTHY = {
+    "attention/kl": 0.3, "attention/peak": 4.0, "discriminator/accuracy": 0.8,
+    "validation/memorised": 0.2, "output/change": 0.1,
+}  # fmt: skip
+LATE = CONFIG.optimizer.warmup * 5 + 1
+Words = Callable[[int], str]
+
+
+def names(position: int) -> str:
+    return f"photo {position}"
+
+
+def verdict(step: int, skipped: bool, bad: list[bool] | None = None) -> Verdict:
+    finite = ~torch.tensor(bad or [False, False])
+    return Verdict(
+        step, torch.tensor(float(skipped)), finite, torch.tensor([2 * step, 2 * step + 1])
+    )
+
+
+def test_a_healthy_run_is_not_spoken_of() -> None:
+    assert not list(complaints(HEALTHY, CONFIG))
+    assert not list(complaints({}, CONFIG))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("attention/kl", 0.001, "attention is flat"),
+        ("attention/kl", 3.0, "attention has collapsed"),
+        ("attention/peak", 600.0, "attention has collapsed"),
+        ("discriminator/accuracy", 0.999, "tells 100% of the patches right"),
+        ("validation/memorised", 0.9, "knows the training paintings by heart .*0.90"),
+        ("output/change", 0.001, "outputs equal their photos"),
+    ],
+)
+def test_each_illness_is_said_once(name: str, value: float, sentence: str) -> None:
+    watch = Watch(CONFIG)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        watch.figures(LATE - 1, HEALTHY | {name: value})  # too early to tell
+    with pytest.warns(UserWarning, match=f"step {LATE}: .*{sentence}"):
+        watch.figures(LATE, HEALTHY | {name: value})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        watch.figures(LATE + 1, HEALTHY | {name: value})
+
+
+def test_the_pictures_to_blame_are_named() -> None:
+    watch = Watch(CONFIG)
+    with pytest.warns(UserWarning, match=r"step 4 was skipped.*loss of photo 7$"):
+        watch.verdicts([verdict(2, False), verdict(3, True, [False, True])], names)
+    assert watch.skipped == 1
+
+
+@pytest.mark.parametrize("speaks", [True, False])
+def test_a_gradient_without_a_bad_loss_is_told_once_for_all_processes(speaks: bool) -> None:
+    watch = Watch(CONFIG, speaks)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        watch.verdicts([verdict(3, True)], names)
+    expected = "step 4 was skipped: not finite is the gradient, with photo 6; photo 7"
+    assert [str(warning.message) for warning in caught] == ([expected] if speaks else [])
+
+
+@pytest.mark.filterwarnings("ignore:step")
+def test_a_run_ends_when_too_many_steps_are_skipped() -> None:
+    watch = Watch(CONFIG)
+    share = int(CONFIG.max_skipped * 100)
+    watch.verdicts([verdict(step, step < share) for step in range(200)], names)
+    assert (watch.skipped, watch.window) == (share, 0)
+    with pytest.raises(ValueError, match=r"11 of the last 11 steps .* not finite; lower --optim"):
+        watch.verdicts([verdict(step, True) for step in range(200, 300)], names)
+
+
+@pytest.mark.filterwarnings("ignore:step")
+def test_the_count_survives_a_checkpoint() -> None:
+    before, after = Watch(CONFIG), Watch(CONFIG)
+    before.verdicts([verdict(step, step > 95) for step in range(90, 105)], names)
+    after.restore(before.state())
+    assert (after.skipped, after.window) == (9, 5)
