@@ -109,8 +109,10 @@ def test_features_lead_to_the_logits() -> None:
 
 def test_spectral_norm_holds_every_weight_at_norm_one() -> None:
     discriminator = small(style_size=STYLE)
-    for _ in range(50):  # power iterations
-        discriminator(torch.rand(1, 3, 24, 24), torch.randn(1, STYLE))
+    for module in weighted_modules(discriminator):
+        nn.init.normal_(module.get_parameter("parametrizations.weight.original"))
+    for _ in range(50):
+        discriminator.advance_spectral_norm()
     modules = weighted_modules(discriminator)
     assert all(is_parametrized(m, "weight") for m in modules)
     for m in modules:
@@ -175,19 +177,10 @@ def test_a_verdict_changes_no_buffer_and_an_advance_all_of_spectral_norms() -> N
     discriminator(torch.rand(2, 3, 64, 64), torch.randn(2, STYLE))
     assert all(torch.equal(before[name], b) for name, b in discriminator.named_buffers())
     discriminator.advance_spectral_norm()
-    assert not any(torch.equal(before[name], b) for name, b in discriminator.named_buffers())
+    # The output layer has one row, whose direction is what it is.
+    vectors = {name: b for name, b in discriminator.named_buffers() if ".head." not in name}
+    assert not any(torch.equal(before[name], vector) for name, vector in vectors.items())
     assert not discriminator.training
-
-
-def test_advancing_finds_the_norm_of_a_changed_weight() -> None:
-    discriminator = small()
-    for parameter in discriminator.parameters():
-        nn.init.normal_(parameter)
-    for _ in range(100):
-        discriminator.advance_spectral_norm()
-    for module in weighted_modules(discriminator):
-        norm = torch.linalg.matrix_norm(module.weight.flatten(1), ord=2)
-        assert float(norm) == pytest.approx(1, abs=1e-3)
 
 
 @pytest.mark.parametrize("spectral", [True, False])
