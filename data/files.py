@@ -3,8 +3,12 @@
 import hashlib
 import os
 import time
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable
 from contextlib import suppress
 from pathlib import Path
+
+TAIL = 4096  # bytes at a file's end, which tell most files of one size apart
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
@@ -54,3 +58,42 @@ def file_stamp(path: Path) -> list[int] | None:
 def short_hash(folder: Path) -> str:
     """A folder's place on this machine, as a name for what is kept about it."""
     return hashlib.sha256(os.fsencode(folder.absolute())).hexdigest()[:16]
+
+
+def one_line(text: str) -> str:
+    """A message with whatever in it would not print, like a newline in a file's name, escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def identical_files(paths: Iterable[Path]) -> list[list[Path]]:
+    """Groups of two or more files that hold the same bytes, each in the order given.
+
+    Files whose size or end is their own are not read; those that cannot be read are left out.
+    """
+    groups = [list(paths)]
+    for key in (_size, _tail, _digest):
+        groups = [alike for group in groups for alike in _grouped(group, key)]
+    return groups
+
+
+def _grouped(paths: list[Path], key: Callable[[Path], Hashable]) -> list[list[Path]]:
+    groups: dict[Hashable, list[Path]] = defaultdict(list)
+    for path in paths:
+        with suppress(OSError):
+            groups[key(path)].append(path)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size
+
+
+def _tail(path: Path) -> bytes:
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
+        return file.read()
+
+
+def _digest(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 AUGMENT_NUMBERS = 8  # uniform numbers per position for whoever needs randomness later
+NEIGHBOURS = 1000  # tried in the place of a picture; a whole subfolder may vanish
 
 
 class Pair(TypedDict):
@@ -150,6 +151,7 @@ class PairStream(Dataset[PackedPair]):
         self.photos, self.paintings = photos, paintings
         self.size, self.seed = size, seed
         self.full_share, self.crop_scale = full_share, crop_scale
+        self.told: set[str] = set()  # complaints; each is made once
 
     def __getitem__(self, position: int) -> PackedPair:
         rng = np.random.default_rng([self.seed, position])
@@ -174,17 +176,20 @@ class PairStream(Dataset[PackedPair]):
         )
 
     def _crop(self, pictures: Pictures, index: int, rng: np.random.Generator) -> Tensor:
-        # A file that broke or vanished since the check is replaced by its neighbour, loudly.
+        # A file that broke or vanished since the check is replaced by its neighbour, loudly, once.
         complaint = ""
-        for attempt in range(min(10, len(pictures))):
+        tries = min(NEIGHBOURS, len(pictures))
+        for neighbour in range(index, index + tries):
             try:
-                picture = pictures[(index + attempt) % len(pictures)]
+                picture = pictures[neighbour % len(pictures)]
             except ValueError as error:
-                complaint = str(error)
+                complaint = complaint or str(error)
+                continue
+            if complaint and complaint not in self.told:
+                self.told.add(complaint)
                 warnings.warn(f"{complaint}; its neighbour takes its place", stacklevel=2)
-            else:
-                return random_crop(picture, self.size, self.crop_scale, rng)
-        raise ValueError(f"ten pictures in a row cannot be read; of the last one: {complaint}")
+            return random_crop(picture, self.size, self.crop_scale, rng)
+        raise ValueError(f"{tries} pictures in a row cannot be read; of the first one: {complaint}")
 
 
 class Positions(Sampler[int]):

@@ -4,7 +4,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from underdrawing.data.files import file_stamp, short_hash, sweep, write_atomic
+from underdrawing.data import files
+from underdrawing.data.files import (
+    file_stamp,
+    identical_files,
+    one_line,
+    short_hash,
+    sweep,
+    write_atomic,
+)
 
 
 @pytest.mark.parametrize("content", ["λ ρ σ\n", b"\x00\xff\r\n"])
@@ -65,3 +73,37 @@ def test_a_stamp_is_of_the_file_or_nothing(tmp_path: Path) -> None:
 def test_a_folder_has_one_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert short_hash(Path("a")) == short_hash(tmp_path / "a") != short_hash(tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("plain λ 絵", "plain λ 絵"),
+        ("two\nlines\x1b", r"two\nlines\x1b"),
+        ("\udcff", r"\udcff"),
+        ("\u202e", r"\u202e"),
+    ],
+)
+def test_a_message_is_one_line_that_prints(text: str, line: str) -> None:
+    assert one_line(text) == line
+    line.encode()
+
+
+def test_files_of_the_same_bytes_are_found(tmp_path: Path) -> None:
+    end = bytes(5000)  # longer than the end that is compared first
+    contents = [b"", b"a", b"b", b"a", b"", b"x" + end, b"y" + end, b"x" + end, b"xx" + end]
+    paths = [tmp_path / str(number) for number in range(len(contents))]
+    for path, content in zip(paths, contents, strict=True):
+        path.write_bytes(content)
+    gone = tmp_path / "gone"
+    groups = identical_files([*paths, gone])
+    assert groups == [[paths[0], paths[4]], [paths[1], paths[3]], [paths[5], paths[7]]]
+
+
+def test_files_whose_size_is_their_own_are_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(9):
+        (tmp_path / str(number)).write_bytes(bytes(number))
+    monkeypatch.setattr(files, "_tail", lambda path: pytest.fail(f"{path} is read"))
+    assert identical_files(tmp_path.iterdir()) == []

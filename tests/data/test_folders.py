@@ -1,7 +1,9 @@
 import hashlib
+import json
 import os
 import warnings
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 from hypothesis import given, settings
@@ -32,8 +34,8 @@ def touch(folder: Path, *names: str) -> list[Path]:
 def paint(folder: Path, count: int) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{i}.png" for i in range(count)]
-    for path in paths:
-        Image.new("RGB", (2, 2)).save(path)
+    for number, path in enumerate(paths):  # no two of the same bytes
+        Image.new("RGB", (2, 2), (number, crc32(folder.name.encode()) % 256, 0)).save(path)
     return paths
 
 
@@ -91,6 +93,57 @@ def test_a_folder_may_itself_be_a_link(tmp_path: Path) -> None:
     touch(tmp_path / "real", "a.jpg")
     (tmp_path / "link").symlink_to(tmp_path / "real", target_is_directory=True)
     assert find_pictures(tmp_path / "link") == [tmp_path / "link" / "a.jpg"]
+
+
+def test_links_to_folders_are_followed_each_folder_once(tmp_path: Path) -> None:
+    touch(tmp_path / "elsewhere", "a.jpg", "deep/b.jpg")
+    folder = tmp_path / "pictures"
+    touch(folder, "c.jpg")
+    for name in ("first", "second"):
+        (folder / name).symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    found = find_pictures(folder)
+    assert [str(path.relative_to(folder)) for path in found] == [
+        "c.jpg", "first/a.jpg", "first/deep/b.jpg",
+    ]  # fmt: skip
+
+
+def test_hidden_folders_and_litter_are_passed_over(tmp_path: Path) -> None:
+    touch(tmp_path, ".git/a.jpg", "__MACOSX/b.jpg", "deep/.thumbnails/c.jpg", "deep/@eaDir/d.jpg")
+    (wanted,) = touch(tmp_path, "deep/e.jpg")
+    assert find_pictures(tmp_path) == [wanted]
+    assert find_pictures(tmp_path / ".git") == [tmp_path / ".git" / "a.jpg"]  # named, so meant
+
+
+@pytest.fixture
+def locked(monkeypatch: pytest.MonkeyPatch) -> set[Path]:
+    """Folders that may not be read; as root, permissions would not do."""
+    folders: set[Path] = set()
+    scandir = os.scandir
+
+    def guarded(path: str) -> object:
+        if Path(path) in folders:
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    return folders
+
+
+def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path, locked: set[Path]) -> None:
+    touch(tmp_path, "a.jpg")
+    locked.add(tmp_path)
+    with pytest.raises(ValueError, match=r"the folder .* cannot be read: Permission denied"):
+        find_pictures(tmp_path)
+
+
+def test_subfolders_that_may_not_be_read_are_left_out(tmp_path: Path, locked: set[Path]) -> None:
+    (wanted,) = touch(tmp_path, "a.jpg")
+    for name in ("b", "c"):
+        touch(tmp_path / name, "d.jpg")
+        locked.add(tmp_path / name)
+    with pytest.warns(UserWarning, match=r"some folders in .*:\n.*/b: .*\n.*/c: ") as caught:
+        assert find_pictures(tmp_path) == [wanted]
+    assert len(caught) == 1
 
 
 @pytest.mark.parametrize(
@@ -328,3 +381,60 @@ def test_the_manifests_hash_sees_names_sizes_and_splits(collection: Collection) 
 def test_names_that_are_no_utf8_are_split_too() -> None:
     paths = [Path(os.fsdecode(b"photos/\xff%d.jpg" % i)) for i in range(9)]
     assert sizes(split(paths)) == (3, 3, 3)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are bytes on POSIX only")
+def test_names_of_any_bytes_are_read_said_and_recorded(tmp_path: Path) -> None:
+    folder = tmp_path / "λ\n絵画"
+    paths = paint(folder, 9)
+    for number, name in enumerate([b"\xff\xfe.png", b"a\nb.png", b"\x1b[31m.png"]):
+        paths[number] = paths[number].rename(folder / os.fsdecode(name))
+    for _ in range(2):
+        collection = read_collection(folder, tmp_path / "cache")
+        assert place(collection).keys() == set(paths)
+        assert len(json.dumps(collection.manifest()).encode()) > 100
+    paths[1].write_bytes(b"no picture")
+    with pytest.warns(UserWarning, match=r"1 of 9 .*\n.*a\\nb\.png") as caught:
+        read_collection(folder, tmp_path / "cache")
+    assert len(str(caught[0].message).splitlines()) == 2
+    assert str(caught[0].message).replace("\n", "").isprintable()
+
+
+def test_training_pictures_that_are_also_held_out_are_left_out(tmp_path: Path) -> None:
+    paint(tmp_path, 30)
+    whole = read_collection(tmp_path)
+    copies = [
+        (whole.test[0], whole.train[2]),
+        (whole.test[0], whole.train[3]),
+        (whole.validation[1], whole.train[4]),
+        (whole.test[2], whole.validation[2]),
+        (whole.train[5], whole.train[6]),  # its own affair
+    ]
+    for original, copy in copies:
+        copy.write_bytes(original.read_bytes())
+    leaking = {copy for _, copy in copies[:4]}
+    for _ in range(2):
+        with pytest.warns(
+            UserWarning, match=r"4 of 30 pictures .* are left out, .* copies"
+        ) as caught:
+            rest = read_collection(tmp_path, tmp_path / "cache")
+        assert len(caught) == 1
+        assert place(rest) == {p: name for p, name in place(whole).items() if p not in leaking}
+
+
+def test_a_folder_of_one_picture_many_times_is_refused(tmp_path: Path) -> None:
+    for path in paint(tmp_path, 12):
+        path.write_bytes((tmp_path / "0.png").read_bytes())
+    with pytest.raises(ValueError, match="holds no picture for training that is not also a"):
+        read_collection(tmp_path)
+
+
+def test_one_picture_trains(tmp_path: Path) -> None:
+    paint(tmp_path, 1)
+    assert sizes(read_collection(tmp_path)) == (1, 0, 0)
+
+
+def test_the_manifest_of_a_file_that_vanished_says_so(collection: Collection) -> None:
+    collection.test[0].unlink()
+    name = f"photos/{collection.test[0].name}"
+    assert {"name": name, "bytes": None} in collection.manifest()["test"]  # type: ignore[operator]
