@@ -1,5 +1,10 @@
-"""``underdrawing evaluate``: score a trained run, beside the control rows."""
+"""``underdrawing evaluate``: score a trained run, beside the control rows.
 
+Several GPUs: ``accelerate launch -m underdrawing.experiments.evaluate RUN``; the figures are the
+same.
+"""
+
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -8,8 +13,8 @@ import tyro
 
 from ..data.folders import find_pictures
 from ..metrics.judges import Judges, Scores, make_cards
-from ..trainers.model_files import load_model
-from ..trainers.networks import pick_device
+from ..trainers.model_files import load_model, own_folder
+from ..trainers.processes import join_processes
 from ..trainers.trainer import collections
 from .evaluation import (
     CONTROLS,
@@ -20,6 +25,7 @@ from .evaluation import (
     trained_method,
 )
 from .judges import make_judges
+from .main import run_command
 from .table import Table, make_columns, make_line, mark_unstylized, to_text, write_table
 
 
@@ -50,29 +56,38 @@ class EvaluateConfig:
 
 
 def evaluate(config: EvaluateConfig) -> Table:
-    """Score the run; writes and returns the table.
+    """Score the run; every process returns the table, the first one writes it.
+
+    The run may be somebody else's: the folders of pictures that its configuration names are read,
+    where ``photos`` and ``paintings`` name no others, and nothing outside ``out`` is written.
 
     Raises:
         ValueError: no such run, or no pictures to score on.
     """
-    device = pick_device(config.device)
+    processes = join_processes(config.device)
+    device, main = processes.device, processes.is_main_process
     model = load_model(config.run, device)
-    trained = model.config
+    trained, size = model.config, config.size or model.config.size
+    out = config.out or own_folder(config.run, "evaluation")
     own = replace(
         trained,
         photos=config.photos or trained.photos,
         paintings=config.paintings or trained.paintings,
     )
-    photos, paintings = collections(own)
-    test_photos = find_pictures(config.photos) if config.photos else list(photos.test)
-    test_paintings = find_pictures(config.paintings) if config.paintings else list(paintings.test)
-    manifest = make_manifest(test_photos, test_paintings, config.pairs)
-    method = trained_method(model, device, config.strength)
-    judges, size = make_judges(device, config.weights_dir), config.size or trained.size
+    with processes.main_process_first():  # the first one fills the caches
+        photos, paintings = collections(own, main)
+        test_photos = find_pictures(config.photos) if config.photos else list(photos.test)
+        test_paintings = (
+            find_pictures(config.paintings) if config.paintings else list(paintings.test)
+        )
+        manifest = make_manifest(test_photos, test_paintings, config.pairs)
+        method = trained_method(model, device, config.strength)
+        judges = make_judges(device, config.weights_dir)
     methods = {str(config.run): method, **CONTROLS}
     scores = evaluate_methods(methods, manifest, test_paintings, judges, size, device)
     table = score_table(scores, judges, manifest, len(test_paintings), size)
-    write_table(table, config.out or config.run / "evaluation", config.json)
+    if main:
+        write_table(table, out, config.json)
     return table
 
 
@@ -94,4 +109,10 @@ def score_table(
 def command(arguments: list[str]) -> None:
     """Run the command."""
     config = tyro.cli(EvaluateConfig, prog="underdrawing evaluate", args=arguments)
-    print(to_text(evaluate(config)))
+    table = evaluate(config)
+    if join_processes(config.device).is_main_process:
+        print(to_text(table))
+
+
+if __name__ == "__main__":
+    run_command("evaluate", sys.argv[1:])

@@ -7,7 +7,6 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ..data.images import read_image, square
 from ..metrics.judges import Judges, Measured, Scores, measure, score
@@ -15,6 +14,7 @@ from ..models.encoder import Encoder
 from ..models.generator import Generator
 from ..models.style_code import match_colour, mean_std, style_code
 from ..trainers.model_files import Model, build_encoder
+from ..trainers.processes import join_processes, share_out
 
 T = TypeVar("T")
 PairPaths = tuple[Path, Path]
@@ -63,6 +63,9 @@ def evaluate_methods(
 ) -> dict[str, Scores]:
     """Score methods in one sweep: each batch of pairs is read and looked at once for all of them.
 
+    The processes of a launch share the batches, which are the same for any number of them; each
+    returns the scores of all pairs, to the bit those of a single process with as many threads.
+
     Args:
         methods: by name; photos and paintings to outputs, all (B,3,size,size) in [0,1].
         manifest: (photo, painting) files.
@@ -72,22 +75,28 @@ def evaluate_methods(
         device: where it runs.
         batch_size: pairs at a time.
     """
-    measured: dict[str, list[Measured]] = {name: [] for name in methods}
-    batches = _batches(manifest, batch_size)
-    for batch in tqdm(batches, f"scoring {len(methods)} rows", unit="batch", leave=False):
+    processes = join_processes(device.type)
+
+    def look(batch: Sequence[PairPaths]) -> dict[str, Measured]:
         content, style = (read_squares(paths, size, device) for paths in zip(*batch, strict=True))
         photo, goal = judges.look(content), judges.style(style)
-        for name, method in methods.items():
+
+        def judged(method: Method) -> Measured:
             # Rounded to bytes, as a saved picture is: the scores are those of the files.
             output = (method(content, style) * 255).round() / 255
-            measured[name].append(measure(judges.look(output), photo, goal))
-    reference = torch.cat(
-        [
-            judges.pooled(read_squares(batch, size, device))
-            for batch in _batches(paintings, batch_size)
-        ]
-    )
-    return {name: score(parts, reference) for name, parts in measured.items()}
+            return measure(judges.look(output), photo, goal)
+
+        return {name: judged(method) for name, method in methods.items()}
+
+    def pool(batch: Sequence[Path]) -> Tensor:
+        return judges.pooled(read_squares(batch, size, device))
+
+    pairs, references = _batches(manifest, batch_size), _batches(paintings, batch_size)
+    measured = share_out(processes, look, pairs, f"scoring {len(methods)} rows")
+    reference = torch.cat(share_out(processes, pool, references, "looking at the paintings"))
+    scores = {name: score([batch[name] for batch in measured], reference) for name in methods}
+    assert all(s.pairs == len(manifest) for s in scores.values())
+    return scores
 
 
 def _batches(items: Sequence[T], size: int) -> list[Sequence[T]]:

@@ -10,7 +10,7 @@ from ..metrics.judges import Judge, Judges
 from ..metrics.perceptual import LPIPS_LAYERS, lpips_heads, lpips_vector
 from ..metrics.style_gap import ACTIVATION_STD, style_vector
 from ..models.encoder import Encoder
-from ..models.pretrained import cache_dir, load_pretrained, sha256_of
+from ..models.pretrained import MissingWeightsError, cache_dir, check_name, load_pretrained
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"  # as torch-fidelity names it
 STAND_IN_LAYER = "relu4_3"
@@ -42,7 +42,7 @@ def _imagenet_vgg(
     """The network LPIPS is defined on, if its weights are to be had."""
     try:
         weights = load_pretrained("vgg16_imagenet", weights_dir)
-    except ValueError:
+    except MissingWeightsError:
         return None
     network = Encoder("vgg16_imagenet", LPIPS_LAYERS, weights.state).to(device)
     return network, ("VGG16, torchvision ImageNet", weights.sha256)
@@ -64,6 +64,7 @@ def _inception(device: torch.device, weights_dir: Path | None) -> Judge | None:
     path = next((file for file in files if file.is_file()), None)
     if path is None or importlib.util.find_spec("torch_fidelity") is None:
         return None
+    sha256 = check_name(path)  # before torch-fidelity unpickles it
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], str(path)).to(device)
@@ -71,5 +72,5 @@ def _inception(device: torch.device, weights_dir: Path | None) -> Judge | None:
         lambda images, layers: {"2048": network((images * 255).round().byte())[0].float()},
         ["2048"],
         lambda features: features["2048"],
-        ("InceptionV3, 2048 features", sha256_of(path)),
+        ("InceptionV3, 2048 features", sha256),
     )

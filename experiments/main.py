@@ -1,8 +1,10 @@
 """The ``underdrawing`` command. A user's mistake is one sentence and exit code 2."""
 
+import os
+import signal
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib import import_module
 from itertools import pairwise
 from typing import TypeVar
@@ -15,6 +17,7 @@ COMMANDS = {
     "evaluate": "score a trained run on held-out pairs",
     "benchmark": "time training, stylising and loading beside the floor and plain code",
     "reproduce": "train and score every row of the paper's table; write the report",
+    "data": "check folders of pictures: what is in them, and what training would leave out",
 }
 USAGE = (
     "usage: underdrawing COMMAND [options]\n\n"
@@ -36,22 +39,33 @@ def main() -> None:
         sys.exit(0)
     if arguments[0] not in COMMANDS:
         fail(f"there is no command {arguments[0]!r}; choose one of {', '.join(COMMANDS)}")
-    run_command(import_module(f".{arguments[0]}", __package__).command, arguments[1:])
+    run_command(arguments[0], arguments[1:])
 
 
-def run_command(command: Callable[[list[str]], None], arguments: list[str]) -> None:
-    """Run a command; mistakes and interruptions become one sentence and an exit code."""
+def run_command(name: str, arguments: list[str]) -> None:
+    """Run a command. Mistakes, interruptions and what the machine refuses become one sentence and
+    an exit code; anything else is a bug and shows its traceback.
+    """
     from ..trainers.memory import keep_freed_memory
     from ..trainers.signals import Interrupted
+    from .endings import explain
 
     keep_freed_memory()
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names of files
     warnings.showwarning = lambda message, *_, **__: print(
         f"underdrawing: note: {message}", file=sys.stderr
     )
     try:
-        command(arguments)
-    except (ValueError, OSError) as error:  # OSError: the disk is full, a folder is read-only, …
-        fail(str(error))
+        import_module(f".{name}", __package__).command(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head`: nobody reads on, so nothing more is said, at exit neither
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+    except (ValueError, OSError, MemoryError, RuntimeError) as error:
+        sentence = explain(error, name)
+        if sentence is None:
+            raise
+        fail(sentence)
     except Interrupted as interruption:
         print(f"\nunderdrawing: {interruption}", file=sys.stderr)
         sys.exit(130)

@@ -2,6 +2,9 @@
 
 All rows of a seed start from one shared warm-up and differ from there on. Whatever is finished is
 kept, so the same command continues where it was interrupted.
+
+Several GPUs: ``accelerate launch -m underdrawing.experiments.reproduce …``; every row is trained by
+all of them, and the pairs to score are shared out.
 """
 
 import json
@@ -19,7 +22,7 @@ from ..metrics.judges import Judges, Scores, make_cards
 from ..models.pretrained import sha256_of
 from ..models.style_code import style_code
 from ..trainers.model_files import build_encoder, load_model
-from ..trainers.networks import pick_device
+from ..trainers.processes import join_processes
 from ..trainers.trainer import collections, train
 from .evaluation import (
     CONTROLS,
@@ -57,6 +60,7 @@ class Bench(NamedTuple):
     manifest: list[PairPaths]
     paintings: Sequence[Path]  # the reference set
     device: torch.device
+    main: bool  # whether this process writes the files
 
 
 class Entry(NamedTuple):
@@ -68,27 +72,33 @@ class Entry(NamedTuple):
 
 
 def reproduce(config: ReproduceConfig) -> Table:
-    """Train what is not trained yet, score what is not scored yet, write table and report.
+    """Train what is not trained yet, score what is not scored yet; every process returns the
+    table, the first one writes it and the report.
 
     Raises:
         ValueError: a mistake in the options or folders, or no weights to be had.
     """
-    device = pick_device(config.device)
-    photos, paintings = collections(warmup_config(config, 0))
+    processes = join_processes(config.device)
+    device, main = processes.device, processes.is_main_process
+    with processes.main_process_first():  # the first one fills the caches
+        photos, paintings = collections(warmup_config(config, 0), main)
+        # Before the training: missing weights should not be discovered after it.
+        judges = make_judges(device, config.weights_dir)
     manifest = make_manifest(photos.test, paintings.test, config.pairs)
-    pairs = [[str(photo), str(painting)] for photo, painting in manifest]
-    write_atomic(config.out / "manifest.json", json.dumps(pairs, indent=1))
-    # Before the training: missing weights should not be discovered after it.
-    judges = make_judges(device, config.weights_dir)
-    _train_all(config)
-    bench = Bench(config, judges, manifest, paintings.test, device)
+    bench = Bench(config, judges, manifest, paintings.test, device, main)
+    if main:
+        pairs = [[str(photo), str(painting)] for photo, painting in manifest]
+        write_atomic(config.out / "manifest.json", json.dumps(pairs, indent=1))
+    _train_all(bench)
     table = make_table(bench, *_score_all(bench))
-    write_table(table, config.out, config.json)
-    write_report(config.out / "report.html", table, _pictures(bench), config)
+    if main:
+        write_table(table, config.out, config.json)
+        write_report(config.out / "report.html", table, _pictures(bench), config)
     return table
 
 
-def _train_all(config: ReproduceConfig) -> None:
+def _train_all(bench: Bench) -> None:
+    config = bench.config
     runs = [
         (f"seed {seed}: {title}", run)
         for seed in range(config.seeds)
@@ -98,7 +108,8 @@ def _train_all(config: ReproduceConfig) -> None:
         ]
     ]
     for number, (title, run) in enumerate(runs, start=1):
-        print(f"[{number}/{len(runs)}] {title}", file=sys.stderr, flush=True)
+        if bench.main:
+            print(f"[{number}/{len(runs)}] {title}", file=sys.stderr, flush=True)
         train(run)
 
 
@@ -138,9 +149,10 @@ def score_entries(bench: Bench, entries: Mapping[str, Entry]) -> dict[str, Score
     fresh = evaluate_methods(
         pending, bench.manifest, bench.paintings, bench.judges, bench.config.size, bench.device
     )
-    for name, scores in fresh.items():
-        kept_as = {"of": _key(bench, entries[name]), "scores": asdict(scores)}
-        write_atomic(entries[name].file, json.dumps(kept_as))
+    if bench.main:
+        for name, scores in fresh.items():
+            kept_as = {"of": _key(bench, entries[name]), "scores": asdict(scores)}
+            write_atomic(entries[name].file, json.dumps(kept_as))
     return kept | fresh
 
 
@@ -219,10 +231,12 @@ def parse(arguments: list[str]) -> ReproduceConfig:
 def command(arguments: list[str]) -> None:
     """Run the command."""
     config = parse(arguments)
-    print(f"\n{to_text(reproduce(config))}\n")
-    print(f"table:  {config.out / 'table.md'} (.csv, .json)")
-    print(f"report: {config.out / 'report.html'}")
+    table = reproduce(config)
+    if join_processes(config.device).is_main_process:
+        print(f"\n{to_text(table)}\n")
+        print(f"table:  {config.out / 'table.md'} (.csv, .json)")
+        print(f"report: {config.out / 'report.html'}")
 
 
 if __name__ == "__main__":
-    run_command(command, sys.argv[1:])
+    run_command("reproduce", sys.argv[1:])

@@ -11,13 +11,10 @@ from typing import Annotated, Literal
 import torch
 import tyro
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..data.ahead import map_ahead
-from ..data.files import write_atomic
 from ..data.folders import find_pictures
 from ..data.images import read_image, save_image, to_tensor
 from ..models.encoder import Encoder
@@ -25,9 +22,10 @@ from ..models.pretrained import sha256_of
 from ..models.style_code import style_code
 from ..trainers.config import TrainConfig
 from ..trainers.memory import free_memory
-from ..trainers.model_files import build_encoder, load_model
+from ..trainers.model_files import build_encoder, load_model, own_folder, sizes
 from ..trainers.networks import pick_device
 from ..trainers.pictures import overlay
+from ..trainers.tensor_files import read_tensors, write_tensors
 
 AHEAD = 2  # pictures read before, and written after, the network's turn
 BYTES_PER_PIXEL = 220  # at the peak of stylizing, measured at 2048x2048 and 4096x4096
@@ -62,14 +60,14 @@ def painting_code(path: Path, run: Path, trained: TrainConfig, device: torch.dev
         ValueError: the picture cannot be read, or is a sliver; or there are no weights.
     """
     kept = run / "codes" / f"{_digest(path)}.safetensors"
-    try:
-        return load_file(kept, str(device))["code"]
-    except (OSError, SafetensorError, KeyError):
-        pass  # not met before, or damaged
+    with suppress(OSError, ValueError, KeyError):  # not met before, or damaged, or another model's
+        code = read_tensors(kept).tensors["code"]
+        if code.shape == (1, sizes(trained)[0]) and code.isfinite().all():
+            return code.float().to(device)
     encoder, _ = build_encoder(trained, list(trained.style.layers))
     code = encode_painting(path, encoder.to(device), trained)
-    with suppress(OSError):  # a run folder that is read-only: made anew each time
-        write_atomic(kept, save({"code": code.cpu()}))
+    with suppress(OSError, ValueError):  # not to be written to: made anew each time
+        write_tensors(own_folder(run, "codes") / kept.name, {"code": code})
     return code
 
 

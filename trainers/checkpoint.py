@@ -73,12 +73,14 @@ def load_checkpoint(
     Raises:
         ValueError: the checkpoint belongs to other networks.
     """
-    for path in reversed(checkpoints(run)):
+    found = checkpoints(run)
+    for path in reversed(found):
         try:
             flat, metadata = read_tensors(path)
         except ValueError as error:
             path.replace(path.with_suffix(".damaged"))
-            warnings.warn(f"{error}; going back to the one before", stacklevel=2)
+            instead = "starting over" if path == found[0] else "going back to the one before"
+            warnings.warn(f"{error}; {instead}", stacklevel=2)
             continue
         try:
             step = int(metadata["step"])

@@ -14,7 +14,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 # While the first process decodes a large folder into the cache, the others wait this long for it;
-# and for one that is stuck. One that has died is noticed at once.
+# and for one that is stuck. One that has died is noticed within seconds.
 PATIENCE = timedelta(hours=2)
 
 

@@ -3,6 +3,7 @@
 import json
 import platform
 import sys
+import threading
 import warnings
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from .. import __version__
-from ..data.files import write_atomic
+from ..data.files import naming, write_atomic
 from ..models.pretrained import Pretrained
 from .config import TrainConfig, to_json
 
@@ -31,11 +32,12 @@ class Tracker:
         if self.path.is_file():
             lines = self.path.read_text(errors="replace").splitlines(keepends=True)
             write_atomic(self.path, "".join(line for line in lines if _is_kept(line, step)))
+        threading.excepthook = _hear
         self.writer = SummaryWriter(str(run / "tensorboard"), purge_step=step)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """One line per logged step."""
-        with self.path.open("a") as file:
+        with naming(self.path), self.path.open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)
@@ -47,6 +49,14 @@ class Tracker:
     def close(self) -> None:
         """Flush everything."""
         self.writer.close()
+
+
+def _hear(failure: threading.ExceptHookArgs) -> None:
+    """TensorBoard's thread could not write: whoever gives it the next figure gets that error, and
+    nobody needs its traceback.
+    """
+    if not isinstance(failure.exc_value, OSError):
+        threading.__excepthook__(failure)
 
 
 def _is_kept(line: str, step: int) -> bool:

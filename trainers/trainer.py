@@ -2,7 +2,8 @@
 
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from .learner import Learner
 from .model_files import build_encoder, load_config, load_state, save_model
 from .networks import build_networks, encoder_taps, make_accelerator, style_codes
 from .pictures import training_grid
+from .processes import join_processes
 from .signals import Interrupted, stop_signals
 from .steps import Scene
 from .tracking import Tracker, write_description
@@ -56,9 +58,11 @@ def train(config: TrainConfig) -> Path:
             is full; or too many steps gave no finite gradient.
         Interrupted: SIGINT or SIGTERM arrived; the state is saved.
     """
+    main = join_processes(config.device).is_main_process
     check_run_folder(config)
     if is_finished(config):
-        print(f"{config.out} is finished", file=sys.stderr)
+        if main:
+            print(f"{config.out} is finished", file=sys.stderr)
         return config.out
     Trainer(config).run()
     return config.out
@@ -129,11 +133,14 @@ class Trainer:
         self.tracker = Tracker(config.out, start) if self.main else None
         if start == 0 and config.balance.kind == "gradient":
             self.learner.first_measurement(next(self._batches(0)))
+        batches = self._batches(start)
         bar = tqdm(
-            self._batches(start), f"training {config.out.name}", initial=start,
+            batches, f"training {config.out.name}", initial=start,
             total=config.steps, disable=not self.main, dynamic_ncols=True,
         )  # fmt: skip
-        with stop_signals() as stop:
+        # Closed, because an error's traceback would hold on to the loader, and its processes, which
+        # don't heed signals, would be waited for forever.
+        with stop_signals() as stop, closing(batches):
             for done, batch in enumerate(bar, start=start + 1):
                 scene = self.learner.step(done - 1, batch)
                 if done % config.image_every == 0 and self.tracker is not None:
@@ -157,7 +164,9 @@ class Trainer:
         config, networks = self.config, self.networks
         if self.main:
             config.out.mkdir(parents=True, exist_ok=True)
-            sweep(config.out)
+            for folder in (config.out, config.out / "best"):
+                sweep(folder)
+                sweep(folder / "checkpoints")
             manifest = {"photos": self.photos.manifest(), "paintings": self.paintings.manifest()}
             write_description(config, manifest, self.pretrained, self.accelerator)
         with self.accelerator.main_process_first():  # who sets damaged checkpoints aside
@@ -172,7 +181,7 @@ class Trainer:
             self._save(config.out, start, config.keep)
         return start
 
-    def _batches(self, start: int) -> Iterator[PackedPair]:
+    def _batches(self, start: int) -> Generator[PackedPair, None, None]:
         positions = Positions(
             start,
             self.config.steps,
@@ -180,7 +189,7 @@ class Trainer:
             self.accelerator.process_index,
             self.accelerator.num_processes,
         )
-        return iter(make_loader(self.dataset, positions, self.config.workers))
+        yield from make_loader(self.dataset, positions, self.config.workers)
 
     def _is_due(self, every: int, done: int) -> bool:
         return done % every == 0 or done == self.config.steps
@@ -215,8 +224,8 @@ class Trainer:
         except OSError as error:
             raise ValueError(
                 f"step {step} could not be saved in {run}: {error.strerror}. The last whole "
-                f"checkpoint is that of step {saved_step(run)}; once there is room, run the same "
-                "command again to continue from it"
+                f"checkpoint is that of step {saved_step(self.config.out)}; once there is room, "
+                "run the same command again to continue from it"
             ) from None
 
     def _keep_best(self, step: int, error: float) -> None:

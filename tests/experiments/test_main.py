@@ -54,7 +54,7 @@ def test_help_explains_itself(run: Run, command: str, capsys: pytest.CaptureFixt
     assert run(command, "--help") == 0
     text = capsys.readouterr().out
     assert f"usage: underdrawing {command}" in text
-    assert "--device" in text
+    assert ("--json" if command == "data" else "--device") in text
 
 
 def test_no_command_and_unknown_command(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
@@ -93,6 +93,17 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(
     captured = capsys.readouterr()
     assert sentence in captured.err
     assert "Traceback" not in captured.err
+
+
+def test_a_dry_run_prints_the_plan_and_leaves_no_trace(
+    run: Run, folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("train", *tiny_options(folders, tmp_path / "run"), "--dry-run") == 0
+    printed = capsys.readouterr().out
+    assert {"run", "batch", "steps", "memory", "disk"} <= {
+        line.split()[0] for line in printed.splitlines()
+    }
+    assert not (tmp_path / "run").exists()
 
 
 def test_missing_weights_name_the_three_ways(
