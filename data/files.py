@@ -19,7 +19,8 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with partial.open("wb") as file:
+            partial.unlink(missing_ok=True)  # what lies there, maybe a link, is not followed
+            with partial.open("xb") as file:
                 file.write(content.encode() if isinstance(content, str) else content)
                 file.flush()
                 os.fsync(file.fileno())

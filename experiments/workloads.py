@@ -17,18 +17,11 @@ from torch.utils.data import DataLoader
 from ..data.prepared import Decoded, prepare, prepared_side
 from ..data.stream import PackedPair, PairStream, Positions, make_loader, unpack
 from ..models.encoder import Encoder
-from ..trainers.config import TrainConfig
+from ..trainers.config import TrainConfig, encoder_taps
 from ..trainers.learner import Learner
 from ..trainers.memory import keep_freed_memory
-from ..trainers.model_files import build_generator
-from ..trainers.networks import (
-    Networks,
-    build_networks,
-    encoder_taps,
-    make_accelerator,
-    pick_device,
-    style_size,
-)
+from ..trainers.model_files import build_generator, sizes
+from ..trainers.networks import Networks, build_networks, make_accelerator, pick_device
 from .measure import Timing, Work, count_flops, time_calls
 from .plain import PlainLearner, plain_stylize
 from .rivals import adain_step, adain_stylize, lite_stylize, lite_stylize_with
@@ -127,7 +120,7 @@ def _plain_train(case: Case) -> Outcome:
 def _networks(config: TrainConfig, accelerator: Accelerator) -> Networks:
     """Networks of random weights: the time is the same."""
     encoder = Encoder(config.encoder.name, encoder_taps(config))
-    codes = torch.randn(8, style_size(encoder.channels(), config), device=accelerator.device)
+    codes = torch.randn(8, sizes(config)[0], device=accelerator.device)
     return build_networks(config, accelerator, encoder, codes)
 
 
@@ -149,11 +142,8 @@ def _packed(case: Case) -> PackedPair:
 
 def _stylize(case: Case) -> Outcome:
     device = pick_device(case.config.device)
-    encoder = Encoder(case.config.encoder.name, case.config.style.layers)
-    size = style_size(encoder.channels(), case.config)
-    del encoder  # the style code is at hand
-    generator = build_generator(case.config, size, {}).to(device).eval()
-    code = torch.rand(1, size, device=device).expand(case.batch, -1)
+    generator = build_generator(case.config).to(device).eval()
+    code = torch.rand(1, sizes(case.config)[0], device=device).expand(case.batch, -1)
     photo = torch.rand(case.batch, 3, case.size, case.size, device=device)
 
     @torch.inference_mode()
@@ -166,8 +156,7 @@ def _stylize(case: Case) -> Outcome:
 def _plain_stylize(case: Case) -> Outcome:
     config, device = case.config, pick_device(case.config.device)
     encoder = Encoder(config.encoder.name, config.style.layers).to(device)
-    size = style_size(encoder.channels(), config)
-    generator = build_generator(config, size, {}).to(device).eval()
+    generator = build_generator(config).to(device).eval()
     photos = torch.rand(case.batch, 3, case.size, case.size, device=device)
     painting = torch.rand(1, 3, config.size, config.size, device=device)
 

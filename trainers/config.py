@@ -12,7 +12,7 @@ from typing import Any, Literal
 Layers = tuple[tuple[str, float], ...]
 
 MAX_LAYERS = 64
-MAX_TEXT = 4096  # characters of a name or a path
+MAX_NAME, MAX_PATH = 64, 4096  # characters
 TINY, LARGE = 1e-12, 1e12  # of weights and rates; all numbers of a config are finite
 
 
@@ -49,7 +49,8 @@ class ContentConfig:
     layers: Layers = (("conv3_2", 0.2), ("conv4_2", 0.5), ("conv5_2", 0.3))
     """Layers with their λ_l; the default is the paper's multi-scale loss."""
     normalization: Literal["none", "l2", "instance", "batch"] = "l2"
-    """What is divided out of the features first."""
+    """What is divided out of the features first; batch: of the micro-batch, all others of each
+    picture alone."""
 
     def __post_init__(self) -> None:
         _few("content", self.layers)
@@ -64,7 +65,7 @@ class AttentionConfig:
     objective: Literal["uniform", "learned", "oracle", "shuffled", "saliency", "joint", "gate"] = (
         "learned"
     )
-    """How the attention map comes about."""
+    """How the attention map comes about; shuffled: another picture's of the micro-batch."""
     target: Literal["structural", "robust", "robust_local", "calibrated"] = "structural"
     """What learned, oracle and shuffled maps are aimed at."""
     budget: float = 0.5
@@ -261,6 +262,16 @@ class TrainConfig:
             raise ValueError("compile cannot differentiate R1 twice: set adversarial.r1 0")
 
 
+def content_layers(config: TrainConfig) -> list[str]:
+    """The layers of the content loss; none for the pixel loss."""
+    return [name for name, _ in config.content.layers] if config.content.kind == "feature" else []
+
+
+def encoder_taps(config: TrainConfig) -> list[str]:
+    """The encoder layers that a run looks at."""
+    return [*config.style.layers, *content_layers(config)]
+
+
 def to_json(config: Any) -> str:
     """A config as JSON, paths as strings."""
     return json.dumps(dataclasses.asdict(config), indent=2, default=str)
@@ -315,7 +326,7 @@ def _build(kind: Any, value: Any) -> Any:
             raise ValueError(f"{shown} should be an object of settings")
         hints = typing.get_type_hints(kind)
         if unknown := sorted(set(value) - set(hints)):
-            raise ValueError(f"unknown setting(s) {reprlib.repr(unknown)}")
+            raise ValueError(f"unknown setting(s) {reprlib.repr(unknown)[1:-1]}")
         return kind(**{key: _build(hints[key], value[key]) for key in value})  # type: ignore[operator]
     if origin is Literal:
         if value not in arguments:
@@ -332,8 +343,9 @@ def _build(kind: Any, value: Any) -> Any:
         return tuple(_build(k, v) for k, v in zip(inner, value, strict=True))
     if isinstance(value, int | float) and not abs(value) <= 2**64:  # nor NaN
         raise ValueError(f"{shown} is no number of a size that a setting has")
-    if isinstance(value, str) and (len(value) > MAX_TEXT or "\0" in value):
-        raise ValueError(f"{shown} is no text that a setting has")
+    longest = MAX_PATH if kind is Path else MAX_NAME
+    if isinstance(value, str) and (len(value) > longest or "\0" in value):
+        raise ValueError(f"{shown} is no name that a setting has")
     if kind is float and type(value) is int:
         return float(value)
     if kind is Path and isinstance(value, str):

@@ -1,14 +1,15 @@
 """The finished generator on disk: ``model.safetensors`` beside ``config.json``.
 
 Both may be somebody else's: nothing in them is executed, and nothing is believed unchecked. The
-configuration is read first, within bounds; it tells the name, shape and type of every tensor; and
-not one is read from a file that claims others.
+configuration is read first, within bounds; it tells the name and shape of every tensor; and not
+one is read from a file that claims others.
 """
 
 import os
 import reprlib
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from ..losses.attention import needs_branch
 from ..models.encoder import Encoder
 from ..models.generator import Generator, code_size
 from ..models.pretrained import Pretrained, load_pretrained
-from .config import TrainConfig, from_json
+from .config import TrainConfig, content_layers, encoder_taps, from_json
 from .tensor_files import read_shapes, read_tensors, write_tensors
 
 MAX_CONFIG = 1_000_000  # bytes
@@ -32,8 +33,9 @@ class Model(NamedTuple):
     config: TrainConfig
 
 
-def build_generator(config: TrainConfig, style_size: int, channels: Mapping[str, int]) -> Generator:
-    """The generator a config describes; ``channels`` are those of the content layers, if used."""
+def build_generator(config: TrainConfig) -> Generator:
+    """The generator a config describes."""
+    style_size, channels = sizes(config)
     objective = config.attention.objective
     return Generator(
         style_size,
@@ -43,6 +45,15 @@ def build_generator(config: TrainConfig, style_size: int, channels: Mapping[str,
         gate=objective == "gate",
         channels=channels if config.attention.channels else None,
     )
+
+
+@lru_cache
+def sizes(config: TrainConfig) -> tuple[int, dict[str, int]]:
+    """Length of the style code, and channels of the content layers."""
+    with torch.device("meta"):
+        channels = Encoder(config.encoder.name, encoder_taps(config)).channels()
+    style = {layer: channels[layer] for layer in config.style.layers}
+    return code_size(style), {layer: channels[layer] for layer in content_layers(config)}
 
 
 def build_encoder(config: TrainConfig, taps: list[str]) -> tuple[Encoder, Pretrained]:
@@ -68,9 +79,11 @@ def load_config(run: Path) -> TrainConfig:
     if path.stat().st_size > MAX_CONFIG:
         raise ValueError(f"{path} is larger than any configuration")
     try:
-        return from_json(path.read_text("utf-8"))
+        config = from_json(path.read_text("utf-8"))
+        sizes(config)  # its encoder has those layers
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+    return config
 
 
 def load_state(run: Path) -> dict[str, Tensor]:
@@ -84,7 +97,7 @@ def load_state(run: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise ValueError(f"{run} holds no finished model (there is no {path.name})")
     with torch.device("meta"):  # shapes without memory
-        wanted = build_generator(config, *_sizes(config)).state_dict()
+        wanted = build_generator(config).state_dict()
     shapes, found = {name: tensor.shape for name, tensor in wanted.items()}, read_shapes(path)
     if wrong := [n for n in shapes.keys() | found.keys() if shapes.get(n) != found.get(n)]:
         name = min(wrong)
@@ -102,8 +115,8 @@ def load_state(run: Path) -> dict[str, Tensor]:
 def load_model(run: Path | str, device: torch.device | str = "cpu") -> Model:
     """The finished generator of a run folder, in eval mode; the run may be somebody else's.
 
-    Folders that the configuration names are at most read from, ``encoder.weights_dir`` only where
-    there is such a folder on this machine.
+    Of the folders that its configuration names none is written to, and ``encoder.weights_dir`` is
+    looked into only where there is such a folder on this machine.
 
     Raises:
         ValueError: no finished model there, or a file that is damaged or does not fit its
@@ -111,7 +124,7 @@ def load_model(run: Path | str, device: torch.device | str = "cpu") -> Model:
     """
     run = Path(run)
     config, state = load_config(run), load_state(run)
-    generator = build_generator(config, *_sizes(config))
+    generator = build_generator(config)
     generator.load_state_dict(state)
     folder = config.encoder.weights_dir
     if folder and not os.path.isdir(folder):  # noqa: PTH112 (never raises)
@@ -119,14 +132,16 @@ def load_model(run: Path | str, device: torch.device | str = "cpu") -> Model:
     return Model(generator.to(device).eval(), config)
 
 
-def _sizes(config: TrainConfig) -> tuple[int, dict[str, int]]:
-    """Length of the style code, and channels of the content layers."""
-    content = dict(config.content.layers) if config.content.kind == "feature" else {}
-    with torch.device("meta"):
-        encoder = Encoder(config.encoder.name, [*config.style.layers, *content])
-        channels = encoder.channels()
-    style = {layer: channels[layer] for layer in config.style.layers}
-    return code_size(style), {layer: channels[layer] for layer in content}
+def own_folder(run: Path, name: str) -> Path:
+    """A folder within a run folder, to write to; the run may be somebody else's.
+
+    Raises:
+        ValueError: it is a link that leads out of the run folder.
+    """
+    folder = run / name
+    if not Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(run)):
+        raise ValueError(f"{folder} is a link that leads out of {run}: remove it")
+    return folder
 
 
 def _words(shape: torch.Size | None) -> str:

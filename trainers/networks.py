@@ -1,7 +1,7 @@
 """Everything trainable, and the encoder, as a config describes them."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +15,10 @@ from torch.optim import Optimizer
 from ..data.images import read_image, square
 from ..models.discriminator import PatchGAN
 from ..models.encoder import Encoder
-from ..models.generator import Generator, code_size
+from ..models.generator import Generator
 from ..models.style_code import style_code
 from .config import TrainConfig
-from .model_files import build_generator, load_state
+from .model_files import build_generator, load_state, sizes
 
 CALIBRATION_PAINTINGS = 64  # whose codes set the scale of the style code
 
@@ -101,21 +101,6 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     return accelerator
 
 
-def encoder_taps(config: TrainConfig) -> list[str]:
-    """The encoder layers that a run looks at."""
-    return [*config.style.layers, *content_layers(config)]
-
-
-def content_layers(config: TrainConfig) -> list[str]:
-    """The layers of the content loss; none for the pixel loss."""
-    return [name for name, _ in config.content.layers] if config.content.kind == "feature" else []
-
-
-def style_size(channels: Mapping[str, int], config: TrainConfig) -> int:
-    """Length of a run's style codes; ``channels`` are those of the encoder's layers."""
-    return code_size({layer: channels[layer] for layer in config.style.layers})
-
-
 def build_networks(
     config: TrainConfig, accelerator: Accelerator, encoder: Encoder, codes: Tensor | None
 ) -> Networks:
@@ -129,19 +114,18 @@ def build_networks(
             fit.
     """
     torch.manual_seed(config.seed)  # initial weights; all else is drawn per position
-    device, channels = accelerator.device, encoder.channels()
+    device = accelerator.device
     encoder.to(device).to(memory_format=torch.channels_last)
     if accelerator.mixed_precision == "bf16":
         encoder.in_bfloat16()
-    code = style_size(channels, config)
 
-    generator = build_generator(config, code, {n: channels[n] for n in content_layers(config)})
+    generator = build_generator(config)
     generator.to(device)  # it chooses its layout itself
     if config.init is not None:
         _start_from(generator, config.init)
     elif codes is not None:
         generator.standardise_codes(codes)
-    discriminator = _build_discriminator(config, code)
+    discriminator = _build_discriminator(config)
     if config.compile:
         _compile(encoder, generator, discriminator)
 
@@ -164,12 +148,12 @@ def build_networks(
     )  # fmt: skip
 
 
-def _build_discriminator(config: TrainConfig, code: int) -> PatchGAN | None:
+def _build_discriminator(config: TrainConfig) -> PatchGAN | None:
     if config.balance.adversarial <= 0:
         return None
     a = config.adversarial
     discriminator = PatchGAN(
-        a.width, a.layers, a.scales, a.spectral, code if a.projection else None
+        a.width, a.layers, a.scales, a.spectral, sizes(config)[0] if a.projection else None
     )
     if config.size < discriminator.min_side:
         raise ValueError(

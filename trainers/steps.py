@@ -25,8 +25,8 @@ from ..losses.smoothness import tv_loss
 from ..losses.style import StyleLoss
 from ..models.generator import Stylized
 from ..models.style_code import style_code
-from .config import TrainConfig
-from .networks import Networks, content_layers
+from .config import TrainConfig, content_layers
+from .networks import Networks
 
 Features = dict[str, Tensor]
 

@@ -19,10 +19,10 @@ from ..data.stream import PackedPair, PairStream, Positions, make_loader
 from ..models.pretrained import cache_dir
 from .balance import TERMS
 from .checkpoint import load_checkpoint, save_checkpoint, saved_step
-from .config import TrainConfig, differences, to_json
+from .config import TrainConfig, differences, encoder_taps, to_json
 from .learner import Learner
 from .model_files import build_encoder, load_config, load_state, save_model
-from .networks import build_networks, encoder_taps, make_accelerator, style_codes
+from .networks import build_networks, make_accelerator, style_codes
 from .pictures import training_grid
 from .processes import join_processes
 from .signals import Interrupted, stop_signals

