@@ -52,7 +52,7 @@ def sync_folder(folder: Path) -> None:
 
 def sweep(folder: Path, older_than: float = 0.0) -> None:
     """Remove what killed writers left aside in a folder, if it is this many seconds old."""
-    for partial in folder.glob(".*.part"):
+    for partial in folder.glob(".*.[0-9]*.part"):
         with suppress(OSError):  # another process has swept it away
             if time.time() - partial.stat().st_mtime >= older_than:
                 partial.unlink()

@@ -111,14 +111,24 @@ def to_record(report: Report) -> dict[str, object]:
     }
 
 
-def command(arguments: list[str]) -> None:
-    """Run the command."""
+def parse(arguments: list[str]) -> CheckConfig:
+    """The options after the sub-command's name.
+
+    Raises:
+        ValueError: another sub-command, or no folder.
+    """
     if arguments[:1] not in (["check"], ["-h"], ["--help"]):
         raise ValueError("`underdrawing data` has one sub-command: underdrawing data check DIR ...")
     words = arguments[1:] if arguments[0] == "check" else arguments
     config = tyro.cli(CheckConfig, prog="underdrawing data check", args=words)
     if not config.folders:
         raise ValueError("say which folders to check: underdrawing data check DIR ...")
+    return config
+
+
+def command(arguments: list[str]) -> None:
+    """Run the command."""
+    config = parse(arguments)
     reports = check_folders(config.folders)
     print("\n\n".join(map(to_text, reports)), flush=True)
     if config.json:

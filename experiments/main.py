@@ -51,6 +51,7 @@ def run_command(name: str, arguments: list[str]) -> None:
     from .endings import explain
 
     keep_freed_memory()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does, in words
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names of files
     warnings.showwarning = lambda message, *_, **__: print(
         f"underdrawing: note: {message}", file=sys.stderr

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 import tyro
 
-from ..data.files import write_atomic
+from ..data.files import sweep, write_atomic
 from ..metrics.judges import Judges, Scores, make_cards
 from ..models.pretrained import sha256_of
 from ..models.style_code import style_code
@@ -151,6 +151,7 @@ def score_entries(bench: Bench, entries: Mapping[str, Entry]) -> dict[str, Score
     )
     if bench.main:
         for name, scores in fresh.items():
+            sweep(entries[name].file.parent)
             kept_as = {"of": _key(bench, entries[name]), "scores": asdict(scores)}
             write_atomic(entries[name].file, json.dumps(kept_as))
     return kept | fresh

@@ -45,7 +45,10 @@ def save_checkpoint(
     tensors: Mapping[str, Tensor],
     keep: int,
 ) -> None:
-    """Write the state after ``step`` steps, then delete all but the newest ``keep`` files."""
+    """Write the state after ``step`` steps; of the files up to it, the newest ``keep`` stay.
+
+    Later ones are of a course that was left: the run went back behind them.
+    """
     flat = {
         f"{name}/{key}": value
         for name, module in modules.items()
@@ -56,8 +59,10 @@ def save_checkpoint(
             flat |= {f"{name}/{index}/{slot}": torch.as_tensor(v) for slot, v in slots.items()}
     flat |= {f"tensors/{key}": value for key, value in tensors.items()}
     write_tensors(run / "checkpoints" / f"step-{step:07}.safetensors", flat, step=str(step))
-    for old in checkpoints(run)[:-keep]:
-        old.unlink()
+    found = checkpoints(run)
+    kept = [path for path in found if step_of(path) <= step][-keep:]
+    for path in set(found) - set(kept):
+        path.unlink()
 
 
 def load_checkpoint(

@@ -1,5 +1,6 @@
 """How G and D learn from the stream: one optimizer step of each, over all micro-batches."""
 
+import math
 import warnings
 from contextlib import ExitStack
 from typing import NamedTuple
@@ -31,6 +32,7 @@ class Verdict(NamedTuple):
 
     step: int
     skipped: Tensor  # () 0 or 1, the same on all processes
+    losses: Tensor  # () 0 or 1, likewise: it was a loss that is not finite
     finite: Tensor  # (b,) bool, of this process's pictures
     position: Tensor  # (b,) theirs in the stream
 
@@ -64,13 +66,13 @@ class Learner:
         while records is None:
             records = self._gradients(step, packed)
         finite = torch.cat([record.finite for record in records])
-        skipped = self._update(step, finite)
+        skipped, losses = self._update(step, finite)
         if self._measures(step):
             self.balance.update(self.accelerator, self.micro_batches)
         for record in records:
             for name, value in record.values.items():
                 self._add(name, value, skipped)
-        self.verdicts.append(Verdict(step, skipped, finite, packed["position"]))
+        self.verdicts.append(Verdict(step, skipped, losses, finite, packed["position"]))
         return records[-1].scene
 
     def is_logged(self, done: int) -> bool:
@@ -94,7 +96,9 @@ class Learner:
         values |= {f"weight/{name}": w for name, w in self.balance.weights(progress).items()}
         stacked = self.accelerator.reduce(torch.stack([v.float() for v in values.values()]), "mean")
         self.totals = {}
-        return dict(zip(values, stacked.tolist(), strict=True))
+        found = dict(zip(values, stacked.tolist(), strict=True))
+        # No number, if all steps were skipped, is left out: JSON knows none such.
+        return {name: value for name, value in found.items() if not math.isnan(value)}
 
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint holds beside networks and optimizers; the mean over processes."""
@@ -190,16 +194,20 @@ class Learner:
 
     # -- the update --------------------------------------------------------------------------
 
-    def _update(self, step: int, finite: Tensor) -> Tensor:
-        """Step both optimizers, or neither; returns 1 if the step was skipped, else 0."""
+    def _update(self, step: int, finite: Tensor) -> tuple[Tensor, Tensor]:
+        """Step both optimizers, or neither.
+
+        Returns:
+            1 if the step was skipped, else 0; and whether for a loss on any process.
+        """
         o, networks = self.config.optimizer, self.networks
         norms = [self.accelerator.clip_grad_norm_(networks.generator.parameters(), o.clip)]
         if networks.discriminator is not None:
             gradients = [p.grad for p in networks.discriminator.parameters() if p.grad is not None]
             norms.append(get_total_norm(gradients))
-        # Gradients are reduced already, so their norms are the same on all processes.
-        broken = ~(finite.all() & torch.stack(norms).isfinite().all())
-        skipped = self.accelerator.reduce(broken.float(), "sum").clamp(max=1)
+        broken = torch.stack([~finite.all(), ~torch.stack(norms).isfinite().all()])
+        broken = self.accelerator.reduce(broken.float(), "sum").clamp(max=1)
+        skipped = broken.max()
         rates = {"optimizer_g": o.lr, "optimizer_d": o.lr_discriminator}
         for name, optimizer in networks.optimizers().items():
             set_learning_rate(optimizer, rates[name] * learning_rate_factor(step, self.config))
@@ -210,7 +218,7 @@ class Learner:
         if networks.plain_discriminator is not None:
             networks.plain_discriminator.advance_spectral_norm()
         average_into(networks.averaged, networks.plain_generator, step, o.ema)
-        return skipped
+        return skipped, broken[0]
 
     # -- figures -----------------------------------------------------------------------------
 

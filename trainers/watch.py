@@ -96,7 +96,8 @@ class Watch:
 
     def _name(self, verdict: Verdict, names: Callable[[int], str]) -> None:
         bad = verdict.position[~verdict.finite.cpu()]
-        if self.skipped > NAMED or (len(bad) == 0 and not self.speaks):
+        elsewhere = len(bad) == 0 and (bool(verdict.losses) or not self.speaks)
+        if self.skipped > NAMED or elsewhere:
             return
         blamed = [names(int(position)) for position in (bad if len(bad) else verdict.position)]
         what = "loss of" if len(bad) else "gradient, with"

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from underdrawing.experiments import benchmark, evaluate, reproduce, stylize, train
+from underdrawing.experiments import benchmark, data, evaluate, reproduce, stylize, train
 from underdrawing.experiments.main import COMMANDS, main
 from underdrawing.experiments.presets import PRESETS
 from underdrawing.experiments.recipes import RECIPES
@@ -213,6 +213,8 @@ def test_every_command_of_the_readme_parses(line: str) -> None:
         reproduce.parse(words)
     elif command == "benchmark":
         benchmark.parse(words)
+    elif command == "data":
+        data.parse(words)
     else:
         kind = {"stylize": stylize.StylizeConfig, "evaluate": evaluate.EvaluateConfig}[command]
         tyro.cli(kind, args=words)

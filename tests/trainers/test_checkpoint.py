@@ -100,6 +100,14 @@ def test_the_newest_are_kept(keep: int, tmp_path: Path) -> None:
     ]
 
 
+def test_a_course_that_was_left_goes_when_it_is_overtaken(run: Path) -> None:
+    save(run, 10, 2)  # the run went back behind its checkpoint at 14
+    assert saved_step(run) == 10
+    loaded = load(run)
+    assert loaded is not None
+    assert same(loaded[1], 2)
+
+
 def test_other_files_are_no_checkpoints(run: Path) -> None:
     for name in (
         "step-.safetensors",

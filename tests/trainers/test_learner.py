@@ -252,6 +252,20 @@ def test_a_run_of_bad_steps_ends_and_keeps_its_last_checkpoint(
     assert saved != (run / "model.safetensors").read_bytes()  # the average came closer
 
 
+def test_a_line_without_a_step_that_counts_has_no_losses(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(learner, "generator_terms", poison("style", float("nan")))
+    config = tiny(steps=1, max_skipped=1.0)
+    with pytest.warns(UserWarning, match="step 1 was skipped"):
+        run = train(config)
+    text = (run / "metrics.jsonl").read_text()
+    assert "NaN" not in text
+    (line,) = map(json.loads, text.splitlines())
+    assert line["skipped"] == 1
+    assert "loss/style" not in line
+
+
 # --- memory -----------------------------------------------------------------------------------
 
 

@@ -207,24 +207,3 @@ def test_gradient_balance_holds_its_shares(tiny: Tiny) -> None:
     config = RECIPES["gradient-balance"]()
     assert metrics(run)[-1]["share/content"] == pytest.approx(config.balance.content, abs=0.02)
     assert metrics(run)[-1]["share/adversarial"] == pytest.approx(0.1, abs=0.02)
-
-
-def test_two_processes_equal_one(tiny: Tiny, tmp_path: Path, cache: Path) -> None:
-    config = tiny(batch_size=4, steps=2, out=tmp_path / "two")
-    one = train(replace(config, out=tmp_path / "one"))
-    options = {
-        "photos": config.photos, "paintings": config.paintings, "out": config.out, "size": 32,
-        "batch-size": 4, "steps": 2, "workers": 0, "device": "cpu", "precision": "fp32",
-        "log-every": 1, "save-every": 2, "image-every": 2,
-        "generator.width": 8, "generator.blocks": 1,
-    }  # fmt: skip
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    command += ["--main_process_port", "0", "-m", "underdrawing.experiments.train"]
-    command += [str(word) for name, value in options.items() for word in (f"--{name}", value)]
-    environment = os.environ | {"UNDERDRAWING_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert largest_difference(one, config.out) < 2e-4
-    for a, b in zip(metrics(one), metrics(config.out), strict=True):
-        assert a == pytest.approx(b, rel=2e-3, abs=2e-4)

@@ -22,9 +22,9 @@ def names(position: int) -> str:
 
 def verdict(step: int, skipped: bool, bad: list[bool] | None = None) -> Verdict:
     finite = ~torch.tensor(bad or [False, False])
-    return Verdict(
-        step, torch.tensor(float(skipped)), finite, torch.tensor([2 * step, 2 * step + 1])
-    )
+    losses = torch.tensor(float(bad is not None))
+    positions = torch.tensor([2 * step, 2 * step + 1])
+    return Verdict(step, torch.tensor(float(skipped)), losses, finite, positions)
 
 
 def test_a_healthy_run_is_not_spoken_of() -> None:
@@ -70,6 +70,12 @@ def test_a_gradient_without_a_bad_loss_is_told_once_for_all_processes(speaks: bo
         watch.verdicts([verdict(3, True)], names)
     expected = "step 4 was skipped: not finite is the gradient, with photo 6; photo 7"
     assert [str(warning.message) for warning in caught] == ([expected] if speaks else [])
+
+
+def test_pictures_of_this_process_are_not_blamed_for_anothers_loss() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Watch(CONFIG).verdicts([verdict(3, True, [False, False])], names)
 
 
 @pytest.mark.filterwarnings("ignore:step")
