@@ -22,7 +22,6 @@ from .steps import Objectives, Scene, Terms, discriminator_loss, generator_terms
 class Record(NamedTuple):
     """What one micro-batch showed."""
 
-    scene: Scene
     values: dict[str, Tensor]  # each ()
     finite: Tensor  # (b,) bool: all losses of a picture
 
@@ -62,9 +61,10 @@ class Learner:
         Raises:
             ValueError: out of memory, and no smaller micro-batch to be had.
         """
-        records = None
-        while records is None:
-            records = self._gradients(step, packed)
+        learned = None
+        while learned is None:
+            learned = self._gradients(step, packed)
+        records, scene = learned
         finite = torch.cat([record.finite for record in records])
         skipped, losses = self._update(step, finite)
         if self._measures(step):
@@ -73,7 +73,7 @@ class Learner:
             for name, value in record.values.items():
                 self._add(name, value, skipped)
         self.verdicts.append(Verdict(step, skipped, losses, finite, packed["position"]))
-        return records[-1].scene
+        return scene
 
     def is_logged(self, done: int) -> bool:
         """Whether figures are written after this many steps."""
@@ -119,9 +119,9 @@ class Learner:
 
     # -- gradients ---------------------------------------------------------------------------
 
-    def _gradients(self, step: int, packed: PackedPair) -> list[Record] | None:
-        """Gradients of G and D over all micro-batches; None if the memory ran out, which makes
-        the micro-batches smaller.
+    def _gradients(self, step: int, packed: PackedPair) -> tuple[list[Record], Scene] | None:
+        """Gradients of G and D over all micro-batches, with the last one's scene; None if the
+        memory ran out, which makes the micro-batches smaller.
         """
         weights = self.balance.weights(step / self.config.steps)
         parts = split(packed, self.micro_batches)
@@ -132,8 +132,9 @@ class Learner:
                 with ExitStack() as quiet:
                     for module in [] if last else self.networks.trained():
                         quiet.enter_context(self.accelerator.no_sync(module))
-                    records.append(self._micro_batch(step, part, weights))
-            return records
+                    record, scene = self._micro_batch(step, part, weights)
+                records.append(record)
+            return records, scene
         except RuntimeError as error:
             if not should_reduce_batch_size(error):
                 raise
@@ -141,7 +142,9 @@ class Learner:
         self._shrink(len(packed["position"]))
         return None
 
-    def _micro_batch(self, step: int, part: PackedPair, weights: dict[str, Tensor]) -> Record:
+    def _micro_batch(
+        self, step: int, part: PackedPair, weights: dict[str, Tensor]
+    ) -> tuple[Record, Scene]:
         """Add one micro-batch's gradients: G's and its attention branch's in one backward, D
         being frozen, then D's.
         """
@@ -163,7 +166,7 @@ class Learner:
             values["discriminator/accuracy"] = judged.accuracy
         finite = torch.stack(list(losses.values())).detach().isfinite().all(0)
         means = {name: value.detach().mean() for name, value in (losses | values).items()}
-        return Record(scene, means, finite)
+        return Record(means, finite), scene
 
     def _shrink(self, pictures: int) -> None:
         """Forget the gradients begun, and take the next larger number of micro-batches.
