@@ -1,7 +1,7 @@
 """An hour of training that keeps writing and looking: memory, handles and step time stay flat.
 
 ``UNDERDRAWING_SOAK_MINUTES`` is how long, 60 by default; ``UNDERDRAWING_SOAK_JSON`` a file for the
-samples. To be run on a machine that does nothing else.
+samples.
 """
 
 import json
@@ -121,7 +121,8 @@ def test_a_long_run_stays_as_it_is(
         [(b[clock] - a[clock]) / (b["step"] - a["step"]) for a, b in pairwise(late)]
         for clock in ("seconds", "cpu_seconds")
     )
-    drifts = {name: slope(late, name) for name in ("rss", "uss", "workers_rss", "workers_uss")}
+    # Not USS: pages shared with other processes of the machine become a run's own as those end.
+    drifts = {name: slope(late, name) for name in ("rss", "workers_rss")}
     changes = {
         name: change([sample[name] for sample in late])
         for name in ("workers", "handles", "workers_handles", "threads", "files", "kept_bytes")
@@ -130,4 +131,5 @@ def test_a_long_run_stays_as_it_is(
     print({"steps": late[-1]["step"], **times, **drifts, **changes})
     assert max(map(abs, drifts.values())) < MEMORY_DRIFT
     assert max(map(abs, changes.values())) < 1e-3
-    assert abs(change(step_times)) < TIME_DRIFT
+    # The clock's time is printed only: it tells how busy the machine was, too.
+    assert abs(times["its CPU time"]) < TIME_DRIFT
