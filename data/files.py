@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 TAIL = 4096  # bytes at a file's end, which tell most files of one size apart
 
@@ -15,19 +16,26 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     """Write a file aside, sync it, rename it into place: after a crash it is the old one or the
     new one, whole.
     """
+    with aside(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def aside(path: Path) -> Iterator[BinaryIO]:
+    """What is written within goes to a file aside, which takes the place of ``path`` at the end."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             partial.unlink(missing_ok=True)  # what lies there, maybe a link, is not followed
             with partial.open("xb") as file:
-                file.write(content.encode() if isinstance(content, str) else content)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
-        sync_folder(path.parent)
+        _sync_folder(path.parent)
 
 
 @contextmanager
@@ -36,13 +44,35 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        error.filename = str(path)
+        if error.errno:  # the system's own, not a sentence of ours
+            error.filename = str(path)
         raise
 
 
-def sync_folder(folder: Path) -> None:
-    """Make renames in a folder survive a power cut, where the system can."""
-    if os.name == "posix":
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock that ends with this process, however that ends; on POSIX only.
+
+    Raises:
+        ValueError: another process holds it.
+    """
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a")
+    with file:
+        if os.name == "posix":
+            import fcntl
+
+            try:  # not flock, whose lock a killed process's children would go on holding
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(f"another process is at work in {path.parent}") from None
+        yield
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make renames in a folder survive a power cut, where the file system can."""
+    with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)

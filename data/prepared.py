@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import PIL
@@ -24,7 +25,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from .ahead import map_ahead
-from .files import file_stamp, short_hash, sweep, write_atomic
+from .files import aside, file_stamp, short_hash, sweep, write_atomic
 from .images import read_image
 
 FORMAT = 2  # another number when the file's layout or the preparation changes
@@ -172,12 +173,8 @@ def _build(pictures: Decoded, data: Path, fingerprint: str, name: str) -> None:
     data.parent.mkdir(parents=True, exist_ok=True)
     sweep(data.parent, older_than=DAY)
     _check_room(pictures, data.parent)
-    partial = data.with_name(f".{data.name}.{os.getpid()}.part")
-    try:
-        entries = _write(pictures, partial, fingerprint, name)
-        partial.replace(data)
-    finally:
-        partial.unlink(missing_ok=True)
+    with aside(data) as file:
+        entries = _write(pictures, file, fingerprint, name)
     index = {"fingerprint": fingerprint, "pictures": entries}
     write_atomic(data.with_suffix(".json"), json.dumps(index))
 
@@ -189,20 +186,17 @@ def _check_room(pictures: Decoded, folder: Path) -> None:
         raise OSError(f"that might take {needed / 1e9:.1f} GB, and only {free / 1e9:.1f} are free")
 
 
-def _write(pictures: Decoded, path: Path, fingerprint: str, name: str) -> list[Entry]:
+def _write(pictures: Decoded, file: BinaryIO, fingerprint: str, name: str) -> list[Entry]:
     entries: list[Entry] = []
-    with path.open("wb") as file:
-        file.write(bytes.fromhex(fingerprint))
-        decoded = tqdm(
-            _in_order(pictures), f"preparing {name}", len(pictures), leave=False, delay=2
-        )
-        for picture in decoded:
-            if isinstance(picture, str):
-                entries.append(picture)
-            else:
-                height, width, _ = picture.shape
-                entries.append((height, width, zlib.crc32(picture.data)))
-                file.write(picture.data)
+    file.write(bytes.fromhex(fingerprint))
+    decoded = tqdm(_in_order(pictures), f"preparing {name}", len(pictures), leave=False, delay=2)
+    for picture in decoded:
+        if isinstance(picture, str):
+            entries.append(picture)
+        else:
+            height, width, _ = picture.shape
+            entries.append((height, width, zlib.crc32(picture.data)))
+            file.write(picture.data)
     return entries
 
 

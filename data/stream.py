@@ -4,6 +4,8 @@ Position p is the p-th pair of the whole run. Order, crops, strengths and augmen
 are drawn from (seed, p), so worker count, process count and interruptions cannot change them.
 """
 
+import atexit
+import multiprocessing
 import signal
 import warnings
 from collections.abc import Iterator
@@ -222,6 +224,13 @@ def make_loader(
         persistent_workers=False,
         worker_init_fn=_start_worker,
     )
+
+
+@atexit.register
+def _end_workers() -> None:
+    """At exit Python asks child processes with SIGTERM to end, and waits for those that don't."""
+    for worker in multiprocessing.active_children():
+        worker.kill()
 
 
 def _start_worker(_: int) -> None:

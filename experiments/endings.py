@@ -3,7 +3,7 @@
 import errno
 import re
 
-from torch import OutOfMemoryError
+from ..trainers.memory import out_of_memory
 
 #: What takes less memory, by command.
 LOWER = {
@@ -24,7 +24,6 @@ ADVICE = {
 LOST_LOADER = re.compile(r"DataLoader worker|shared memory|</torch_")
 LOST_PROCESS = re.compile(r"gloo/|Connection (closed|reset) by|Broken pipe|NCCL|TCPStore")
 TIMEOUT = re.compile(r"[Tt]imed out|[Tt]imeout")
-NO_MEMORY = re.compile(r"out of memory|can't allocate memory|bad_alloc|ALLOC_FAILED")
 
 
 def explain(error: Exception, command: str) -> str | None:
@@ -41,7 +40,7 @@ def explain(error: Exception, command: str) -> str | None:
         return text
     if isinstance(error, OSError):
         return _system(error, text)
-    if isinstance(error, MemoryError | OutOfMemoryError) or NO_MEMORY.search(text):
+    if out_of_memory(error):
         return f"there is not enough memory: {LOWER.get(command, 'try less at a time')}"
     if LOST_LOADER.search(text):
         return (

@@ -158,16 +158,24 @@ def score_entries(bench: Bench, entries: Mapping[str, Entry]) -> dict[str, Score
 
 
 def _kept(bench: Bench, entry: Entry) -> Scores | None:
-    if not entry.file.is_file():
+    try:
+        kept = json.loads(entry.file.read_text())
+        return Scores(**kept["scores"]) if kept["of"] == _key(bench, entry) else None
+    except (FileNotFoundError, ValueError, LookupError, TypeError):  # none yet, or a damaged one
         return None
-    kept = json.loads(entry.file.read_text())
-    return Scores(**kept["scores"]) if kept["of"] == _key(bench, entry) else None
 
 
 def _key(bench: Bench, entry: Entry) -> dict[str, object]:
     """What scores depend on."""
     pairs = [f"{photo.name} {painting.name}" for photo, painting in bench.manifest]
-    return {"model": entry.identity, "size": bench.config.size, "pairs": pairs}
+    judges = (bench.judges.style, bench.judges.perceptual, bench.judges.pooled)
+    return {
+        "model": entry.identity,
+        "size": bench.config.size,
+        "pairs": pairs,
+        "paintings": [painting.name for painting in bench.paintings],
+        "judges": [list(judge.words) for judge in judges],
+    }
 
 
 def make_table(bench: Bench, scores: dict[str, list[Scores]], controls: dict[str, Scores]) -> Table:

@@ -87,10 +87,9 @@ def encode_painting(path: Path, encoder: Encoder, trained: TrainConfig) -> Tenso
 
 
 def _digest(path: Path) -> str:
-    try:
-        return sha256_of(path)[:16]
-    except OSError:
-        raise ValueError(f"there is no picture {path}") from None
+    if not path.is_file():  # nor read from a pipe, which might never end
+        raise ValueError(f"there is no picture {path}")
+    return sha256_of(path)[:16]
 
 
 @torch.inference_mode()

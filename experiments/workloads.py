@@ -89,7 +89,7 @@ def _train(case: Case) -> Outcome:
 
     def work() -> None:
         learner.step(next(step), packed)
-        learner.verdicts.clear()
+        learner.checks.clear()
 
     bf16 = accelerator.mixed_precision == "bf16"
     timing = time_calls(work, accelerator.device)

@@ -1,19 +1,19 @@
 """How G and D learn from the stream: one optimizer step of each, over all micro-batches."""
 
-import math
 import warnings
 from contextlib import ExitStack
 from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from accelerate.utils.memory import clear_device_cache
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from ..data.stream import PackedPair, split, unpack
 from .balance import Balance
 from .config import TrainConfig
+from .memory import out_of_memory
 from .networks import Networks
 from .schedule import average_into, learning_rate_factor, set_learning_rate
 from .steps import Objectives, Scene, Terms, discriminator_loss, generator_terms, perceive
@@ -26,7 +26,7 @@ class Record(NamedTuple):
     finite: Tensor  # (b,) bool: all losses of a picture
 
 
-class Verdict(NamedTuple):
+class StepCheck(NamedTuple):
     """Whether a step counted, on the device."""
 
     step: int
@@ -51,12 +51,12 @@ class Learner:
         self.balance = Balance(config.balance, accelerator.device)
         self.micro_batches = config.accumulate
         self.totals: dict[str, Tensor] = {}  # (2,) each: sum and count since the last figures
-        self.verdicts: list[Verdict] = []  # since whoever reads them took them
+        self.checks: list[StepCheck] = []  # since whoever reads them took them
 
     def step(self, step: int, packed: PackedPair) -> Scene:
         """Learn from this process's part of a batch; returns the last micro-batch's scene.
 
-        If a loss or gradient is not finite on any process, no weight changes on any.
+        If a loss or gradient is not finite on any process, no weight of G or D changes on any.
 
         Raises:
             ValueError: out of memory, and no smaller micro-batch to be had.
@@ -72,7 +72,9 @@ class Learner:
         for record in records:
             for name, value in record.values.items():
                 self._add(name, value, skipped)
-        self.verdicts.append(Verdict(step, skipped, losses, finite, packed["position"]))
+        # A copy: the loader's own holds a file handle.
+        position = packed["position"].clone()
+        self.checks.append(StepCheck(step, skipped, losses, finite, position))
         return scene
 
     def is_logged(self, done: int) -> bool:
@@ -96,9 +98,7 @@ class Learner:
         values |= {f"weight/{name}": w for name, w in self.balance.weights(progress).items()}
         stacked = self.accelerator.reduce(torch.stack([v.float() for v in values.values()]), "mean")
         self.totals = {}
-        found = dict(zip(values, stacked.tolist(), strict=True))
-        # No number, if all steps were skipped, is left out: JSON knows none such.
-        return {name: value for name, value in found.items() if not math.isnan(value)}
+        return dict(zip(values, stacked.tolist(), strict=True))
 
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint holds beside networks and optimizers; the mean over processes."""
@@ -136,7 +136,7 @@ class Learner:
                 records.append(record)
             return records, scene
         except RuntimeError as error:
-            if not should_reduce_batch_size(error):
+            if not out_of_memory(error):
                 raise
         # Only now, since the error held on to the tensors of the failed attempt.
         self._shrink(len(packed["position"]))

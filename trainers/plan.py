@@ -50,7 +50,7 @@ class Plan:
 
 
 def make_plan(config: TrainConfig) -> Plan:
-    """Build the run and try one picture; nothing is written into the run folder.
+    """Build the run and try a picture or two; nothing is written into the run folder.
 
     All processes of a launch must ask for it together.
 
@@ -59,17 +59,19 @@ def make_plan(config: TrainConfig) -> Plan:
     """
     check_run_folder(config)
     processes = make_accelerator(config).num_processes
-    one = replace(
-        config, batch_size=processes, accumulate=1, workers=0, prepare=False, compile=False
+    micro_batch = config.batch_size // processes // config.accumulate
+    tried = min(2, micro_batch)  # some objectives want two pictures
+    trial = replace(
+        config, batch_size=tried * processes, accumulate=1, workers=0, prepare=False, compile=False
     )
-    trainer = Trainer(one)
+    trainer = Trainer(trial)
     device, networks = trainer.device, trainer.networks
     modules = networks.modules()
     averaged = _bytes(modules["averaged"])
     learning = sum(map(_bytes, modules.values())) - averaged
-    taken = _memory_taken(device)
-    picture = _memory_of_a_step(trainer.learner, default_collate([trainer.dataset[0]]), device)
-    micro_batch = config.batch_size // processes // config.accumulate
+    taken, free = _memory_taken(device), free_memory(device)
+    packed = default_collate([trainer.dataset[position] for position in range(tried)])
+    picture = _memory_of_a_step(trainer.learner, packed, device) // tried
     folders = {"photos": trainer.photos, "paintings": trainer.paintings}
     side = prepared_side(config.size, config.crop_scale)
     return Plan(
@@ -92,7 +94,7 @@ def make_plan(config: TrainConfig) -> Plan:
             if name != "averaged"
         },
         memory=taken + 3 * learning + micro_batch * picture,  # gradients and Adam's two moments
-        memory_free=taken + free_memory(device),
+        memory_free=taken + free,
         checkpoint=3 * learning + averaged,
         prepared=sum(len(split.train) for split in folders.values()) * side**2 * 4,
         disk_free={place: _disk_free(place) for place in (config.out, cache_dir())},
@@ -110,8 +112,9 @@ def _memory_taken(device: torch.device) -> int:
 
 
 def _memory_of_a_step(learner: Learner, packed: PackedPair, device: torch.device) -> int:
-    """What a step takes for each picture."""
+    """What a step takes for its pictures."""
     if device.type == "cuda":
+        learner.step(0, packed)  # which allocates Adam's moments
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
         learner.step(0, packed)

@@ -66,7 +66,7 @@ class Judged(NamedTuple):
     """D on a batch, each (B,)."""
 
     loss: Tensor
-    accuracy: Tensor  # expectation: share of patches told right
+    accuracy: Tensor  # share told right, of the painting's patches and a full-strength output's
 
 
 def perceive(networks: Networks, batch: Pair, config: TrainConfig) -> Scene:
@@ -93,13 +93,14 @@ def discriminator_loss(discriminator: nn.Module, scene: Scene, config: TrainConf
     x = diff_augment(x, uniform) if a.augment else x
     verdict = discriminator(x, scene.standard.repeat(2, 1) if a.projection else None)
     real_logits, fake_logits = zip(*(logits.chunk(2) for logits in verdict.logits), strict=True)
-    full = scene.batch["full"] / config.full_strength
-    loss = adv.real_loss(real_logits, a.game) + full * adv.fake_loss(fake_logits, a.game)
+    full = scene.batch["full"]
+    weight = full / config.full_strength
+    loss = adv.real_loss(real_logits, a.game) + weight * adv.fake_loss(fake_logits, a.game)
     if a.r1 > 0:
         loss = loss + a.r1 / 2 * adv.r1_penalty(real_logits, real)
     real_right = adv.taken_for_real(real_logits, a.game)
     fake_right = full * (1 - adv.taken_for_real(fake_logits, a.game))
-    return Judged(loss, (real_right + fake_right) / 2)
+    return Judged(loss, (real_right + fake_right) / (1 + full))
 
 
 def generator_terms(
@@ -138,8 +139,7 @@ def generator_terms(
         adversarial = _adversarial(networks.plain_discriminator, scene, config)
         balanced["adversarial"] = strength * adversarial
     if statistics:
-        change = (image - photo).detach().abs().mean(dim=(1, 2, 3))
-        figures["output/change"] = change * scene.batch["full"] / config.full_strength
+        figures["output/change"] = (image - photo).detach().abs().mean(dim=(1, 2, 3))
     return Terms(balanced, extra, figures)
 
 

@@ -1,6 +1,7 @@
 """What a run writes down: ``metrics.jsonl``, TensorBoard, and where everything came from."""
 
 import json
+import math
 import platform
 import sys
 import threading
@@ -33,10 +34,11 @@ class Tracker:
             lines = self.path.read_text(errors="replace").splitlines(keepends=True)
             write_atomic(self.path, "".join(line for line in lines if _is_kept(line, step)))
         threading.excepthook = _hear
-        self.writer = SummaryWriter(str(run / "tensorboard"), purge_step=step)
+        self.writer = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        """One line per logged step."""
+        """One line per logged step; what is no number is left out, as JSON has none such."""
+        values = {name: value for name, value in values.items() if math.isfinite(value)}
         with naming(self.path), self.path.open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
         for name, value in values.items():
@@ -89,22 +91,24 @@ def write_description(
     encoder = {
         "name": pretrained.name, "source": pretrained.source, "sha256": pretrained.sha256
     }  # fmt: skip
+    precision = accelerator.mixed_precision
     before = _read_json(run / "run.json")
-    if before.get("encoder", encoder)["sha256"] != encoder["sha256"]:
+    if _of(before, "encoder").get("sha256", encoder["sha256"]) != encoder["sha256"]:
         raise ValueError(
             f"{run} was begun with other weights of {pretrained.name} than those found now "
             f"({pretrained.source}); choose another --out, or name the weights' folder again"
         )
-    for name, sha256 in before.get("data", data).items():
-        if sha256 != data[name]:
+    was = _of(before, "data") | {"precision": before.get("precision", precision)}
+    for name, value in (data | {"precision": precision}).items():
+        if was.get(name, value) != value:
             warnings.warn(
-                f"the {name} have changed since {run} was begun; it goes on with what is there, "
-                "but not as an uninterrupted run would",
+                f"{name}: not the same as when {run} was begun; it goes on with what is there, but "
+                "not as an uninterrupted run would",
                 stacklevel=2,
             )
     about = provenance(
         encoder=encoder, device=str(accelerator.device), processes=accelerator.num_processes,
-        data=data,
+        precision=precision, data=data,
     )  # fmt: skip
     write_atomic(run / "config.json", to_json(config))
     write_atomic(run / "manifest.json", json.dumps(manifest, indent=1))
@@ -130,3 +134,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def _of(content: dict[str, Any], key: str) -> dict[str, Any]:
+    """The object at a key; empty if there is none."""
+    value = content.get(key)
+    return value if isinstance(value, dict) else {}

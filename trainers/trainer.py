@@ -2,8 +2,8 @@
 
 import math
 import sys
-from collections.abc import Generator
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..data.files import sweep, write_atomic
+from ..data.files import locked, sweep, write_atomic
 from ..data.folders import Collection, read_collection
 from ..data.prepared import Decoded, Prepared, prepare, prepared_side
 from ..data.samples import sample_collections
@@ -128,19 +128,24 @@ class Trainer:
     # -- running -----------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Train from the last checkpoint to the last step."""
+        """Train from the last checkpoint to the last step.
+
+        Raises:
+            ValueError: another process trains in this folder; and see ``train``.
+        """
+        with locked(self.config.out / ".lock") if self.main else nullcontext():
+            self._run()
+
+    def _run(self) -> None:
         config, start = self.config, self._resume()
         self.tracker = Tracker(config.out, start) if self.main else None
         if start == 0 and config.balance.kind == "gradient":
             self.learner.first_measurement(next(self._batches(0)))
-        batches = self._batches(start)
         bar = tqdm(
-            batches, f"training {config.out.name}", initial=start,
+            self._batches(start), f"training {config.out.name}", initial=start,
             total=config.steps, disable=not self.main, dynamic_ncols=True,
         )  # fmt: skip
-        # Closed, because an error's traceback would hold on to the loader, and its processes, which
-        # don't heed signals, would be waited for forever.
-        with stop_signals() as stop, closing(batches):
+        with stop_signals() as stop:
             for done, batch in enumerate(bar, start=start + 1):
                 scene = self.learner.step(done - 1, batch)
                 if done % config.image_every == 0 and self.tracker is not None:
@@ -163,7 +168,6 @@ class Trainer:
         """Take up the last checkpoint, if there is one; returns its step."""
         config, networks = self.config, self.networks
         if self.main:
-            config.out.mkdir(parents=True, exist_ok=True)
             for folder in (config.out, config.out / "best"):
                 sweep(folder)
                 sweep(folder / "checkpoints")
@@ -181,7 +185,7 @@ class Trainer:
             self._save(config.out, start, config.keep)
         return start
 
-    def _batches(self, start: int) -> Generator[PackedPair, None, None]:
+    def _batches(self, start: int) -> Iterator[PackedPair]:
         positions = Positions(
             start,
             self.config.steps,
@@ -189,7 +193,7 @@ class Trainer:
             self.accelerator.process_index,
             self.accelerator.num_processes,
         )
-        yield from make_loader(self.dataset, positions, self.config.workers)
+        return iter(make_loader(self.dataset, positions, self.config.workers))
 
     def _is_due(self, every: int, done: int) -> bool:
         return done % every == 0 or done == self.config.steps
@@ -210,7 +214,7 @@ class Trainer:
 
     def _save(self, run: Path, step: int, keep: int) -> None:
         """Write model and checkpoint into a run folder."""
-        self._read_verdicts()
+        self._read_checks()
         best = {"best": torch.tensor(self.best, dtype=torch.float64)}
         state = self.learner.state() | self.watch.state() | best
         if not self.main:
@@ -230,7 +234,7 @@ class Trainer:
 
     def _keep_best(self, step: int, error: float) -> None:
         """The best model so far has a run folder of its own."""
-        if error >= self.best:
+        if not error < self.best:  # nor if it is no number
             return
         self.best, folder = error, self.config.out / "best"
         if self.main:
@@ -243,7 +247,7 @@ class Trainer:
         """Write down and watch the figures that are due after this step, if any."""
         numbers: dict[str, float] = {}
         if self.learner.is_logged(step):
-            self._read_verdicts()
+            self._read_checks()
             numbers |= self.learner.figures(step) | {"skipped": float(self.watch.skipped)}
         if self._is_due(self.config.validate_every, step):
             numbers |= self.validation(self.networks, self.learner.objectives, self.accelerator)
@@ -253,9 +257,9 @@ class Trainer:
         self._keep_best(step, numbers.get("validation/total", math.inf))
         return numbers
 
-    def _read_verdicts(self) -> None:
-        verdicts, self.learner.verdicts = self.learner.verdicts, []
-        self.watch.verdicts(verdicts, self._names)
+    def _read_checks(self) -> None:
+        checks, self.learner.checks = self.learner.checks, []
+        self.watch.steps(checks, self._names)
 
     def _names(self, position: int) -> str:
         """The pictures at a position of the stream."""

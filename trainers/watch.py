@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..losses.attention import collapse_warning
 from .config import TrainConfig
-from .learner import Verdict
+from .learner import StepCheck
 
 WINDOW = 100  # steps over which the share of skipped ones is taken
 NAMED = 20  # skipped steps whose pictures are named
@@ -67,42 +67,43 @@ class Watch:
                 self.said.add(name)
                 warnings.warn(f"step {step}: {sentence}", stacklevel=2)
 
-    def verdicts(self, verdicts: Sequence[Verdict], names: Callable[[int], str]) -> None:
+    def steps(self, checks: Sequence[StepCheck], names: Callable[[int], str]) -> None:
         """Count the steps that were skipped, and name this process's pictures that were to blame.
 
         Args:
-            verdicts: of consecutive steps; the device is waited for.
+            checks: of consecutive steps; the device is waited for.
             names: position in the stream to its pictures' names.
 
         Raises:
             ValueError: too many steps of a window were skipped.
         """
-        if not verdicts:
+        if not checks:
             return
-        for verdict, skipped in zip(
-            verdicts, torch.stack([v.skipped for v in verdicts]).tolist(), strict=True
+        for check, skipped in zip(
+            checks, torch.stack([v.skipped for v in checks]).tolist(), strict=True
         ):
-            if verdict.step % WINDOW == 0:
+            if check.step % WINDOW == 0:
                 self.window = 0
             if not skipped:
                 continue
             self.skipped, self.window = self.skipped + 1, self.window + 1
-            self._name(verdict, names)
+            self._name(check, names)
             if self.window > self.config.max_skipped * WINDOW:
                 raise ValueError(
-                    f"{self.window} of the last {verdict.step % WINDOW + 1} steps had losses or "
-                    "gradients that are not finite; lower --optimizer.lr, or set --precision fp32"
+                    f"{self.window} of the last {check.step % WINDOW + 1} steps had losses or "
+                    "gradients that are not finite; begin anew in another --out, maybe with --init "
+                    f"{self.config.out}, and a lower --optimizer.lr or --precision fp32"
                 )
 
-    def _name(self, verdict: Verdict, names: Callable[[int], str]) -> None:
-        bad = verdict.position[~verdict.finite.cpu()]
-        elsewhere = len(bad) == 0 and (bool(verdict.losses) or not self.speaks)
+    def _name(self, check: StepCheck, names: Callable[[int], str]) -> None:
+        bad = check.position[~check.finite.cpu()]
+        elsewhere = len(bad) == 0 and (bool(check.losses) or not self.speaks)
         if self.skipped > NAMED or elsewhere:
             return
-        blamed = [names(int(position)) for position in (bad if len(bad) else verdict.position)]
+        blamed = [names(int(position)) for position in (bad if len(bad) else check.position)]
         what = "loss of" if len(bad) else "gradient, with"
         warnings.warn(
-            f"step {verdict.step + 1} was skipped: not finite is the {what} {'; '.join(blamed)}",
+            f"step {check.step + 1} was skipped: not finite is the {what} {'; '.join(blamed)}",
             stacklevel=2,
         )
 

@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +10,7 @@ from underdrawing.data import files
 from underdrawing.data.files import (
     file_stamp,
     identical_files,
+    locked,
     one_line,
     short_hash,
     sweep,
@@ -60,6 +63,19 @@ def test_what_a_killed_writer_left_is_swept_away_when_old_enough(tmp_path: Path)
     assert set(tmp_path.iterdir()) == {new, other}
     sweep(tmp_path)
     assert set(tmp_path.iterdir()) == {other}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="locks are POSIX's")
+def test_a_lock_keeps_others_out_until_it_ends(tmp_path: Path) -> None:
+    other = (
+        "import sys; from pathlib import Path; from underdrawing.data.files import locked\n"
+        "with locked(Path(sys.argv[1])): pass"
+    )
+    command = [sys.executable, "-c", other, str(tmp_path / "run" / ".lock")]
+    with locked(tmp_path / "run" / ".lock"):
+        refused = subprocess.run(command, capture_output=True, text=True)
+    assert "another process is at work in" in refused.stderr
+    assert subprocess.run(command).returncode == 0
 
 
 def test_a_stamp_is_of_the_file_or_nothing(tmp_path: Path) -> None:

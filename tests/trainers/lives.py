@@ -120,7 +120,7 @@ def record(path: Path) -> None:
 
     def recorded(self: Learner, number: int, packed: PackedPair) -> Scene:
         scene = step(self, number, packed)
-        verdict = self.verdicts[-1]
+        verdict = self.checks[-1]
         _append(
             path,
             {

@@ -211,12 +211,12 @@ def test_a_step_that_is_not_finite_changes_no_weight(
     assert all(x.isfinite().all() for x in after.values())
     assert torch.equal(trainer.learner.balance.norms, norms)
     assert all(torch.equal(trainer.learner.totals[name], total) for name, total in totals.items())
-    verdict = trainer.learner.verdicts[-1]
-    assert verdict.skipped == 1
-    assert verdict.finite.tolist() == [False, True]
-    assert verdict.position.tolist() == [2, 3]
+    check = trainer.learner.checks[-1]
+    assert check.skipped == 1
+    assert check.finite.tolist() == [False, True]
+    assert check.position.tolist() == [2, 3]
     trainer.learner.step(2, third)
-    assert trainer.learner.verdicts[-1].skipped == 0
+    assert trainer.learner.checks[-1].skipped == 0
     assert painting(state_of(trainer)) != painting(after)
 
 
@@ -228,9 +228,9 @@ def test_a_gradient_that_is_not_finite_is_noticed_without_a_bad_loss(
     parameter = next(trainer.networks.plain_generator.paint.parameters())
     parameter.register_hook(lambda gradient: gradient * float("inf"))
     trainer.learner.step(0, next(trainer._batches(0)))
-    verdict = trainer.learner.verdicts[-1]
-    assert verdict.skipped == 1
-    assert verdict.finite.all()
+    check = trainer.learner.checks[-1]
+    assert check.skipped == 1
+    assert check.finite.all()
     assert painting(state_of(trainer)) == painting(before)
 
 

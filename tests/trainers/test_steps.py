@@ -107,3 +107,17 @@ def test_frozen_restores_the_module_after_an_error() -> None:
     with pytest.raises(RuntimeError), frozen(module):
         raise RuntimeError
     assert all(p.requires_grad for p in module.parameters())
+
+
+def test_accuracy_is_of_the_patches_that_were_judged(trainer: Trainer) -> None:
+    """Whatever the share of outputs at full strength, it lies between 0 and 1."""
+    discriminator = trainer.networks.discriminator
+    assert discriminator is not None
+    batch = first_batch(trainer)
+    scene = perceive(trainer.networks, batch, trainer.config)
+    batch["full"] = torch.ones(2)
+    both = discriminator_loss(discriminator, scene, trainer.config).accuracy
+    batch["full"] = torch.zeros(2)
+    real = discriminator_loss(discriminator, scene, trainer.config).accuracy
+    assert ((both >= 0) & (both <= 1)).all()
+    assert ((2 * both - real >= -1e-6) & (2 * both - real <= 1 + 1e-6)).all()

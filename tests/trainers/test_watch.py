@@ -4,7 +4,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from underdrawing.trainers.config import TrainConfig
-from underdrawing.trainers.learner import Verdict
+from underdrawing.trainers.learner import StepCheck
 from underdrawing.trainers.watch import Watch, complaints
 
 CONFIG = TrainConfig()
@@ -20,11 +20,11 @@ def names(position: int) -> str:
     return f"photo {position}"
 
 
-def verdict(step: int, skipped: bool, bad: list[bool] | None = None) -> Verdict:
+def check(step: int, skipped: bool, bad: list[bool] | None = None) -> StepCheck:
     finite = ~torch.tensor(bad or [False, False])
     losses = torch.tensor(float(bad is not None))
     positions = torch.tensor([2 * step, 2 * step + 1])
-    return Verdict(step, torch.tensor(float(skipped)), losses, finite, positions)
+    return StepCheck(step, torch.tensor(float(skipped)), losses, finite, positions)
 
 
 def test_a_healthy_run_is_not_spoken_of() -> None:
@@ -58,7 +58,7 @@ def test_each_illness_is_said_once(name: str, value: float, sentence: str) -> No
 def test_the_pictures_to_blame_are_named() -> None:
     watch = Watch(CONFIG)
     with pytest.warns(UserWarning, match=r"step 4 was skipped.*loss of photo 7$"):
-        watch.verdicts([verdict(2, False), verdict(3, True, [False, True])], names)
+        watch.steps([check(2, False), check(3, True, [False, True])], names)
     assert watch.skipped == 1
 
 
@@ -67,7 +67,7 @@ def test_a_gradient_without_a_bad_loss_is_told_once_for_all_processes(speaks: bo
     watch = Watch(CONFIG, speaks)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        watch.verdicts([verdict(3, True)], names)
+        watch.steps([check(3, True)], names)
     expected = "step 4 was skipped: not finite is the gradient, with photo 6; photo 7"
     assert [str(warning.message) for warning in caught] == ([expected] if speaks else [])
 
@@ -75,22 +75,22 @@ def test_a_gradient_without_a_bad_loss_is_told_once_for_all_processes(speaks: bo
 def test_pictures_of_this_process_are_not_blamed_for_anothers_loss() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        Watch(CONFIG).verdicts([verdict(3, True, [False, False])], names)
+        Watch(CONFIG).steps([check(3, True, [False, False])], names)
 
 
 @pytest.mark.filterwarnings("ignore:step")
 def test_a_run_ends_when_too_many_steps_are_skipped() -> None:
     watch = Watch(CONFIG)
     share = int(CONFIG.max_skipped * 100)
-    watch.verdicts([verdict(step, step < share) for step in range(200)], names)
+    watch.steps([check(step, step < share) for step in range(200)], names)
     assert (watch.skipped, watch.window) == (share, 0)
-    with pytest.raises(ValueError, match=r"11 of the last 11 steps .* not finite; lower --optim"):
-        watch.verdicts([verdict(step, True) for step in range(200, 300)], names)
+    with pytest.raises(ValueError, match=r"11 of the last 11 steps .* not finite; begin anew"):
+        watch.steps([check(step, True) for step in range(200, 300)], names)
 
 
 @pytest.mark.filterwarnings("ignore:step")
 def test_the_count_survives_a_checkpoint() -> None:
     before, after = Watch(CONFIG), Watch(CONFIG)
-    before.verdicts([verdict(step, step > 95) for step in range(90, 105)], names)
+    before.steps([check(step, step > 95) for step in range(90, 105)], names)
     after.restore(before.state())
     assert (after.skipped, after.window) == (9, 5)
