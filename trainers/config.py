@@ -189,7 +189,8 @@ class TrainConfig:
     batch_size: int = 4
     """Global batch, over all processes and accumulation steps."""
     accumulate: int = 1
-    """Micro-batches per step; lowers memory, not the result."""
+    """Micro-batches per step; lowers memory, not the result (but see content.normalization batch
+    and attention.objective shuffled)."""
     size: int = 256
     """Side of the training crops in pixels."""
     crop_scale: float = 0.5

