@@ -1,8 +1,10 @@
 """Fixtures for tests that train: a cache with a random VGG16 and two folders of small pictures."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,22 @@ from underdrawing.models import pretrained
 from underdrawing.trainers.config import GeneratorConfig, TrainConfig
 
 torch.set_num_threads(1)  # the same sums on every machine, and no fight over two cores
+
+
+class Bomb:
+    """Makes a folder, its crater, when it is unpickled."""
+
+    def __init__(self, crater: Path) -> None:
+        self.crater = crater
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.crater),)
+
+
+@pytest.fixture
+def bomb(tmp_path: Path) -> Bomb:
+    """What no file may bring to life."""
+    return Bomb(tmp_path / "crater")
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from .balance import Balance
 from .config import TrainConfig
 from .memory import out_of_memory
 from .networks import Networks
-from .schedule import average_into, learning_rate_factor, set_learning_rate
+from .schedule import average_into, is_due, learning_rate_factor, set_learning_rate
 from .steps import Objectives, Scene, Terms, discriminator_loss, generator_terms, perceive
 
 
@@ -76,10 +76,6 @@ class Learner:
         position = packed["position"].clone()
         self.checks.append(StepCheck(step, skipped, losses, finite, position))
         return scene
-
-    def is_logged(self, done: int) -> bool:
-        """Whether figures are written after this many steps."""
-        return done % self.config.log_every == 0 or done == self.config.steps
 
     def first_measurement(self, packed: PackedPair) -> None:
         """Gradient norms before step 0, on its own batch, without a step."""
@@ -151,7 +147,7 @@ class Learner:
         config, networks = self.config, self.networks
         with self.accelerator.autocast():
             scene = perceive(networks, unpack(part, self.accelerator.device), config)
-            logging = self.is_logged(step + 1)
+            logging = is_due(config.log_every, step + 1, config)
             terms = generator_terms(networks, self.objectives, scene, config, logging)
         if self._measures(step):
             self.balance.measure(terms.balanced, scene.output.image)

@@ -1,4 +1,4 @@
-"""What changes with the step: learning rates and the averaged generator."""
+"""What goes by the step: learning rates, the averaged generator, and what is due now and then."""
 
 import math
 
@@ -13,6 +13,11 @@ def learning_rate_factor(step: int, config: TrainConfig) -> float:
     """Linear warm-up, then a cosine from 1 to 0.1."""
     warmup = min(1.0, (step + 1) / max(1, config.optimizer.warmup))
     return warmup * (0.55 + 0.45 * math.cos(math.pi * step / config.steps))
+
+
+def is_due(every: int, done: int, config: TrainConfig) -> bool:
+    """Whether what is done every so many steps, and at the last, is due after this one."""
+    return done % every == 0 or done == config.steps
 
 
 def set_learning_rate(optimizer: Optimizer, rate: float) -> None:

@@ -25,6 +25,7 @@ from .model_files import build_encoder, load_config, load_state, save_model
 from .networks import build_networks, make_accelerator, style_codes
 from .pictures import training_grid
 from .processes import join_processes
+from .schedule import is_due
 from .signals import Interrupted, stop_signals
 from .steps import Scene
 from .tracking import Tracker, write_description
@@ -153,7 +154,7 @@ class Trainer:
                 if numbers := self._look(done):
                     bar.set_postfix(_summary(numbers), refresh=False)
                 stopping = self._agreed(bool(stop), done)
-                if stopping or self._is_due(config.save_every, done):
+                if stopping or is_due(config.save_every, done, config):
                     self._save(config.out, done, config.keep)
                 if stopping and done < config.steps:
                     raise Interrupted(
@@ -194,9 +195,6 @@ class Trainer:
             self.accelerator.num_processes,
         )
         return iter(make_loader(self.dataset, positions, self.config.workers))
-
-    def _is_due(self, every: int, done: int) -> bool:
-        return done % every == 0 or done == self.config.steps
 
     def _agreed(self, stop: bool, done: int) -> bool:
         """Whether any process was asked to stop; all must leave at the same step.
@@ -245,11 +243,11 @@ class Trainer:
 
     def _look(self, step: int) -> dict[str, float]:
         """Write down and watch the figures that are due after this step, if any."""
-        numbers: dict[str, float] = {}
-        if self.learner.is_logged(step):
+        config, numbers = self.config, dict[str, float]()
+        if is_due(config.log_every, step, config):
             self._read_checks()
             numbers |= self.learner.figures(step) | {"skipped": float(self.watch.skipped)}
-        if self._is_due(self.config.validate_every, step):
+        if is_due(config.validate_every, step, config):
             numbers |= self.validation(self.networks, self.learner.objectives, self.accelerator)
         if self.tracker is not None and numbers:
             self.tracker.scalars(step, numbers)

@@ -1,5 +1,4 @@
 import importlib.util
-import os
 import urllib.request
 from pathlib import Path
 from types import SimpleNamespace
@@ -145,23 +144,13 @@ def test_without_any_source_one_sentence_names_the_ways(
     assert ("underdrawing[demo]" in words) == (name == "vgg16")
 
 
-class Bomb:
-    """Runs a command of its own when it is unpickled."""
-
-    def __init__(self, crater: Path) -> None:
-        self.crater = crater
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.crater),)
-
-
 @pytest.mark.usefixtures("any_content")
-def test_a_file_that_carries_code_is_refused_unread(tmp_path: Path) -> None:
-    crater, path = tmp_path / "crater", put(tmp_path / "named", 1)
-    torch.save({"features.0.bias": Bomb(crater)}, path)
+def test_a_file_that_carries_code_is_refused_unread(tmp_path: Path, bomb: Any) -> None:
+    path = put(tmp_path / "named", 1)
+    torch.save({"features.0.bias": bomb}, path)
     with pytest.raises(ValueError, match="holds more than tensors"):
         load_pretrained(NAME, tmp_path / "named")
-    assert not crater.exists()
+    assert not bomb.crater.exists()
 
 
 @pytest.mark.usefixtures("any_content")

@@ -2,7 +2,6 @@
 
 import importlib.machinery
 import json
-import os
 import pickle
 import sys
 import time
@@ -205,16 +204,6 @@ def test_style_codes_stay_in_the_run_and_fit_the_model(
         assert torch.equal(painting_code(painting, run, SMALL, cpu), code)
 
 
-class Bomb:
-    """Makes a folder when it is unpickled."""
-
-    def __init__(self, crater: Path) -> None:
-        self.crater = crater
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.crater),)
-
-
 @pytest.mark.usefixtures("offline")
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("pack", ["pickle", "torch", "legacy torch"])
@@ -223,18 +212,19 @@ def test_a_pickle_is_never_executed_whatever_it_is_offered_as(
     folders: tuple[Path, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    bomb: Any,
     pack: str,
 ) -> None:
-    crater, weights = tmp_path / "crater", tmp_path / "weights"
+    crater, weights = bomb.crater, tmp_path / "weights"
     weights.mkdir()
 
     def plant(path: Path) -> Path:
         path.parent.mkdir(exist_ok=True)
         if pack == "pickle":
-            path.write_bytes(pickle.dumps(Bomb(crater)))
+            path.write_bytes(pickle.dumps(bomb))
         else:
             torch.save(
-                {"features.0.weight": Bomb(crater)}, path,
+                {"features.0.weight": bomb}, path,
                 _use_new_zipfile_serialization=pack == "torch",
             )  # fmt: skip
         return path
