@@ -49,12 +49,16 @@ def naming(path: Path) -> Iterator[None]:
         raise
 
 
+class BusyError(ValueError):
+    """Another process holds a lock."""
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold a lock that ends with this process, however that ends; on POSIX only.
 
     Raises:
-        ValueError: another process holds it.
+        BusyError: another process holds it.
     """
     with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +70,7 @@ def locked(path: Path) -> Iterator[None]:
             try:  # not flock, whose lock a killed process's children would go on holding
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise ValueError(f"another process is at work in {path.parent}") from None
+                raise BusyError(f"another process is at work in {path.parent}") from None
         yield
 
 

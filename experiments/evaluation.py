@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,7 +18,18 @@ from ..trainers.processes import join_processes, share_out
 
 T = TypeVar("T")
 PairPaths = tuple[Path, Path]
+
+
+class Batch(NamedTuple):
+    """Pairs to be painted."""
+
+    pairs: Sequence[PairPaths]
+    content: Tensor  # photos (B,3,S,S) in [0,1]
+    style: Tensor  # paintings, likewise
+
+
 Method = Callable[[Tensor, Tensor], Tensor]  # photos, paintings (B,3,S,S) -> outputs
+Painter = Callable[[Batch], dict[str, Tensor]]  # outputs (B,3,S,S) in [0,1], by name
 
 
 def make_manifest(photos: Sequence[Path], paintings: Sequence[Path], pairs: int) -> list[PairPaths]:
@@ -52,8 +63,8 @@ def resolution(size: int) -> str:
 
 
 @torch.no_grad()
-def evaluate_methods(
-    methods: Mapping[str, Method],
+def score_painter(
+    painter: Painter,
     manifest: Sequence[PairPaths],
     paintings: Sequence[Path],
     judges: Judges,
@@ -61,13 +72,13 @@ def evaluate_methods(
     device: torch.device,
     batch_size: int = 8,
 ) -> dict[str, Scores]:
-    """Score methods in one sweep: each batch of pairs is read and looked at once for all of them.
+    """Score all that a painter makes of the pairs, each batch of which is read and judged once.
 
     The processes of a launch share the batches, which are the same for any number of them; each
     returns the scores of all pairs, to the bit those of a single process with as many threads.
 
     Args:
-        methods: by name; photos and paintings to outputs, all (B,3,size,size) in [0,1].
+        painter: what is scored.
         manifest: (photo, painting) files.
         paintings: the reference set of the distances between sets.
         judges: the networks that score.
@@ -77,24 +88,23 @@ def evaluate_methods(
     """
     processes = join_processes(device.type)
 
-    def look(batch: Sequence[PairPaths]) -> dict[str, Measured]:
-        content, style = (read_squares(paths, size, device) for paths in zip(*batch, strict=True))
+    def look(pairs: Sequence[PairPaths]) -> dict[str, Measured]:
+        content, style = (read_squares(paths, size, device) for paths in zip(*pairs, strict=True))
         photo, goal = judges.look(content), judges.style(style)
 
-        def judged(method: Method) -> Measured:
+        def judged(output: Tensor) -> Measured:
             # Rounded to bytes, as a saved picture is: the scores are those of the files.
-            output = (method(content, style) * 255).round() / 255
-            return measure(judges.look(output), photo, goal)
+            return measure(judges.look((output * 255).round() / 255), photo, goal)
 
-        return {name: judged(method) for name, method in methods.items()}
+        return {name: judged(x) for name, x in painter(Batch(pairs, content, style)).items()}
 
     def pool(batch: Sequence[Path]) -> Tensor:
         return judges.pooled(read_squares(batch, size, device))
 
     pairs, references = _batches(manifest, batch_size), _batches(paintings, batch_size)
-    measured = share_out(processes, look, pairs, f"scoring {len(methods)} rows")
+    measured = share_out(processes, look, pairs, "scoring")
     reference = torch.cat(share_out(processes, pool, references, "looking at the paintings"))
-    scores = {name: score([batch[name] for batch in measured], reference) for name in methods}
+    scores = {name: score([batch[name] for batch in measured], reference) for name in measured[0]}
     assert all(s.pairs == len(manifest) for s in scores.values())
     return scores
 
@@ -103,22 +113,38 @@ def _batches(items: Sequence[T], size: int) -> list[Sequence[T]]:
     return [items[i : i + size] for i in range(0, len(items), size)]
 
 
-def generator_method(
-    generator: Generator, encoder: Encoder, layers: Sequence[str], strength: float = 1.0
-) -> Method:
-    """A trained generator as a ``Method``."""
-
-    def stylize(content: Tensor, style: Tensor) -> Tensor:
-        return generator(content, style_code(style, encoder(style, layers)), strength).image
-
-    return stylize
+def each(methods: Mapping[str, Method]) -> Painter:
+    """Methods of photos and paintings alone, by name."""
+    return lambda batch: {
+        name: method(batch.content, batch.style) for name, method in methods.items()
+    }
 
 
-def trained_method(model: Model, device: torch.device, strength: float = 1.0) -> Method:
-    """A finished run as a ``Method``, with the encoder its style codes come from."""
+def together(*painters: Painter) -> Painter:
+    """All that several painters make."""
+    return lambda batch: {k: v for painter in painters for k, v in painter(batch).items()}
+
+
+def generator_painter(
+    generator: Generator, encoder: Encoder, layers: Sequence[str], strengths: Mapping[str, float]
+) -> Painter:
+    """A trained generator at several strengths, by name."""
+
+    def paint(batch: Batch) -> dict[str, Tensor]:
+        code = style_code(batch.style, encoder(batch.style, layers))
+        return {
+            name: generator(batch.content, code, strength).image
+            for name, strength in strengths.items()
+        }
+
+    return paint
+
+
+def trained_painter(model: Model, device: torch.device, strengths: Mapping[str, float]) -> Painter:
+    """A finished run at several strengths, with the encoder its style codes come from."""
     layers = model.config.style.layers
     encoder, _ = build_encoder(model.config, list(layers))
-    return generator_method(model.generator, encoder.to(device), layers, strength)
+    return generator_painter(model.generator, encoder.to(device), layers, strengths)
 
 
 def _colour_only(content: Tensor, style: Tensor) -> Tensor:

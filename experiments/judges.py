@@ -6,15 +6,16 @@ from pathlib import Path
 
 import torch
 
-from ..metrics.judges import Judge, Judges
+from ..metrics.judges import Independent, Judge, Judges
 from ..metrics.perceptual import LPIPS_LAYERS, lpips_heads, lpips_vector
-from ..metrics.style_gap import ACTIVATION_STD, style_vector
+from ..metrics.style_gap import ACTIVATION_STD, LITE0_ACTIVATION_STD, style_vector
 from ..models.encoder import Encoder
 from ..models.pretrained import MissingWeightsError, cache_dir, check_name, load_pretrained
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"  # as torch-fidelity names it
 STAND_IN_LAYER = "relu4_3"
 STAND_IN_SCALE = 25.25  # rms of its spatial means over 40 photos and 40 paintings, 256x256
+LITE0_SCALE = 0.3819  # the same for EfficientNet-Lite0's last features, before its classifier
 
 
 def make_judges(device: torch.device, weights_dir: Path | None = None) -> Judges:
@@ -33,6 +34,7 @@ def make_judges(device: torch.device, weights_dir: Path | None = None) -> Judges
         lpips_name="LPIPS" if imagenet else "LPIPS heads on original VGG16",
         frechet_name="FID" if inception else f"Fréchet (VGG16 {STAND_IN_LAYER})",
         kernel_name="KID" if inception else f"KID (VGG16 {STAND_IN_LAYER})",
+        independent=_lite0(device, weights_dir),
     )
 
 
@@ -54,6 +56,33 @@ def _pooled_stand_in(vgg: Encoder, sha256: str) -> Judge:
         [STAND_IN_LAYER],
         lambda features: features[STAND_IN_LAYER].mean(dim=(2, 3)) / STAND_IN_SCALE,
         (f"VGG16 {STAND_IN_LAYER} means, original weights", sha256),
+    )
+
+
+def _lite0(device: torch.device, weights_dir: Path | None) -> Independent | None:
+    """EfficientNet-Lite0, if both its weights and timm, which builds it, are here."""
+    if importlib.util.find_spec("timm") is None:
+        return None
+    try:
+        weights = load_pretrained("efficientnet_lite0", weights_dir)
+    except MissingWeightsError:
+        return None
+    layers, last = LITE0_ACTIVATION_STD, "head"
+    network = Encoder("efficientnet_lite0", [*layers, last], weights.state).to(device)
+    return Independent(
+        "EfficientNet-Lite0",
+        Judge(
+            network,
+            layers,
+            lambda x: style_vector(x, layers),
+            (f"EfficientNet-Lite0 {', '.join(layers)}", weights.sha256),
+        ),
+        Judge(
+            network,
+            [last],
+            lambda x: x[last].mean(dim=(2, 3)) / LITE0_SCALE,
+            ("EfficientNet-Lite0, 1280 features", weights.sha256),
+        ),
     )
 
 

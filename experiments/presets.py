@@ -1,28 +1,27 @@
-"""Presets of ``underdrawing reproduce``: named functions returning its full configuration."""
+"""Presets of ``underdrawing reproduce`` and ``ablate``: named functions, each returning a study."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from ..trainers.config import GeneratorConfig, TrainConfig
-from .recipes import RECIPES
+from ..trainers.config import GeneratorConfig
 
 
 @dataclass(frozen=True)
-class ReproduceConfig:
-    """Train and score every row of the paper's table and the control rows; write the report."""
+class Study:
+    """What all rows of a table share: pictures, sizes, steps, seeds, and how they are scored."""
 
     preset: str = "quick"
-    """Preset that gives the defaults below: quick, standard or paper."""
+    """Preset that gives the defaults below: quick, cpu, standard or paper."""
     photos: Path | None = None
     """Folder of photos; without it, the built-in samples."""
     paintings: Path | None = None
     """Folder of paintings; without it, the built-in samples."""
     out: Path = Path("runs/reproduce")
-    """Folder for runs, table and report. Run the same command again to continue."""
+    """Folder for runs, tables and report. Run the same command again to continue."""
     json: Path | None = None
-    """Also write the table to this file."""
+    """Also write all figures to this file."""
     warmup: int = 400
     """Steps of the start that all rows of a seed share."""
     steps: int = 80
@@ -31,12 +30,20 @@ class ReproduceConfig:
     """Side of training and test pictures in pixels."""
     batch_size: int = 4
     """Global batch."""
+    lr: float = 5e-4
+    """Generator's learning rate at its peak."""
     seeds: int = 1
     """Seeds per row; intervals need at least 2."""
+    split: Literal["test", "validation"] = "test"
+    """Held-out pictures to score on: choose on validation, touch test once."""
     pairs: int = 40
     """Held-out pairs to score on, at most."""
-    full_strength: float = 1.0
-    """Share of examples trained at full strength."""
+    strengths: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
+    """Strengths at which each row is scored: the points of its content/style curve."""
+    matched_gap: float | None = None
+    """Style gap at which rows are compared; without it, the largest that all of them reach."""
+    full_strength: float = 0.5
+    """Share of examples trained at full strength; the others draw it from [0,1]."""
     weights_dir: Path | None = None
     """Folder to look for network weights in first."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -47,16 +54,35 @@ class ReproduceConfig:
     """Loader processes."""
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
 
+    def __post_init__(self) -> None:
+        for name in ("warmup", "steps", "seeds", "pairs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        rising = sorted({*self.strengths, 0.0})[1:] == list(self.strengths)
+        if not (rising and self.strengths and self.strengths[-1] <= 1):
+            raise ValueError(f"strengths are {self.strengths}; they must rise, over 0 and up to 1")
 
-def quick() -> ReproduceConfig:
+
+def quick() -> Study:
     """The built-in samples on two CPU cores; one seed, so no intervals.
 
     Command: ``underdrawing reproduce``
     """
-    return ReproduceConfig()
+    return Study()
 
 
-def standard() -> ReproduceConfig:
+def cpu() -> Study:
+    """A folder of photos and one of paintings on a CPU: small pictures, short runs, three seeds.
+
+    Command: ``underdrawing reproduce --preset cpu --photos PHOTOS --paintings PAINTINGS``
+    """
+    return replace(
+        quick(), preset="cpu", out=Path("runs/reproduce-cpu"), warmup=300, steps=100, lr=1e-3,
+        seeds=3, pairs=64,
+    )  # fmt: skip
+
+
+def standard() -> Study:
     """A folder of photos and one of paintings on one GPU.
 
     Command: ``underdrawing reproduce --preset standard --photos PHOTOS --paintings PAINTINGS``
@@ -64,11 +90,11 @@ def standard() -> ReproduceConfig:
     """
     return replace(
         quick(), preset="standard", out=Path("runs/reproduce-standard"), warmup=4000, steps=4000,
-        size=256, batch_size=16, seeds=3, pairs=1024, full_strength=0.5, workers=8,
+        size=256, batch_size=16, seeds=3, pairs=1024, workers=8,
     )  # fmt: skip
 
 
-def paper() -> ReproduceConfig:
+def paper() -> Study:
     """The full recipe: COCO's 118 thousand photos, WikiArt's 80 thousand paintings, several GPUs.
 
     Command: ``accelerate launch -m underdrawing.experiments.reproduce --preset paper
@@ -80,34 +106,6 @@ def paper() -> ReproduceConfig:
     )  # fmt: skip
 
 
-_ALL: tuple[Callable[[], ReproduceConfig], ...] = (quick, standard, paper)
+_ALL: tuple[Callable[[], Study], ...] = (quick, cpu, standard, paper)
 #: Name on the command line -> preset.
 PRESETS = {preset.__name__: preset for preset in _ALL}
-
-
-def warmup_config(config: ReproduceConfig, seed: int) -> TrainConfig:
-    """The start that all rows of a seed share: multi-layer content, no attention, no D."""
-    base = _sized(config, "multi-layer")
-    return replace(
-        base, out=config.out / f"seed-{seed}" / "warm-up", steps=config.warmup, seed=seed
-    )
-
-
-def row_config(config: ReproduceConfig, recipe: str, seed: int) -> TrainConfig:
-    """One row, from the shared start. Its seed differs, so that it sees new crops."""
-    base, folder = _sized(config, recipe), config.out / f"seed-{seed}"
-    return replace(
-        base, out=folder / recipe, init=folder / "warm-up", steps=config.steps, seed=1000 + seed,
-        optimizer=replace(base.optimizer, warmup=5),  # the generator is trained already
-    )  # fmt: skip
-
-
-def _sized(config: ReproduceConfig, recipe: str) -> TrainConfig:
-    """A recipe with the reproduction's data and sizes."""
-    chosen = RECIPES[recipe]()
-    return replace(
-        chosen, photos=config.photos, paintings=config.paintings, device=config.device,
-        precision=config.precision, batch_size=config.batch_size, size=config.size,
-        full_strength=config.full_strength, workers=config.workers, generator=config.generator,
-        encoder=replace(chosen.encoder, weights_dir=config.weights_dir),
-    )  # fmt: skip

@@ -28,7 +28,7 @@ main {
 h1, h2 { font-family: var(--serif); font-weight: 500; line-height: 1.2; text-wrap: balance; }
 h1 { font-size: clamp(1.9rem, 5vw, 2.75rem); margin: .25rem 0 1rem; letter-spacing: -.01em; }
 h2 { font-size: 1.5rem; margin: 0 0 .5rem; }
-h3 { font-size: 1rem; font-weight: 600; margin: 0; }
+h3, h4 { font-size: 1rem; font-weight: 600; margin: 0; }
 p { margin: 0 0 .75rem; max-width: 44rem; text-wrap: pretty; }
 section { margin-top: clamp(3rem, 7vw, 4.5rem); }
 code, pre { font: .85rem/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
@@ -87,8 +87,9 @@ td { white-space: nowrap; }
   background: var(--badge-ground); color: var(--badge); font-size: .75rem; white-space: nowrap;
 }
 
+section > h3 { margin: 2.5rem 0 .4rem; }
 .pair { margin-top: 2.25rem; }
-.pair h3 { font-family: var(--serif); font-weight: 500; color: var(--muted); margin-bottom: .6rem; }
+.pair h4 { font-family: var(--serif); font-weight: 500; color: var(--muted); margin-bottom: .6rem; }
 .pictures { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 1.1rem .9rem; }
 @media (min-width: 46rem) { .pictures { grid-template-columns: repeat(4, minmax(0, 1fr)); } }
 figure { margin: 0; break-inside: avoid; }
@@ -117,4 +118,57 @@ pre {
   white-space: pre-wrap; overflow-wrap: anywhere;
 }
 summary { cursor: pointer; width: fit-content; color: var(--muted); }
+
+/* Charts (svg.py, charts.py, forest.py). Series stay 3:1 against the page and apart from each other
+   for the colour-blind. Letters grow with the drawing's units where a chart is shown small. */
+:root {
+  --series-0: #4688e0; --series-1: #b44f09; --series-2: #24877b; --series-3: #722a61;
+  --series-4: #9a8d0a; --series-5: #1f2125; --series-6: #09698f; --series-7: #7f504c;
+  --series-8: #4f4d11; --series-9: #493fa5;
+}
+@media (prefers-color-scheme: dark) {
+  :root {
+    --series-0: #6b7cc9; --series-1: #ef8f20; --series-2: #99eba2; --series-3: #f1a2fe;
+    --series-4: #977604; --series-5: #ecf2ff; --series-6: #49a2ac; --series-7: #c17c71;
+    --series-8: #9abc8d; --series-9: #a787f1;
+  }
+}
+.series-0 { color: var(--series-0); } .series-1 { color: var(--series-1); }
+.series-2 { color: var(--series-2); } .series-3 { color: var(--series-3); }
+.series-4 { color: var(--series-4); } .series-5 { color: var(--series-5); }
+.series-6 { color: var(--series-6); } .series-7 { color: var(--series-7); }
+.series-8 { color: var(--series-8); } .series-9 { color: var(--series-9); }
+.charts {
+  display: grid; gap: 2.25rem 2.5rem; margin-top: 1.25rem;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 28rem), 1fr));
+}
+.charts figcaption { margin-top: .7rem; color: var(--muted); }
+.chart { container-type: inline-size; max-width: 40rem; }
+.chart svg { display: block; width: 100%; height: auto; overflow: visible; }
+.chart-title { margin: 0 0 .75rem; font-size: .95rem; font-weight: 600; }
+.chart text { fill: var(--ink); font-size: 12px; font-variant-numeric: tabular-nums; }
+.chart .tick { fill: var(--muted); }
+.chart .name { paint-order: stroke; stroke: var(--paper); stroke-width: 4px; }
+.chart .settled { font-weight: 700; }
+@container (max-width: 26rem) { .chart text { font-size: 16px; } }
+.chart path { fill: none; stroke-width: 1; }
+.chart .grid { stroke: var(--rule); }
+.chart .axis, .chart .zero { stroke: var(--strong-rule); }
+.chart .guide { stroke: var(--muted); stroke-dasharray: 3 3; }
+.chart .curve { stroke: currentColor; stroke-width: 1.8; stroke-linejoin: round; }
+.chart .band {
+  fill: currentColor; fill-opacity: .14; stroke: currentColor; stroke-opacity: .2;
+}
+.chart .mark { fill: currentColor; stroke: var(--paper); }
+.chart .hollow .mark { fill: var(--paper); stroke: currentColor; stroke-width: 1.6; }
+.chart .control .mark { stroke: var(--ink); stroke-width: 1.8; }
+.chart .heavy { stroke: currentColor; stroke-width: 5; stroke-opacity: .45; }
+.chart .light { stroke: currentColor; stroke-width: 1.5; }
+.legend {
+  display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; margin: .6rem 0 0; padding: 0;
+  list-style: none; font-size: .85rem; line-height: 1.35;
+}
+.legend li { display: flex; align-items: center; gap: .5rem; }
+.legend span { color: var(--ink); }
+.chart .key { flex: none; width: 2rem; }
 """

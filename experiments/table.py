@@ -1,22 +1,14 @@
 """The paper's table beside what was measured: paper · measured · difference · 95 % interval."""
 
-import csv
-import io
-import json
-import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from statistics import mean, stdev
+from dataclasses import dataclass
 from typing import NamedTuple
 
-from ..data.files import write_atomic
 from ..metrics.cards import Card
 from ..metrics.judges import Judges, Scores
+from .statistics import mean_and_interval
 
 MARGIN = 0.15  # a method must close this much more of the style gap than colour matching does
-# Student's t, two-sided 95 %, by degrees of freedom; rows have at most a handful of seeds
-T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 
 class Paper(NamedTuple):
@@ -97,7 +89,7 @@ class Table:
 
 def make_columns(judges: Judges) -> list[Column]:
     """The table's columns, under the names the judges give them."""
-    return [
+    columns = [
         Column("ssim", "SSIM", "↑", "ssim"),
         Column("lpips", judges.lpips_name, "↓", "lpips"),
         # A stand-in's scale is its own: set beside the paper's FID it would only mislead.
@@ -112,6 +104,12 @@ def make_columns(judges: Judges) -> list[Column]:
         Column("ssim_worst", "SSIM worst tenth", "↑", None),
         Column("style_gap", "style gap closed", "↑", None),
     ]
+    if other := judges.independent:
+        columns += [
+            Column("kernel_independent", f"KID ({other.name})", "↓", None),
+            Column("style_gap_independent", f"style gap closed ({other.name})", "↑", None),
+        ]
+    return columns
 
 
 def make_line(
@@ -128,17 +126,6 @@ def make_line(
         reference = getattr(paper, column.paper) if paper and column.paper else None
         figures[column.key] = Figure(*mean_and_interval(values), reference)
     return Line(title, control, figures, "")
-
-
-def mean_and_interval(values: Sequence[float | None]) -> tuple[float | None, float | None]:
-    """Mean and half the 95 % interval (Student's t) over seeds; None where not to be had."""
-    numbers = [value for value in values if value is not None and not math.isnan(value)]
-    if len(numbers) < len(values) or not numbers:
-        return None, None
-    if len(numbers) == 1:
-        return numbers[0], None
-    t = T95[min(len(numbers) - 2, len(T95) - 1)]
-    return mean(numbers), t * stdev(numbers) / math.sqrt(len(numbers))
 
 
 def mark_unstylized(lines: Sequence[Line], colour_gap: float) -> list[Line]:
@@ -162,7 +149,7 @@ def cell(figure: Figure, digits: int) -> str:
         measured += f" ± {figure.half_interval:.{digits}f}"
     if figure.paper is None:
         return measured
-    return f"{figure.paper:g} · **{measured}** · {figure.difference:+.{digits}f}"
+    return f"{figure.paper:g} · {measured} · {figure.difference:+.{digits}f}"
 
 
 def to_markdown(table: Table) -> str:
@@ -174,63 +161,74 @@ def to_markdown(table: Table) -> str:
     rows = [["row", *head, ""], ["---"] * (len(head) + 2)]
     for line in table.lines:
         title = f"*{line.title}*" if line.control else line.title
-        cells = [cell(line.figures[c.key], c.digits) for c in table.columns]
-        rows.append([title, *cells, line.note])
+        rows.append([title, *_cells(line, table.columns), line.note])
     body = "\n".join("| " + " | ".join(row) + " |" for row in rows)
-    return body + "\n\n" + "\n\n".join(table.notes) + "\n"
+    return "\n\n".join([body, *table.notes]) + "\n"
 
 
-def to_csv(table: Table) -> str:
-    """One line per row and figure."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(
-        ["row", "control", "figure", "paper", "measured", "difference", "half_interval_95", "note"]
+def to_latex(table: Table) -> str:
+    """The table for a paper; needs the package booktabs."""
+    arrows = {"↑": r"$\uparrow$", "↓": r"$\downarrow$"}
+    head = [f"{_tex(c.title)} {arrows.get(c.better, '')}".strip() for c in table.columns]
+    body, controls = (
+        [
+            [_tex(line.title), *(_tex(cell) for cell in _cells(line, table.columns))]
+            for line in table.lines
+            if line.control == wanted
+        ]
+        for wanted in (False, True)
     )
-    for line in table.lines:
-        for column in table.columns:
-            f = line.figures[column.key]
-            writer.writerow(
-                [
-                    line.title,
-                    line.control,
-                    column.title,
-                    f.paper,
-                    f.measured,
-                    f.difference,
-                    f.half_interval,
-                    line.note,
-                ]
-            )
-    return buffer.getvalue()
+    parts = ["\n".join(" & ".join(row) + r" \\" for row in part) for part in (body, controls)]
+    return "\n".join(
+        [
+            rf"\begin{{tabular}}{{l{'r' * len(head)}}}",
+            r"\toprule",
+            " & ".join(["", *head]) + r" \\",
+            r"\midrule",
+            "\n\\midrule\n".join(filter(None, parts)),
+            r"\bottomrule",
+            r"\end{tabular}",
+            *(f"% {note}" for note in table.notes),
+            "",
+        ]
+    )
 
 
-def to_json(table: Table) -> str:
-    """Everything, for programs."""
-    return json.dumps(asdict(table), indent=1)
-
-
-def write_table(table: Table, folder: Path, also_json: Path | None = None) -> None:
-    """Write ``table.md``, ``table.csv`` and ``table.json`` into a folder."""
-    write_atomic(folder / "table.md", to_markdown(table))
-    write_atomic(folder / "table.csv", to_csv(table))
-    for path in filter(None, (folder / "table.json", also_json)):
-        write_atomic(path, to_json(table))
+def _tex(text: str) -> str:
+    """Text as LaTeX."""
+    signs = {"±": r"$\pm$", "·": r"$\cdot$", "−": "$-$", "¹": "$^1$", "é": r"\'e"}
+    signs |= {sign: rf"\{sign}" for sign in "&%$#_{}"}
+    return "".join(signs.get(sign, sign) for sign in text)
 
 
 def to_text(table: Table) -> str:
     """The table for a terminal."""
     rows = [["", *(f"{c.title} {c.better}" for c in table.columns), ""]]
-    rows += [
-        [
-            line.title,
-            *(cell(line.figures[c.key], c.digits).replace("**", "") for c in table.columns),
-            line.note,
-        ]
-        for line in table.lines
-    ]
+    rows += [[line.title, *_cells(line, table.columns), line.note] for line in table.lines]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    text = "\n".join(
-        "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
-    return text + "\n\n(paper · measured · difference; else measured)\n" + "\n".join(table.notes)
+    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
+    told = ["(paper · measured · difference; else measured)"] * any(c.paper for c in table.columns)
+    return "\n".join([*(line.rstrip() for line in lines), "", *told, *table.notes])
+
+
+def _cells(line: Line, columns: Sequence[Column]) -> list[str]:
+    return [cell(line.figures[c.key], c.digits) for c in columns]
+
+
+def records(table: Table) -> list[dict[str, object]]:
+    """One record per row and figure, for a CSV file."""
+    return [
+        {
+            "row": line.title,
+            "control": line.control,
+            "figure": column.title,
+            "paper": figure.paper,
+            "measured": figure.measured,
+            "difference": figure.difference,
+            "half_interval_95": figure.half_interval,
+            "note": line.note,
+        }
+        for line in table.lines
+        for column in table.columns
+        for figure in [line.figures[column.key]]
+    ]

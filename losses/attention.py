@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from .content import Features, content_error
 
 BISECTIONS = 40
+LEAST_ERROR = 1e-3  # added to Q: an output that equals its photo is in danger nowhere
 
 
 def mean_one(x: Tensor) -> Tensor:
@@ -70,15 +71,22 @@ def error_map(
     return torch.stack(parts).sum(0).clamp_min(0)
 
 
-def structural_error(stylized: Tensor, content: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Q = (1 - SSIM)/2 of the luminances, 7x7 window, averaged onto the grid; mean one.
-
-    Clipped to [0.1, 5] of its mean: where the paint is destroying the drawing.
-    """
+def dissimilarity(stylized: Tensor, content: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Q = (1 - SSIM)/2 of the luminances, 7x7 window, averaged onto the grid, (B,1,h,w)."""
     gray = [rgb_to_grayscale(x.detach().float()) for x in (stylized, content)]
-    q = F.adaptive_avg_pool2d((1 - ssim(gray[0], gray[1], 7)) / 2, grid)
+    return F.adaptive_avg_pool2d((1 - ssim(gray[0], gray[1], 7)) / 2, grid) + LEAST_ERROR
+
+
+def structural_error(
+    stylized: Tensor, content: Tensor, grid: tuple[int, int], clip: float = 5.0
+) -> Tensor:
+    """Q clipped to [1/(2 clip), clip] of its mean, then mean one (B,1,h,w).
+
+    Where the paint is destroying the drawing.
+    """
+    q = dissimilarity(stylized, content, grid)
     mean = q.mean(dim=(2, 3), keepdim=True)
-    return mean_one(torch.clamp(q, min=0.1 * mean, max=5 * mean))
+    return mean_one(torch.clamp(q, min=mean / (2 * clip), max=clip * mean))
 
 
 class Situation(NamedTuple):
@@ -92,6 +100,7 @@ class Situation(NamedTuple):
     layers: dict[str, float]
     grid: tuple[int, int]
     budget: float
+    clip: float = 5.0
 
     def errors(self) -> dict[str, Tensor]:
         """Layer -> E_l (B,1,h,w)."""
@@ -103,7 +112,12 @@ class Situation(NamedTuple):
 
 
 def _structural(s: Situation) -> Tensor:
-    return structural_error(s.stylized, s.content, s.grid)
+    return structural_error(s.stylized, s.content, s.grid, s.clip)
+
+
+def _robust_structural(s: Situation) -> Tensor:
+    """Robust on Q: as sharp as the budget allows, where A ∝ Q is nearly flat on finished outputs."""
+    return robust_weights(dissimilarity(s.stylized, s.content, s.grid), s.budget)
 
 
 def _robust(s: Situation) -> Tensor:
@@ -124,7 +138,7 @@ def _calibrated(s: Situation) -> Tensor:
     """A ∝ Q/E, so that A·E follows the structural error."""
     error = error_map(s.errors(), s.layers, s.grid)
     floor = 0.1 * error.mean(dim=(2, 3), keepdim=True)
-    return mean_one(structural_error(s.stylized, s.content, s.grid) / (error + floor))
+    return mean_one(_structural(s) / (error + floor))
 
 
 def _saliency(s: Situation) -> Tensor:
@@ -134,6 +148,7 @@ def _saliency(s: Situation) -> Tensor:
 
 TARGETS: dict[str, Callable[[Situation], Tensor]] = {
     "structural": _structural,
+    "robust_structural": _robust_structural,
     "robust": _robust,
     "robust_local": _robust_local,
     "calibrated": _calibrated,
@@ -175,6 +190,7 @@ class AttentionObjective(nn.Module):
         layers: (name, λ_l) pairs of the content loss.
         objective: as above.  target: one of ``TARGETS``.
         budget: ρ in nats, for the maps.  channel_budget: the same for channel attention.
+        clip: how far Q may be from its mean in the structural target.
     """
 
     def __init__(
@@ -184,12 +200,13 @@ class AttentionObjective(nn.Module):
         target: str = "structural",
         budget: float = 0.5,
         channel_budget: float = 0.1,
+        clip: float = 5.0,
     ) -> None:
         super().__init__()
         assert objective in OBJECTIVES
         self.layers, self.objective, self.budget = dict(layers), objective, budget
         self.target = TARGETS[target]
-        self.channel_budget = channel_budget
+        self.channel_budget, self.clip = channel_budget, clip
 
     def forward(
         self,
@@ -225,6 +242,7 @@ class AttentionObjective(nn.Module):
             self.layers,
             (h, w),
             self.budget,
+            self.clip,
         )
         with torch.no_grad():
             goal = _saliency(situation) if self.objective == "saliency" else self.target(situation)

@@ -14,6 +14,7 @@ from .perceptual import lpips, ssim_scores
 from .style_gap import style_gap_closed
 
 PER_PAIR = ("ssim", "ssim_worst", "lpips", "style_gap")
+OTHER_GAP = "style_gap_independent"  # per pair too, where there is an independent network
 
 Features = dict[str, Tensor]
 Network = Callable[[Tensor, Collection[str]], Features]  # images (B,3,H,W), layers -> features
@@ -32,6 +33,15 @@ class Judge:
         return self.vector(self.network(images, self.layers))
 
 
+@dataclass(frozen=True)
+class Independent:
+    """A second network's judges: what the network that trained likes need not please it."""
+
+    name: str  # of the network, as columns print it
+    style: Judge
+    pooled: Judge
+
+
 class View(NamedTuple):
     """Images (B,3,H,W) with the vector (B,D) that each judge makes of them."""
 
@@ -39,6 +49,8 @@ class View(NamedTuple):
     style: Tensor
     perceptual: Tensor
     pooled: Tensor
+    style_independent: Tensor | None = None
+    pooled_independent: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -51,15 +63,28 @@ class Judges:
     lpips_name: str  # "LPIPS", or a name that says what stands in for it
     frechet_name: str  # "FID" only on Inception-2048
     kernel_name: str
+    independent: Independent | None = None
 
     def look(self, images: Tensor) -> View:
         """All that is needed of images (B,3,H,W), in one pass of each network."""
-        judges = (self.style, self.perceptual, self.pooled)
+        judges = [self.style, self.perceptual, self.pooled]
+        if self.independent:
+            judges += [self.independent.style, self.independent.pooled]
         layers: dict[Network, set[str]] = defaultdict(set)
         for judge in judges:
             layers[judge.network].update(judge.layers)
         features = {network: network(images, taps) for network, taps in layers.items()}
         return View(images, *(judge.vector(features[judge.network]) for judge in judges))
+
+    def goals(self, paintings: Tensor) -> list[Tensor]:
+        """What ``measure`` wants of the paintings (B,3,H,W) of pairs, (B,D) by style judge."""
+        other = [self.independent.style] if self.independent else []
+        return [judge(paintings) for judge in (self.style, *other)]
+
+    def references(self, paintings: Tensor) -> list[Tensor]:
+        """What ``score`` wants of the reference paintings (B,3,H,W), (B,D) by pooled judge."""
+        other = [self.independent.pooled] if self.independent else []
+        return [judge(paintings) for judge in (self.pooled, *other)]
 
 
 class Measured(NamedTuple):
@@ -71,11 +96,16 @@ class Measured(NamedTuple):
     style_gap: Tensor  # (N,)
     outputs: Tensor  # (N,D) by ``Judges.pooled``
     photos: Tensor  # (N,D) likewise
+    style_gap_independent: Tensor | None = None  # (N,)
+    outputs_independent: Tensor | None = None  # (N,D) by ``Independent.pooled``
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What was measured over N pairs; None is n/a. Per-pair lists are in manifest order."""
+    """What was measured over N pairs; None is n/a. Per-pair lists are in manifest order.
+
+    The figures of the independent network are None where there is none.
+    """
 
     ssim: float
     ssim_worst: float  # mean of the worst tenth of positions
@@ -87,29 +117,48 @@ class Scores:
     pairs: int
     left_out: int  # pairs whose photo was already as close to the painting as the floor
     per_pair: dict[str, list[float]]
+    kernel_independent: float | None = None
+    style_gap_independent: float | None = None
 
 
-def measure(output: View, photo: View, style: Tensor) -> Measured:
-    """Measure a batch of outputs; ``style`` (B,D) are the paintings by ``Judges.style``."""
-    return Measured(
+def measure(
+    output: View, photo: View, style: Tensor, style_independent: Tensor | None = None
+) -> Measured:
+    """Measure a batch of outputs; the paintings (B,D) are given as ``Judges.goals``."""
+    measured = Measured(
         *ssim_scores(output.images, photo.images),
         lpips(output.perceptual, photo.perceptual),
         style_gap_closed(output.style, photo.style, style),
         output.pooled,
         photo.pooled,
     )
+    if style_independent is None:
+        return measured
+    assert output.style_independent is not None
+    assert photo.style_independent is not None
+    gap = style_gap_closed(output.style_independent, photo.style_independent, style_independent)
+    return measured._replace(
+        style_gap_independent=gap, outputs_independent=output.pooled_independent
+    )
 
 
-def score(batches: Sequence[Measured], paintings: Tensor) -> Scores:
+def score(
+    batches: Sequence[Measured], paintings: Tensor, paintings_independent: Tensor | None = None
+) -> Scores:
     """The scores of a method.
 
     Args:
         batches: its measured outputs, in manifest order.
-        paintings: the reference paintings (R,D) by ``Judges.pooled``.
+        paintings, paintings_independent: the reference paintings (R,D) as ``Judges.references``.
     """
-    measured = Measured(*(torch.cat(parts) for parts in zip(*batches, strict=True)))
-    columns = {name: getattr(measured, name).double().cpu() for name in PER_PAIR}
+    by_field = zip(*batches, strict=True)
+    measured = Measured(*(torch.cat(parts) for parts in by_field if parts[0] is not None))
+    names = PER_PAIR if measured.style_gap_independent is None else (*PER_PAIR, OTHER_GAP)
+    columns = {name: getattr(measured, name).double().cpu() for name in names}
     valid = ~columns["style_gap"].isnan()
+    kernel_independent = None
+    if measured.outputs_independent is not None and paintings_independent is not None:
+        kernel_independent = kernel_distance(measured.outputs_independent, paintings_independent)
     return Scores(
         ssim=float(columns["ssim"].mean()),
         ssim_worst=float(columns["ssim_worst"].mean()),
@@ -121,6 +170,8 @@ def score(batches: Sequence[Measured], paintings: Tensor) -> Scores:
         pairs=len(valid),
         left_out=int((~valid).sum()),
         per_pair={name: column.tolist() for name, column in columns.items()},
+        kernel_independent=kernel_independent,
+        style_gap_independent=float(columns[OTHER_GAP].nanmean()) if OTHER_GAP in columns else None,
     )
 
 
@@ -129,8 +180,8 @@ def make_cards(judges: Judges, pairs: int, paintings: int, resolution: str) -> l
     reference = f"{paintings} held-out paintings"
     pooled = judges.pooled.words
     small = "n/a unless both sets are larger than the feature dimension"
-    photo = "the photo of each pair"
-    return [
+    photo, painting = "the photo of each pair", "the painting of each pair"
+    cards = [
         Card("SSIM", "none", "", pairs, photo, resolution, "luminance, 11x11 Gaussian window"),
         Card(
             "SSIM worst tenth",
@@ -145,11 +196,20 @@ def make_cards(judges: Judges, pairs: int, paintings: int, resolution: str) -> l
         Card(judges.frechet_name, *pooled, pairs, reference, resolution, small),
         Card(judges.kernel_name, *pooled, pairs, reference, resolution, "unbiased, whole sets"),
         Card(f"{judges.frechet_name} to photos", *pooled, pairs, "the photos", resolution, small),
-        Card(
-            "Style gap closed",
-            *judges.style.words,
-            pairs,
-            "the painting of each pair",
-            resolution,
-        ),
+        Card("Style gap closed", *judges.style.words, pairs, painting, resolution),
     ]
+    if other := judges.independent:
+        cards += [
+            Card(
+                f"KID ({other.name})",
+                *other.pooled.words,
+                pairs,
+                reference,
+                resolution,
+                "unbiased, whole sets",
+            ),
+            Card(
+                f"Style gap closed ({other.name})", *other.style.words, pairs, painting, resolution
+            ),
+        ]
+    return cards

@@ -60,9 +60,15 @@ class _Stages(nn.Module):
 
     weight_prefix = "graph."
 
-    def __init__(self, network: nn.Module, nodes: dict[str, str], taps: Collection[str]) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        nodes: dict[str, str],
+        taps: Collection[str],
+        extract: Callable[[nn.Module, dict[str, str]], nn.Module] = create_feature_extractor,
+    ) -> None:
         super().__init__()
-        self.graph = create_feature_extractor(network, {nodes[tap]: tap for tap in taps})
+        self.graph = extract(network, {nodes[tap]: tap for tap in taps})
 
     def forward(self, x: Tensor, taps: Collection[str]) -> Features:
         features = self.graph(x)
@@ -86,6 +92,42 @@ def _stages(network: Callable[[], nn.Module], nodes: dict[str, str]) -> _Spec:
     )
 
 
+LITE0_NODES = (
+    {"stem": "bn1"} | {f"stage{i}": f"blocks.{i - 1}" for i in range(1, 8)} | {"head": "bn2"}
+)
+
+
+def _lite0(taps: Collection[str]) -> _Stages:
+    """EfficientNet-Lite0 is timm's; its extractor knows which of its layers fx cannot trace."""
+    try:
+        import timm
+    except ImportError:
+        raise ValueError(
+            "efficientnet_lite0 is built by timm: run `pip install 'underdrawing[demo]'`"
+        ) from None
+    network = timm.create_model("tf_efficientnet_lite0")
+    return _Stages(network, LITE0_NODES, taps, timm.models.create_feature_extractor)
+
+
+def smoothed(features: Tensor) -> Tensor:
+    """C·h·w · softmax(F / max|F|) over all of a picture's activations F, (B,C,h,w), mean one.
+
+    Residual networks answer with few peaks, and a Gram matrix sees little else; a softmax over
+    (C,h,w) raises the entropy (SWAG: Wang, Li & Vasconcelos, "Rethinking and Improving the
+    Robustness of Image Style Transfer", CVPR 2021). We depart from the paper in two ways: mean one
+    where theirs sums to one, and our temperature is the picture's largest magnitude where theirs
+    is 1 (their code also tries 100), at which large peaks grow instead. With ours the ratio of any
+    two positive activations shrinks, for x - log x falls on (0,1], whatever their scale.
+
+    As in theirs most of the result is a constant: on VGG16 the content loss becomes about 40, the
+    Gram loss 1000 times smaller. Half precision would round that away: it comes back as float32.
+    """
+    x = features.to(torch.promote_types(features.dtype, torch.float32))
+    largest = x.abs().amax(dim=(1, 2, 3), keepdim=True).clamp_min(1e-12)
+    x = (x / largest).exp()
+    return x / x.mean(dim=(1, 2, 3), keepdim=True)
+
+
 #: To add an encoder: one line here, one in ``pretrained.WEIGHTS``.
 ENCODERS: dict[str, _Spec] = {
     "vgg16": _vgg("D", CAFFE_MEAN, CAFFE_STD),  # the original (Caffe) release: style's classic
@@ -98,6 +140,7 @@ ENCODERS: dict[str, _Spec] = {
         tv.efficientnet_b0,
         {"stem": "features.0"} | {f"stage{i}": f"features.{i}" for i in range(1, 8)},
     ),
+    "efficientnet_lite0": _Spec(list(LITE0_NODES), _lite0, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 }
 
 
@@ -113,6 +156,7 @@ class Encoder(nn.Module):
         taps: layer names to return.
         state: the network's weights by torchvision's parameter names (see ``pretrained.py``);
             None leaves them random, which only tests want.
+        smooth: smooth the activations that it returns (``smoothed``): for networks other than VGG.
 
     Raises:
         ValueError: unknown encoder or layer name (the message lists the valid ones), or weights
@@ -123,7 +167,11 @@ class Encoder(nn.Module):
     std: Tensor
 
     def __init__(
-        self, name: str, taps: Collection[str], state: dict[str, Tensor] | None = None
+        self,
+        name: str,
+        taps: Collection[str],
+        state: dict[str, Tensor] | None = None,
+        smooth: bool = False,
     ) -> None:
         super().__init__()
         if name not in ENCODERS:
@@ -135,7 +183,7 @@ class Encoder(nn.Module):
                 raise ValueError(
                     f"{name} has no layer {tap!r}; its layers are {', '.join(spec.layers)}"
                 )
-        self.name, self.taps = name, tuple(taps)
+        self.name, self.taps, self.smooth = name, tuple(taps), smooth
         self.net = spec.build(taps)
         if state is not None:
             self._load(state)
@@ -146,7 +194,8 @@ class Encoder(nn.Module):
     def forward(self, image: Tensor, taps: Collection[str] | None = None) -> Features:
         x = (image - self.mean) / self.std
         x = x.to(next(self._convolutions()).weight.dtype)
-        return self.net(x, self.taps if taps is None else taps)
+        features = self.net(x, self.taps if taps is None else taps)
+        return {k: smoothed(v) for k, v in features.items()} if self.smooth else features
 
     def in_bfloat16(self) -> "Encoder":
         """Convolutions in bfloat16, in place: autocast would round these frozen weights again in

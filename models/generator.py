@@ -6,10 +6,11 @@
 
 ``base`` is the photo, moved towards the painting's colours by the strength s; ``paint`` starts at
 zero, so training starts from a faithful picture and learns brushwork. s = 0 returns the photo.
+(Base ``photo`` leaves the colours to the paint as well.)
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -128,7 +129,10 @@ class Generator(nn.Module):
         width: channels of the trunk, at a quarter of the resolution.
         blocks: number of styled residual blocks.
         attention: whether it has the attention branch (without it A = 1 everywhere).
-        gate: let A mix trunk and styled features in the decoder (objective ``gate``).
+        gate: let A mix trunk and styled features in the decoder.
+        gate_teaches: A learns from that mixing (objective ``gate``); else it is mixed in detached.
+        base: what is painted on: the photo moved by s to the painting's colours (``colour``), or
+            the ``photo`` as it is.
         channels: loss layers with their channel counts, for channel attention.
     """
 
@@ -142,12 +146,14 @@ class Generator(nn.Module):
         blocks: int = 5,
         attention: bool = True,
         gate: bool = False,
+        gate_teaches: bool = True,
+        base: Literal["colour", "photo"] = "colour",
         channels: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__()
         assert attention or not gate
         hidden = 4 * width
-        self.gate = gate
+        self.gate, self.gate_teaches, self.base = gate, gate_teaches, base
         self.register_buffer("code_mean", torch.zeros(style_size))
         self.register_buffer("code_std", torch.ones(style_size))
         self.style = nn.Sequential(
@@ -219,14 +225,17 @@ class Generator(nn.Module):
         for block in self.blocks:
             h = block(h, style)  # (B,C,H/4,W/4)
         if self.gate:
-            a = F.interpolate(attention, size=h.shape[-2:], mode="bilinear")
+            a = attention if self.gate_teaches else attention.detach()
+            a = F.interpolate(a, size=h.shape[-2:], mode="bilinear")
             keep = a / (1 + a)  # A = 1 mixes half and half
             h = keep * trunk + (1 - keep) * h
         for layer in self.up:
             h = torch.relu_(layer(h, style))  # (B,C/2,H/2,W/2), then (B,C/4,H/2,W/2)
         paint = self.paint(h)[..., :height, :width].float()
 
-        base = photo + s * (match_colour(photo, code) - photo)
+        base = photo
+        if self.base == "colour":
+            base = photo + s * (match_colour(photo, code) - photo)
         stylized = from_logit(to_logit(base) + s * paint)
         return Stylized(torch.where(s == 0, photo, stylized), attention, channels)
 

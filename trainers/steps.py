@@ -40,7 +40,7 @@ class Objectives(nn.Module):
         self.style = StyleLoss(config.style.layers, config.style.kind, config.style.relative)
         a = config.attention
         self.attention = AttentionObjective(
-            dict(config.content.layers), a.objective, a.target, a.budget, a.channel_budget
+            dict(config.content.layers), a.objective, a.target, a.budget, a.channel_budget, a.clip
         )
 
 

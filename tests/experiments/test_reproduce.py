@@ -1,4 +1,5 @@
 import csv
+import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -6,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from underdrawing.experiments import reproduce as module
-from underdrawing.experiments.evaluation import CONTROLS, Method, evaluate_methods
-from underdrawing.experiments.presets import ReproduceConfig, quick
+from underdrawing.experiments import bench as module
+from underdrawing.experiments.cells import Cell, cell_config, warmup_config
+from underdrawing.experiments.evaluation import CONTROLS, Painter, score_painter
+from underdrawing.experiments.presets import Study, quick
+from underdrawing.experiments.recipes import RECIPES
 from underdrawing.experiments.reproduce import reproduce
 from underdrawing.experiments.table import ROWS
 from underdrawing.metrics.judges import Scores
@@ -16,67 +19,74 @@ from underdrawing.trainers.config import GeneratorConfig
 
 
 @pytest.fixture
-def config(offline: None, folders: tuple[Path, Path], tmp_path: Path) -> ReproduceConfig:
+def study(offline: None, folders: tuple[Path, Path], tmp_path: Path) -> Study:
     return replace(
         quick(), photos=folders[0], paintings=folders[1], out=tmp_path / "out", warmup=2, steps=1,
-        size=32, batch_size=2, seeds=2, pairs=4, workers=0, device="cpu",
-        json=tmp_path / "figures.json", generator=GeneratorConfig(width=8, blocks=1),
+        size=32, batch_size=2, seeds=2, pairs=4, strengths=(0.5, 1.0), workers=0, device="cpu",
+        matched_gap=-1.0, json=tmp_path / "figures.json",
+        generator=GeneratorConfig(width=8, blocks=1),
     )  # fmt: skip
 
 
+def cell(recipe: str, seed: int = 0) -> Cell:
+    return Cell(recipe, RECIPES[recipe](), seed)
+
+
 def test_every_row_and_control_is_trained_scored_and_shown(
-    config: ReproduceConfig, monkeypatch: pytest.MonkeyPatch
+    study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    table = reproduce(config)
-    assert [line.title for line in table.lines] == [row.title for row in ROWS] + list(CONTROLS)
-    ours = table.lines[0].figures["ssim"]
+    findings = reproduce(study)
+    lines = findings.full.lines
+    assert [line.title for line in lines] == [row.title for row in ROWS] + list(CONTROLS)
+    assert [line.title for line in findings.matched.lines] == [row.title for row in ROWS]
+    ours = lines[0].figures["ssim"]
     assert ours.paper == 0.72
     assert ours.half_interval is not None  # two seeds
-    written = {"table.md", "table.csv", "table.json", "report.html", "manifest.json"}
-    assert written <= {path.name for path in config.out.iterdir()}
-    assert json.loads((config.out / "table.json").read_text()) == json.loads(
-        (config.out.parent / "figures.json").read_text()
+    assert {(d.row, d.against) for d in findings.differences} == {
+        (later.title, earlier.title) for earlier, later in itertools.pairwise(ROWS)
+    }
+    written = {"table.md", "table.tex", "table.csv", "table.json", "report.html", "manifest.json"}
+    assert written <= {path.name for path in study.out.iterdir()}
+    assert json.loads((study.out / "table.json").read_text()) == json.loads(
+        (study.out.parent / "figures.json").read_text()
     )
-    with (config.out / "table.csv").open() as file:
+    with (study.out / "table.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert {row["row"] for row in rows} == {line.title for line in table.lines}
-    page = (config.out / "report.html").read_text()
+    assert {row["row"] for row in rows} == {line.title for line in lines}
+    page = (study.out / "report.html").read_text()
     assert all(row.title in page for row in ROWS)
 
     # Again: everything is kept, nothing is trained or scored a second time.
     scored = spy_on_scoring(monkeypatch)
-    assert reproduce(config).lines == table.lines
+    assert reproduce(study).full == findings.full
     assert scored == []
 
     # One row's scores lost: it alone is scored again.
-    run = config.out / "seed-1" / "attention"
-    kept = (run / "scores.json").read_text()
-    (run / "scores.json").unlink()
-    assert reproduce(config).lines == table.lines
-    assert scored == [str(run)]
-    assert (run / "scores.json").read_text() == kept
+    lost = cell_config(study, cell("attention", 1)).out.name
+    kept = study.out / "scores" / f"{lost}.json"
+    before = json.loads(kept.read_text())["scores"]
+    kept.unlink()
+    assert reproduce(study).full == findings.full
+    assert len(scored) == 1
+    assert json.loads(kept.read_text())["scores"] == before
 
 
-def spy_on_scoring(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of all methods scored from now on."""
-    scored: list[str] = []
+def spy_on_scoring(monkeypatch: pytest.MonkeyPatch) -> list[Painter]:
+    """Whatever is scored from now on."""
+    scored: list[Painter] = []
 
-    def spy(methods: Mapping[str, Method], *rest: Any) -> dict[str, Scores]:
-        scored.extend(methods)
-        return evaluate_methods(methods, *rest)
+    def spy(painter: Painter, *rest: Any) -> Mapping[str, Scores]:
+        scored.append(painter)
+        return score_painter(painter, *rest)
 
-    monkeypatch.setattr(module, "evaluate_methods", spy)
+    monkeypatch.setattr(module, "score_painter", spy)
     return scored
 
 
-def test_only_what_changed_is_scored_again(
-    config: ReproduceConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = replace(config, seeds=1)
-    reproduce(config)
-    scores = config.out / "seed-0" / "attention" / "scores.json"
-    before = json.loads(scores.read_text())
-    scored = spy_on_scoring(monkeypatch)
-    reproduce(replace(config, steps=2))
-    assert json.loads(scores.read_text())["of"]["model"] != before["of"]["model"]
-    assert scored == [str(config.out / "seed-0" / row.recipe) for row in ROWS]
+def test_with_more_steps_the_rows_are_others_and_the_start_is_the_same(study: Study) -> None:
+    longer = replace(study, steps=2)
+    for row in ROWS:
+        one = cell(row.recipe)
+        assert cell_config(study, one).out != cell_config(longer, one).out
+        assert warmup_config(study, one) == warmup_config(study, cell("multi-layer"))
+        assert warmup_config(longer, one).out == warmup_config(study, one).out

@@ -4,8 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import gradcheck
 from torchvision.models.vgg import cfgs, make_layers
-from underdrawing.models.encoder import ENCODERS, Encoder
+from underdrawing.models.encoder import ENCODERS, Encoder, smoothed
 from underdrawing.models.pretrained import WEIGHTS
 
 VGG_SHAPES = {
@@ -215,3 +216,84 @@ def test_resnet_loads_torchvisions_own_names() -> None:
     encoder = Encoder("resnet50", ["stem"], named)
     assert "conv1.weight" in named
     assert all((v == 0.5).all() for v in encoder.net.state_dict().values() if v.is_floating_point())
+
+
+def peaky(batch: int = 2) -> Tensor:
+    """Activations of which one in each picture towers over the others."""
+    features = torch.randn(batch, 3, 4, 5).relu()
+    features[:, 1, 2, 3] = 50
+    return features
+
+
+def entropy(features: Tensor) -> Tensor:
+    """Of each picture's activations as shares of their sum, (B,)."""
+    shares = features.flatten(1) / features.flatten(1).sum(1, keepdim=True)
+    return torch.special.entr(shares).sum(1)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_smoothing_raises_the_entropy_of_peaky_activations(scale: float) -> None:
+    features = scale * peaky()
+    assert (entropy(smoothed(features)) > entropy(features) + 0.5).all()
+
+
+def test_smoothing_brings_any_two_activations_closer_and_keeps_their_order() -> None:
+    before = torch.rand(1, 2, 3, 3) + 0.01
+    after = smoothed(before)
+    rank = before.flatten().argsort()
+    ratios = [x.flatten()[rank][1:] / x.flatten()[rank][:-1] for x in (before, after)]
+    assert (ratios[1] >= 1).all()
+    assert (ratios[1] < ratios[0]).all()
+
+
+def test_smoothing_is_a_softmax_over_each_picture_whatever_the_scale() -> None:
+    features = torch.randn(2, 3, 4, 5)
+    for i in range(2):
+        picture = features[i].flatten()
+        expected = (picture / picture.abs().max()).softmax(0) * picture.numel()
+        found = smoothed(7 * features)[i].flatten()
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("given", "returned"),
+    [
+        (torch.float32, torch.float32),
+        (torch.float64, torch.float64),
+        (torch.bfloat16, torch.float32),
+    ],
+)
+def test_smoothing_keeps_shape_layout_and_precision(
+    given: torch.dtype, returned: torch.dtype
+) -> None:
+    features = peaky().to(given).contiguous(memory_format=torch.channels_last)
+    found = smoothed(features)
+    assert found.shape == features.shape
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert found.dtype == returned
+
+
+def test_smoothing_has_the_gradient_it_should() -> None:
+    features = torch.randn(2, 2, 2, 3, dtype=torch.float64, requires_grad=True)
+    assert gradcheck(smoothed, features)
+
+
+@pytest.mark.parametrize("features", [torch.zeros(1, 2, 3, 3), 1e30 * peaky(1)])
+def test_smoothing_has_finite_gradients(features: Tensor) -> None:
+    features.requires_grad_()
+    smoothed(features).square().sum().backward()
+    assert features.grad is not None
+    assert features.grad.isfinite().all()
+
+
+def test_an_encoder_smooths_all_that_it_returns_and_only_if_asked_to() -> None:
+    taps = ["stem", "stage1"]
+    plain = Encoder("efficientnet_b0", taps)
+    state = {k.removeprefix("graph."): v for k, v in plain.net.state_dict().items()}
+    smooth, image = Encoder("efficientnet_b0", taps, state, smooth=True), torch.rand(2, 3, 32, 32)
+    for asked in (None, ["stage1"]):
+        expected = {tap: smoothed(x) for tap, x in plain(image, asked).items()}
+        found = smooth(image, asked)
+        assert list(found) == list(expected)
+        assert all(torch.equal(found[tap], expected[tap]) for tap in expected)
+    assert smooth.channels() == plain.channels()

@@ -114,6 +114,20 @@ def test_half_the_strength_starts_half_way_to_the_colours() -> None:
     torch.testing.assert_close(image, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("strength", [0.5, 1.0])
+def test_on_the_photo_as_base_training_starts_from_the_photo_itself(strength: float) -> None:
+    photo, code = torch.rand(2, 3, 40, 48), codes(2)
+    image = untrained(base="photo")(photo, code, strength).image
+    torch.testing.assert_close(image, photo, rtol=0, atol=1e-5)
+    painted = trained(base="photo")(photo, code, strength).image
+    assert (painted - photo).abs().mean() > 0.01
+
+
+def test_the_base_changes_no_weight() -> None:
+    ours, theirs = untrained(base="photo").state_dict(), untrained().state_dict()
+    assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
+
+
 def test_the_first_step_can_start_to_paint() -> None:
     generator = untrained()
     generator(torch.rand(1, 3, 32, 32), codes(1)).image.square().sum().backward()
@@ -172,6 +186,36 @@ def test_the_picture_teaches_attention_only_through_the_gate(gate: bool) -> None
     assert generator.attention is not None
     assert touched(generator.attention) == gate
     assert touched(generator.trunk)
+
+
+def test_a_map_mixed_in_as_a_constant_learns_from_its_own_loss_alone() -> None:
+    generator, photo, code = (
+        trained(gate=True, gate_teaches=False),
+        torch.rand(2, 3, 48, 48),
+        codes(2),
+    )
+    image, attention, _ = generator(photo, code)
+    image.square().sum().backward()
+    assert generator.attention is not None
+    assert not touched(generator.attention)
+    assert touched(generator.trunk)
+    attention = generator(photo, code).attention
+    (attention * torch.randn_like(attention)).sum().backward()
+    assert touched(generator.attention)
+
+
+def test_whether_the_mixing_teaches_does_not_change_the_picture() -> None:
+    taught, untaught = trained(gate=True), trained(gate=True, gate_teaches=False)
+    untaught.load_state_dict(taught.state_dict())
+    photo, code = torch.rand(2, 3, 40, 48), codes(2)
+    assert torch.equal(taught(photo, code).image, untaught(photo, code).image)
+
+
+def test_a_map_that_is_mixed_in_changes_the_picture() -> None:
+    gated, plain = trained(gate=True, gate_teaches=False), trained()
+    plain.load_state_dict(gated.state_dict())
+    photo, code = torch.rand(2, 3, 40, 48), codes(2)
+    assert (gated(photo, code).image - plain(photo, code).image).abs().mean() > 1e-3
 
 
 def test_channel_attention_has_mean_one_per_layer() -> None:

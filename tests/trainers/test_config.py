@@ -61,8 +61,11 @@ CHANGES: dict[str, Any] = {
     "seed": 5,
     "size": 77,
     "encoder.weights_dir": "weights",
+    "encoder.smooth": True,
+    "generator.base": "photo",
     "content.layers": [["conv4_2", 1.0]],
     "attention.channels": True,
+    "attention.decoder": True,
     "attention.objective": "shuffled",
     "style.layers": ["relu1_1"],
     "balance.style": 0.123,
@@ -213,6 +216,13 @@ def test_a_difference_shows_old_and_new() -> None:
         ({"size": 31}, "size is 31; crops must be at least 32"),
         ({"size": 4097}, "size is 4097; .* at most 4096"),
         ({"batch_size": 4, "accumulate": 3}, "batch_size 4 does not divide into 3"),
+        *(
+            (
+                {"attention": AttentionConfig(objective=objective, decoder=True)},
+                f"objective {objective} predicts none",
+            )
+            for objective in ("uniform", "oracle", "saliency")
+        ),
         (
             {"content": ContentConfig(kind="pixel"), "attention": BASE.attention},
             "pixel content loss has no attention",
@@ -249,6 +259,12 @@ def test_settings_out_of_bounds_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=words):
         part(**settings)
+
+
+@pytest.mark.parametrize("objective", ["learned", "shuffled", "joint", "gate"])
+def test_the_decoder_may_use_any_predicted_map(objective: Any) -> None:
+    config = TrainConfig(attention=AttentionConfig(objective=objective, decoder=True))
+    assert from_json(to_json(config)) == config
 
 
 def test_the_limits_themselves_are_allowed() -> None:

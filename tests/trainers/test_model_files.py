@@ -14,11 +14,21 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from underdrawing.experiments import judges
+from underdrawing.experiments import judges, train
 from underdrawing.experiments.stylize import painting_code
+from underdrawing.losses.content import ContentLoss
+from underdrawing.losses.style import StyleLoss
+from underdrawing.models.encoder import Encoder
 from underdrawing.models.pretrained import WEIGHTS, load_pretrained, sha256_of
-from underdrawing.trainers.config import AttentionConfig, GeneratorConfig, TrainConfig, to_json
+from underdrawing.trainers.config import (
+    AttentionConfig,
+    GeneratorConfig,
+    TrainConfig,
+    encoder_taps,
+    to_json,
+)
 from underdrawing.trainers.model_files import (
+    build_encoder,
     build_generator,
     load_config,
     load_model,
@@ -79,6 +89,70 @@ def test_what_is_saved_is_loaded(tmp_path: Path, objective: Any, encoder: Any) -
     assert model.config == config
     assert not model.generator.training
     assert all(torch.equal(state[k], v) for k, v in model.generator.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("objective", "decoder", "gate", "teaches"),
+    [
+        ("learned", False, False, False),
+        ("learned", True, True, False),
+        ("shuffled", True, True, False),
+        ("gate", False, True, True),
+        ("gate", True, True, True),
+    ],
+)
+def test_the_decoder_mixes_by_attention_if_told_to_or_by_the_gate(
+    objective: Any, decoder: bool, gate: bool, teaches: bool
+) -> None:
+    config = replace(SMALL, attention=AttentionConfig(objective=objective, decoder=decoder))
+    generator = build_generator(config)
+    assert generator.gate == gate
+    assert generator.gate_teaches == teaches
+
+
+def test_what_it_paints_on_is_the_configs() -> None:
+    assert build_generator(SMALL).base == "colour"
+    photo = replace(SMALL, generator=replace(SMALL.generator, base="photo"))
+    assert build_generator(photo).base == "photo"
+
+
+ENCODER_LAYERS = {
+    "resnet50": ("layer1 0.4 layer2 0.6", "stem layer1 layer2"),
+    "efficientnet_b0": ("stage3 0.2 stage5 0.5 stage7 0.3", "stage1 stage2 stage3 stage5"),
+}
+
+
+@pytest.mark.parametrize("smooth", [False, True])
+@pytest.mark.parametrize("name", ENCODER_LAYERS)
+def test_other_encoders_are_asked_for_by_their_layers_on_the_command_line(
+    name: str, smooth: bool, tmp_path: Path
+) -> None:
+    content, style = (layers.split() for layers in ENCODER_LAYERS[name])
+    config = train.parse([
+        "--encoder.name", name, "--encoder.weights-dir", str(tmp_path),
+        "--encoder.smooth", str(smooth), "--generator.width", "8", "--generator.blocks", "1",
+        "--content.layers", *content, "--style.layers", *style,
+    ])  # fmt: skip
+    torch.manual_seed(0)
+    random = Encoder(name, encoder_taps(config)).net
+    state = {k.removeprefix(random.weight_prefix): v for k, v in random.state_dict().items()}
+    save_file(state, (tmp_path / Path(WEIGHTS[name].url).name).with_suffix(".safetensors"))
+
+    encoder, pretrained = build_encoder(config, encoder_taps(config))
+    assert pretrained.source.startswith("folder")
+    assert encoder.smooth == smooth
+    photo, painting = torch.rand(1, 3, 64, 64, requires_grad=True), torch.rand(1, 3, 64, 64)
+    ours, theirs = encoder(photo), encoder(painting)
+    compare = ContentLoss(config.content.layers)
+    loss = compare(compare.squared_errors(ours, theirs))
+    loss = loss + StyleLoss(config.style.layers)(ours, theirs)
+    loss.sum().backward()
+    assert photo.grad is not None
+    assert photo.grad.isfinite().all()
+    assert photo.grad.abs().sum() > 0
+    assert build_generator(config).code_mean.shape == (
+        6 + 2 * sum(ours[layer].shape[1] for layer in config.style.layers),
+    )
 
 
 def test_a_model_without_a_hash_is_loaded_too(run: Path) -> None:

@@ -1,0 +1,140 @@
+"""Cells: the trained runs that tables are made of, each told by its configuration alone.
+
+A cell lies in ``OUT/cells/KEY``, its scores in ``OUT/scores/KEY.json``; the key is a hash of the
+settings. So whatever is finished is kept, cells that two tables share are trained once, and any
+number of processes may work on one ``OUT``: each takes a cell that no other has in hand.
+"""
+
+import hashlib
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import NamedTuple
+
+from ..data.files import BusyError, locked
+from ..trainers.config import TrainConfig, differences
+from ..trainers.processes import join_processes
+from ..trainers.trainer import train
+from .endings import explain
+from .presets import Study
+from .recipes import multi_layer
+
+LOOK_AGAIN = 2.0  # seconds, while others are at work on what is left
+
+
+class Cell(NamedTuple):
+    """One row of a table at one seed."""
+
+    title: str
+    recipe: TrainConfig  # what makes it this row; pictures, sizes and steps are the study's
+    seed: int
+
+
+def cell_config(study: Study, cell: Cell) -> TrainConfig:
+    """The run of a cell. It starts from a warm-up that all cells of a seed share."""
+    start = warmup_config(study, cell)
+    config = _sized(study, cell.recipe)
+    config = replace(
+        config, init=start.out, steps=study.steps, seed=1000 + cell.seed,  # it sees new crops
+        optimizer=replace(config.optimizer, warmup=5),  # the generator is trained already
+    )  # fmt: skip
+    return replace(config, out=study.out / "cells" / key_of(config))
+
+
+def warmup_config(study: Study, cell: Cell) -> TrainConfig:
+    """The start of a cell: multi-layer content, no attention, no D. Of the cell it has only what a
+    generator cannot take over later: the encoder with its layers, its own base.
+    """
+    recipe, start = cell.recipe, multi_layer()
+    start = replace(
+        start, generator=recipe.generator, style=replace(start.style, layers=recipe.style.layers)
+    )
+    if recipe.encoder != start.encoder:
+        balance = replace(recipe.balance, adversarial=0.0)
+        start = replace(start, encoder=recipe.encoder, content=recipe.content, balance=balance)
+    config = replace(_sized(study, start), steps=study.warmup, seed=cell.seed)
+    return replace(config, out=study.out / "cells" / key_of(config))
+
+
+def _sized(study: Study, recipe: TrainConfig) -> TrainConfig:
+    """A recipe with the study's data and sizes."""
+    return replace(
+        recipe, photos=study.photos, paintings=study.paintings, device=study.device,
+        precision=study.precision, batch_size=study.batch_size, size=study.size,
+        full_strength=study.full_strength, workers=study.workers,
+        encoder=replace(recipe.encoder, weights_dir=study.weights_dir),
+        generator=replace(study.generator, base=recipe.generator.base),
+        optimizer=replace(recipe.optimizer, lr=study.lr),
+        validate_every=max(study.steps, study.warmup),  # the last model counts, not the best
+    )  # fmt: skip
+
+
+def key_of(config: TrainConfig) -> str:
+    """Twelve digits that tell cells apart: of every setting that counts and is not the default,
+    and of the start's key.
+    """
+    start = config.init.name if config.init else ""
+    settings = differences(TrainConfig(), replace(config, init=None))
+    return hashlib.sha256("\n".join([start, *settings]).encode()).hexdigest()[:12]
+
+
+def train_cell(study: Study, cell: Cell) -> None:
+    """Train a cell, and the start it needs, as far as they are not yet.
+
+    Raises:
+        BusyError: another process trains the start.
+        ValueError: see ``trainer.train``.
+    """
+    start = warmup_config(study, cell)
+    with claimed(study, start.out.name):
+        train(start)
+    train(cell_config(study, cell))
+
+
+def claimed(study: Study, key: str) -> AbstractContextManager[None]:
+    """Hold a cell; the processes of one launch work on the same cell together, and hold none.
+
+    Raises:
+        BusyError: another process has it in hand.
+    """
+    if join_processes(study.device).num_processes > 1:
+        return nullcontext()
+    return locked(study.out / "claims" / key)
+
+
+def work_off(study: Study, cells: Sequence[Cell], work: Callable[[Cell], None]) -> dict[Cell, str]:
+    """Do every cell's work, sharing it with whatever other processes are at it.
+
+    Returns:
+        Why cells failed, in a sentence each; a failure does not stop the others.
+
+    Raises:
+        RuntimeError: a bug.
+    """
+    failures: dict[Cell, str] = {}
+    pending = list(cells)
+    while pending:
+        for cell in pending:
+            try:
+                with claimed(study, cell_config(study, cell).out.name):
+                    _announce(study, cell, len(cells) - len(pending) + 1, len(cells))
+                    work(cell)
+            except BusyError:
+                continue
+            except (ValueError, OSError, MemoryError, RuntimeError) as error:
+                sentence = explain(error, "reproduce")
+                if sentence is None:
+                    raise
+                failures[cell] = sentence
+            pending.remove(cell)
+            break
+        else:
+            time.sleep(LOOK_AGAIN)
+    return failures
+
+
+def _announce(study: Study, cell: Cell, number: int, of: int) -> None:
+    if join_processes(study.device).is_main_process:
+        print(f"[{number}/{of}] seed {cell.seed}: {cell.title}", file=sys.stderr, flush=True)

@@ -1,0 +1,225 @@
+"""``underdrawing robustness``: what losses and outputs make of a photo in another light.
+
+The paper claims that content-aware losses are robust to changes that leave a photo's content alone.
+Two measurements, over changes of growing severity (``data/changes.py``):
+
+- **The losses.** Each content loss between a photo and the same photo changed, divided by the mean
+  of that loss between each photo and *another photo*: 0 takes the changed photo for the same
+  content, 1 for another picture altogether. A robust loss stays low. A is the one of the photo
+  unchanged, as in training.
+- **The outputs.** Photo and changed photo are painted after the same painting: how far are the two
+  outputs from each other, beside the two inputs (the row ``identity``)? A method is robust if its
+  output changes less than its input. One that ignores its photo is that, too: the figures stand
+  beside those of its outputs for two different photos.
+
+Several GPUs: ``accelerate launch -m underdrawing.experiments.robustness RUN``.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import tyro
+from torch import Tensor
+
+from ..data.folders import find_pictures
+from ..losses.content import ContentLoss
+from ..metrics.judges import Judge
+from ..models.encoder import Encoder
+from ..models.style_code import style_code
+from ..trainers.config import TrainConfig
+from ..trainers.model_files import Model, build_encoder, load_model, own_folder
+from ..trainers.processes import join_processes, share_out
+from ..trainers.trainer import collections
+from .evaluation import CONTROLS, PairPaths, make_manifest, read_squares, resolution
+from .judges import make_judges
+from .main import run_command
+from .robustness_report import Facts, to_markdown, write_robustness
+from .sensitivity import (
+    LOSS,
+    FeatureLoss,
+    Figures,
+    Painter,
+    Summary,
+    feature_loss,
+    joined,
+    make_views,
+    measure_losses,
+    measure_outputs,
+    plain_losses,
+    summarise,
+)
+
+BATCH = 4  # photos at a time, each of them in all its views
+CONTROL_ROWS = ("identity", "colour only")
+
+
+@dataclass(frozen=True)
+class RobustnessConfig:
+    """Measure how content losses and outputs take changes of the photo's light, contrast, noise
+    and compression.
+    """
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Run folders of trained models with one encoder."""
+    photos: Path | None = None
+    """Folder of photos, all of it; without it, the held-out photos of the first run."""
+    paintings: Path | None = None
+    """Folder of paintings, all of it; without it, the held-out paintings of the first run."""
+    split: Literal["test", "validation"] = "test"
+    """Which held-out pictures."""
+    pairs: int = 64
+    """Pairs of a photo and a painting, at most; no photo comes twice."""
+    size: int | None = None
+    """Side of the pictures; without it, the training size of the first run."""
+    seed: int = 0
+    """Seed of the noise."""
+    weights_dir: Path | None = None
+    """Folder to look for the judges' weights in first."""
+    out: Path | None = None
+    """Folder for robustness.html, .md and .json; without it, RUN/robustness of the first run."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every photo is looked at with."""
+
+    manifest: Sequence[PairPaths]
+    models: Mapping[str, Model]
+    encoder: Encoder  # of all of them
+    layers: list[str]  # of the losses
+    judge: Judge  # LPIPS
+    size: int
+    seed: int
+    device: torch.device
+
+
+def robustness(config: RobustnessConfig) -> tuple[Summary, Facts]:
+    """Measure; every process returns the same, the first one writes it.
+
+    Raises:
+        ValueError: no such run, runs of several encoders, or fewer than two photos.
+    """
+    processes = join_processes(config.device)
+    device, main = processes.device, processes.is_main_process
+    models = {str(run): load_model(run, device) for run in config.runs}
+    first = with_one_encoder([model.config for model in models.values()])
+    out = config.out or own_folder(config.runs[0], "robustness")
+    layers = [layer for m in models.values() for layer, _ in m.config.content.layers]
+    styles = [layer for m in models.values() for layer in m.config.style.layers]
+    with processes.main_process_first():  # the first one fills the caches
+        manifest = held_out_pairs(config, first, main)
+        encoder, pretrained = build_encoder(first, [*layers, *styles])
+        judges = make_judges(device, config.weights_dir)
+    bench = Bench(
+        manifest, models, encoder.to(device), list(dict.fromkeys(layers)), judges.perceptual,
+        config.size or first.size, config.seed, device,
+    )  # fmt: skip
+    positions = range(len(manifest))
+    batches = [positions[i : i + BATCH] for i in range(0, len(manifest), BATCH)]
+    measured = share_out(processes, lambda batch: look(bench, batch), batches, "changing photos")
+    summary = summarise(joined(measured))
+    facts = Facts(
+        manifest, resolution(bench.size), (pretrained.name, pretrained.sha256),
+        (judges.lpips_name, *judges.perceptual.words),
+    )  # fmt: skip
+    if main:
+        write_robustness(summary, facts, config, out)
+    return summary, facts
+
+
+def with_one_encoder(configs: Sequence[TrainConfig]) -> TrainConfig:
+    """The first of the runs' configurations.
+
+    Raises:
+        ValueError: there is none, or they have different encoders.
+    """
+    if not configs:
+        raise ValueError("name at least one run folder")
+    encoders = {replace(config.encoder, weights_dir=None) for config in configs}
+    if len(encoders) > 1:
+        names = ", ".join(sorted(encoder.name for encoder in encoders))
+        raise ValueError(
+            f"these runs have different encoders ({names}), so their losses are not of the same "
+            "features; measure them apart"
+        )
+    return configs[0]
+
+
+def held_out_pairs(config: RobustnessConfig, trained: TrainConfig, notify: bool) -> list[PairPaths]:
+    """Pairs of a photo and a painting, no photo twice.
+
+    Raises:
+        ValueError: there are not two photos, or no painting.
+    """
+    folders = (config.photos, config.paintings)
+    own = replace(
+        trained,
+        photos=config.photos or trained.photos,
+        paintings=config.paintings or trained.paintings,
+    )
+    photos, paintings = (
+        find_pictures(folder) if folder else getattr(collection, config.split)
+        for folder, collection in zip(folders, collections(own, notify), strict=True)
+    )
+    manifest = make_manifest(photos, paintings, min(config.pairs, len(photos)))
+    if len(manifest) < 2:
+        raise ValueError("one photo is not enough: its loss is set beside that to another one")
+    return manifest
+
+
+@torch.no_grad()
+def look(bench: Bench, positions: Sequence[int]) -> Figures:
+    """Every loss and method on the photos at these positions of the manifest, in all views."""
+    pairs = [bench.manifest[i] for i in positions]
+    following = [bench.manifest[(i + 1) % len(bench.manifest)] for i in positions]
+    photos, others, paintings = (
+        read_squares(paths, bench.size, bench.device)
+        for paths in ([p for p, _ in pairs], [p for p, _ in following], [p for _, p in pairs])
+    )
+    views = make_views(photos, others, bench.seed, positions)
+    losses = plain_losses([model.config.content for model in bench.models.values()])
+    painters: dict[str, Painter] = {
+        name: partial(CONTROLS[name], style=paintings) for name in CONTROL_ROWS
+    }
+    for run, model in bench.models.items():
+        layers = model.config.style.layers
+        code = style_code(paintings, bench.encoder(paintings, layers))
+        losses |= attended_loss(run, model, photos, code)
+        painters[run] = painter(model, code)
+    return {
+        LOSS: measure_losses(views, lambda x: bench.encoder(x, bench.layers), losses),
+        **measure_outputs(views, painters, bench.judge),
+    }
+
+
+def attended_loss(run: str, model: Model, photos: Tensor, code: Tensor) -> dict[str, FeatureLoss]:
+    """The run's own content loss, weighted as its branch says of these photos; none without one."""
+    if model.generator.attention is None:
+        return {}
+    content, output = model.config.content, model.generator(photos, code)
+    loss = ContentLoss(content.layers, content.normalization)
+    return {f"attention of {run}": feature_loss(loss, output.attention, output.channels)}
+
+
+def painter(model: Model, code: Tensor) -> Painter:
+    """A run's generator, with the style codes (B,D) of the paintings."""
+    return lambda photos: model.generator(photos, code, attend=False).image
+
+
+def command(arguments: list[str]) -> None:
+    """Run the command."""
+    config = tyro.cli(RobustnessConfig, prog="underdrawing robustness", args=arguments)
+    summary, facts = robustness(config)
+    if join_processes(config.device).is_main_process:
+        print(to_markdown(summary, facts))
+
+
+if __name__ == "__main__":
+    run_command("robustness", sys.argv[1:])
