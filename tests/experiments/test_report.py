@@ -6,9 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from underdrawing.experiments.report import Picture, verdict, write_report
+from underdrawing.experiments.comparison import Curve, Difference
+from underdrawing.experiments.findings import Findings
+from underdrawing.experiments.gallery import Picture
+from underdrawing.experiments.report import Chapter, write_report
+from underdrawing.experiments.report_figures import curve_charts, difference_charts
+from underdrawing.experiments.report_table import verdict
 from underdrawing.experiments.table import FOOTNOTE, ROWS, Column, Figure, Line, Table
 from underdrawing.metrics.cards import Card
+from underdrawing.metrics.judges import Scores
 
 EVIL = "<script>alert('row')</script> & co"
 SHA = "0123456789abcdef" * 4
@@ -45,6 +51,9 @@ class Reader(HTMLParser):
         if tag not in VOID:
             self.open.append(tag)
 
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
 
@@ -66,9 +75,32 @@ def make_table() -> Table:
     return Table([SSIM, FRECHET], lines, [card], ["<i>note</i>", FOOTNOTE])
 
 
+def make_curve(gain: float) -> Curve:
+    def scores(strength: float) -> Scores:
+        return Scores(
+            ssim=1 - strength * (0.5 - gain), ssim_worst=1 - strength, lpips=strength / 2,
+            frechet=None, kernel=None, frechet_photos=None, style_gap=strength / 2, pairs=1,
+            left_out=0, per_pair={},
+        )  # fmt: skip
+
+    strengths = (0.0, 0.5, 1.0)
+    return Curve(strengths, tuple(map(scores, strengths)))
+
+
+def make_findings() -> Findings:
+    curves = {row.title: [make_curve(0.1), make_curve(0.2)] for row in ROWS}
+    matched = [Line(ROWS[0].title, False, {"ssim": Figure(0.66, 0.01, None)}, "not reached")]
+    differences = [Difference(ROWS[1].title, ROWS[0].title, "ssim", 0.03, 0.01, (0.02, 0.05))]
+    return Findings(
+        "Rows & rows", make_table(), Table([SSIM._replace(paper=None)], matched, [], ["at 0.40"]),
+        0.4, differences, curves, {EVIL: make_curve(0.0).scores[0]}, {},
+    )  # fmt: skip
+
+
 def make_picture() -> Picture:
     outputs = {row.title: torch.rand(3, 16, 16) for row in ROWS}
-    return Picture(torch.rand(3, 16, 16), torch.rand(3, 16, 16), outputs, torch.rand(1, 2, 2))
+    maps = {ROWS[3].title: torch.rand(1, 2, 2), ROWS[4].title: torch.rand(1, 2, 2)}
+    return Picture(torch.rand(3, 16, 16), torch.rand(3, 16, 16), outputs, maps)
 
 
 @pytest.fixture
@@ -76,7 +108,8 @@ def html(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(sys, "argv", ["/some/where/underdrawing", "reproduce", "--out", "a b"])
     torch.manual_seed(0)
     path = tmp_path / "new" / "report.html"
-    write_report(path, make_table(), [make_picture(), make_picture()], Config())
+    chapter = Chapter(make_findings(), [make_picture(), make_picture()])
+    write_report(path, "The table", "What it is.", [chapter], Config())
     return path.read_text(encoding="utf-8")
 
 
@@ -94,7 +127,8 @@ def row_of(page: Reader, title: str) -> str:
 
 def test_every_tag_is_closed(page: Reader) -> None:
     assert page.open == []
-    assert page.tags.count("html") == page.tags.count("table") == page.tags.count("h1") == 1
+    assert page.tags.count("html") == page.tags.count("h1") == 1
+    assert page.tags.count("table") == 2  # at full strength, at matched style
 
 
 def test_all_rows_and_notes_are_there(page: Reader) -> None:
@@ -113,14 +147,14 @@ def test_text_is_escaped(html: str, page: Reader) -> None:
 
 
 def test_pictures_are_inside_the_page(page: Reader) -> None:
-    assert len(page.images) == 2 * (3 + len(ROWS))
+    assert len(page.images) == 2 * (2 + len(ROWS) + 2)
     assert all(image["alt"] for image in page.images)
     assert all(address.startswith("data:image/jpeg;base64,") for address in page.addresses)
 
 
 def test_nothing_is_loaded_from_elsewhere(html: str, page: Reader) -> None:
     assert not {"script", "link", "iframe", "base"} & set(page.tags)
-    assert "http" not in html
+    assert "http" not in html.replace("http://www.w3.org/2000/svg", "")  # a name, not an address
     assert "url(" not in html
     assert "@import" not in html
 
@@ -165,3 +199,22 @@ def test_a_difference_is_judged_only_by_its_direction(
 ) -> None:
     line = make_line("row", Figure(0.5, None, 0.5), note)
     assert verdict(line, SSIM._replace(better=better), difference) == expected
+
+
+def test_curves_have_a_chart_for_every_figure_that_was_measured(html: str) -> None:
+    findings = make_findings()
+    assert len(curve_charts(findings)) == 1  # SSIM; the Fréchet distance is not compared
+    (chart,) = curve_charts(findings)
+    assert chart in html
+    assert all(escape(name) in chart for name in (*findings.curves, EVIL))
+    assert "compared here" in chart
+
+
+def test_differences_are_drawn_by_figure(html: str) -> None:
+    (chart,) = difference_charts(make_findings())
+    assert chart in html
+    assert f"{ROWS[1].title} less {ROWS[0].title}" in chart
+
+
+def test_rows_that_do_not_reach_the_common_style_say_so(page: Reader) -> None:
+    assert any("not reached" in row and "0.660" in row for row in page.rows)

@@ -81,6 +81,23 @@ def test_structural_error_of_an_untouched_photo_is_flat(contrast: float) -> None
     assert torch.equal(structural_error(photo, photo, GRID), torch.ones(2, 1, *GRID))
 
 
+def test_what_rounding_leaves_of_an_untouched_photo_points_nowhere() -> None:
+    photo = torch.rand(2, 3, 64, 64)
+    q = structural_error((photo + 1e-6 * torch.randn_like(photo)).clamp(0, 1), photo, GRID)
+    assert (q - 1).abs().max() < 0.01
+
+
+def test_a_wider_clip_lets_the_structural_error_point_more_sharply() -> None:
+    photo = torch.rand(1, 3, 64, 64)
+    stylized = photo.clone()
+    stylized[..., :8, :8] = 1 - photo[..., :8, :8]
+    ratios = [
+        (q.max() / q.min()).item()
+        for q in (structural_error(stylized, photo, GRID, clip) for clip in (1, 2, 5))
+    ]
+    assert ratios == pytest.approx([2.0, 8.0, 50.0], rel=1e-3)
+
+
 @pytest.mark.parametrize("grid", [(8, 8), (9, 13), (5, 5)])
 def test_structural_error_has_mean_one_on_any_grid(grid: tuple[int, int]) -> None:
     photo = torch.rand(2, 3, 65, 99)
@@ -106,7 +123,7 @@ def test_every_target_is_a_map_with_mean_one(target: str) -> None:
     assert_mean_one(a)
 
 
-@pytest.mark.parametrize("target", ["robust", "robust_local"])
+@pytest.mark.parametrize("target", ["robust", "robust_local", "robust_structural"])
 def test_robust_targets_spend_the_budget(target: str) -> None:
     a = TARGETS[target](situation(squares(), features()))
     assert kl_to_uniform(a).sub(BUDGET).abs().max() < 1e-5
