@@ -1,12 +1,15 @@
 """Estimates with their intervals, one below the other, as inline SVG: a forest plot."""
 
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from textwrap import wrap
 from typing import NamedTuple
 
-from .charts import NOTHING
 from .svg import (
     DISC,
+    LETTER,
     LINE,
+    NOTHING,
     WIDTH,
     Axis,
     chart,
@@ -21,7 +24,6 @@ from .svg import (
     vertical_grid,
 )
 
-ROW = 50  # a row's height: its name and value, its whiskers below
 EDGE = 24  # room on both sides, for half of a tick's number
 SEEDS = "95 % interval over seeds"
 PAIRS = "95 % interval over pairs (bootstrap)"
@@ -63,42 +65,70 @@ def interval_chart(
     Returns:
         HTML, also well-formed XML: one ``div``, or a sentence if there is nothing to draw.
     """
-    spans = [span for estimate in estimates for span in (heavy(estimate), light(estimate)) if span]
-    values = [e.value for e in estimates if finite(e.value)]
-    if not values:
+    if not any(finite(estimate.value) for estimate in estimates):
         return NOTHING
-    covered = [*values, *(end for span in spans for end in span), *([0.0] if zero else [])]
-    x = Axis(round_ticks(covered), EDGE, WIDTH - EDGE)
-    bottom = ROW * len(estimates) + 4
+    x = Axis(round_ticks(ends(estimates, zero)), EDGE, WIDTH - EDGE)
+    rows = [Row(estimate, x, zero) for estimate in estimates]
+    tops = list(accumulate((row.height for row in rows), initial=0.0))
+    bottom = tops[-1] + 4
     body = [
         vertical_grid(x, 0, bottom, x_label),
         line(x.start, bottom, x.end, bottom, "axis"),
         *([line(x(0), 0, x(0), bottom, "zero")] if zero else []),
-        *(row(estimate, ROW * i, x, zero) for i, estimate in enumerate(estimates)),
+        *(row.drawn(top) for row, top in zip(rows, tops[:-1], strict=True)),
     ]
-    said = "; ".join(f"{e.name} {in_numbers(e, x.digits + 1, zero)}" for e in estimates)
+    said = "; ".join(f"{row.estimate.name} {row.said}" for row in rows)
     svg = drawing(bottom + 2.9 * LINE, title or x_label, f"{x_label}: {said}.", body)
     return chart(title, svg, keys(estimates, zero, half_label, span_label))
 
 
-def row(estimate: Estimate, top: float, x: Axis, zero: bool) -> str:
-    """Name and value over dot and whiskers."""
-    said = in_numbers(estimate, x.digits + 1, zero)
-    sure = zero and settled(estimate)
-    words = letters(0, top + LINE, estimate.name, "name")
-    words += letters(WIDTH, top + LINE, said, "name settled" if sure else "name", "end")
-    if not finite(estimate.value):
-        return words
-    y = top + 1.8 * LINE
-    whiskers = whisker(light(estimate), x, y, "light") + whisker(heavy(estimate), x, y, "heavy")
-    hollow = " hollow" if zero and not sure else ""
-    dot = mark(DISC, x(estimate.value), y, f"{estimate.name}: {said}")
-    return f'{words}<g class="estimate{hollow}">{whiskers}{dot}</g>'
+class Row:
+    """Name and value over dot and whiskers; a name too long for a line takes more."""
+
+    def __init__(self, estimate: Estimate, x: Axis, zero: bool) -> None:
+        self.estimate, self.x, self.zero = estimate, x, zero
+        self.said = in_numbers(estimate, x.digits + 1, zero)
+        room = int(WIDTH / LETTER) - len(self.said) - 2
+        self.lines = wrap(estimate.name, room, break_long_words=False)
+        self.height = LINE * (len(self.lines) + 1.9)
+
+    def drawn(self, top: float) -> str:
+        """The row below ``top``."""
+        sure = self.zero and settled(self.estimate)
+        lines = enumerate(self.lines, start=1)
+        words = "".join(letters(0, top + LINE * i, part, "name") for i, part in lines)
+        kind = "name settled" if sure else "name"
+        words += letters(WIDTH, top + LINE, self.said, kind, "end")
+        hollow = "" if sure or not self.zero else " hollow"
+        dot = self.dot_and_whiskers(top + LINE * (len(self.lines) + 0.85))
+        return f'{words}<g class="estimate{hollow}">{dot}</g>'
+
+    def dot_and_whiskers(self, y: float) -> str:
+        """What is drawn of the figure itself, at the height y."""
+        if not finite(self.estimate.value):
+            return ""
+        parts = []
+        if span := heavy(self.estimate):
+            parts.append(line(self.x(span[0]), y, self.x(span[1]), y, "heavy"))
+        if span := light(self.estimate):
+            parts.append(light_whisker(self.x(span[0]), self.x(span[1]), y))
+        words = f"{self.estimate.name}: {self.said}"
+        return "".join([*parts, mark(DISC, self.x(self.estimate.value), y, words)])
 
 
-def whisker(span: Span | None, x: Axis, y: float, weight: str) -> str:
-    """An interval."""
-    return line(x(span[0]), y, x(span[1]), y, weight) if span else ""
+def light_whisker(left: float, right: float, y: float) -> str:
+    """A thin line with its ends marked, so that it shows within a heavy one."""
+    ends = (line(end, y - 4.5, end, y + 4.5, "light") for end in (left, right))
+    return line(left, y, right, y, "light") + "".join(ends)
+
+
+def ends(estimates: Sequence[Estimate], zero: bool) -> Iterator[float]:
+    """All figures that the axis has to cover."""
+    yield from [0.0] if zero else []
+    for estimate in estimates:
+        yield from [estimate.value] if finite(estimate.value) else []
+        yield from heavy(estimate) or ()
+        yield from light(estimate) or ()
 
 
 def heavy(estimate: Estimate) -> Span | None:
@@ -139,7 +169,7 @@ def keys(
     if any(map(heavy, estimates)):
         yield key("estimate", line(0, 7, 32, 7, "heavy"), half_label)
     if any(map(light, estimates)):
-        yield key("estimate", line(0, 7, 32, 7, "light"), span_label)
+        yield key("estimate", light_whisker(1, 31, 7), span_label)
     if zero:
         yield key("estimate", mark(DISC, 16, 7), "no interval holds zero")
         yield key("estimate hollow", mark(DISC, 16, 7), "an interval holds zero, or there is none")

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from html import escape
 
+from .svg import number
 from .table import Column, Figure, Line, Table
 
 PARTS = (
@@ -117,8 +118,3 @@ def verdict(line: Line, column: Column, difference: float) -> str:
     if line.note or not shown or column.better not in ("↑", "↓"):
         return ""
     return "better" if (shown > 0) == (column.better == "↑") else "worse"
-
-
-def number(value: float, digits: int, sign: str = "-") -> str:
-    """A number with a true minus sign, as wide as the plus; never a minus zero."""
-    return f"{value:{sign}z.{digits}f}".replace("-", "−")

@@ -12,6 +12,7 @@ from typing import NamedTuple, TypeGuard
 WIDTH = 480
 LETTER = 8.5  # width to keep for a letter, at the size that a phone gets
 LINE = 18  # from one line of letters to the next
+FOOT = 1.2 * LINE  # room for a control's name between the lowest tick and the x axis
 MOST_TICKS = 6
 STEPS = (1, 2, 2.5, 5, 10)
 
@@ -24,6 +25,9 @@ MARKS = (
 )
 DISC = MARKS[0]
 CROSS = "M-4,-4L4,4M-4,4L4,-4"
+
+NOTHING = '<p class="hint">There is no figure to draw here.</p>'
+Place = tuple[float, float]
 
 
 class Axis(NamedTuple):
