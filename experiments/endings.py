@@ -9,6 +9,7 @@ from ..trainers.memory import out_of_memory
 LOWER = {
     "train": "lower --size or --batch-size, or raise --accumulate",
     "reproduce": "lower --size or --batch-size",
+    "ablate": "lower --size or --batch-size",
     "stylize": "make the photo smaller",
     "evaluate": "lower --size",
     "robustness": "lower --size",

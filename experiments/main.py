@@ -17,6 +17,7 @@ COMMANDS = {
     "evaluate": "score a trained run on held-out pairs",
     "benchmark": "time training, stylising and loading beside the floor and plain code",
     "reproduce": "train and score every row of the paper's table; write the report",
+    "ablate": "vary one thing at a time, or several in a grid; write tables and a report",
     "robustness": "measure losses and outputs under changes of light, noise and compression",
     "data": "check folders of pictures: what is in them, and what training would leave out",
 }

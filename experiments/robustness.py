@@ -18,7 +18,6 @@ Several GPUs: ``accelerate launch -m underdrawing.experiments.robustness RUN``.
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -35,7 +34,7 @@ from ..trainers.config import TrainConfig
 from ..trainers.model_files import Model, build_encoder, load_model, own_folder
 from ..trainers.processes import join_processes, share_out
 from ..trainers.trainer import collections
-from .evaluation import CONTROLS, PairPaths, make_manifest, read_squares, resolution
+from .evaluation import CONTROLS, Method, PairPaths, make_manifest, read_squares, resolution
 from .judges import make_judges
 from .main import run_command
 from .robustness_report import Facts, to_markdown, write_robustness
@@ -108,8 +107,10 @@ def robustness(config: RobustnessConfig) -> tuple[Summary, Facts]:
     """
     processes = join_processes(config.device)
     device, main = processes.device, processes.is_main_process
-    models = {str(run): load_model(run, device) for run in config.runs}
-    first = with_one_encoder([model.config for model in models.values()])
+    loaded = [load_model(run, device) for run in config.runs]
+    first = with_one_encoder([model.config for model in loaded])
+    names = run_names(config.runs, [model.config.recipe for model in loaded])
+    models = dict(zip(names, loaded, strict=True))
     out = config.out or own_folder(config.runs[0], "robustness")
     layers = [layer for m in models.values() for layer, _ in m.config.content.layers]
     styles = [layer for m in models.values() for layer in m.config.style.layers]
@@ -126,8 +127,8 @@ def robustness(config: RobustnessConfig) -> tuple[Summary, Facts]:
     measured = share_out(processes, lambda batch: look(bench, batch), batches, "changing photos")
     summary = summarise(joined(measured))
     facts = Facts(
-        manifest, resolution(bench.size), (pretrained.name, pretrained.sha256),
-        (judges.lpips_name, *judges.perceptual.words),
+        dict(zip(names, config.runs, strict=True)), manifest, resolution(bench.size),
+        (pretrained.name, pretrained.sha256), (judges.lpips_name, *judges.perceptual.words),
     )  # fmt: skip
     if main:
         write_robustness(summary, facts, config, out)
@@ -144,12 +145,20 @@ def with_one_encoder(configs: Sequence[TrainConfig]) -> TrainConfig:
         raise ValueError("name at least one run folder")
     encoders = {replace(config.encoder, weights_dir=None) for config in configs}
     if len(encoders) > 1:
-        names = ", ".join(sorted(encoder.name for encoder in encoders))
+        names = ", ".join(sorted(e.name + " smoothed" * e.smooth for e in encoders))
         raise ValueError(
             f"these runs have different encoders ({names}), so their losses are not of the same "
             "features; measure them apart"
         )
     return configs[0]
+
+
+def run_names(runs: Sequence[Path], recipes: Sequence[str]) -> list[str]:
+    """The runs' recipes, with their folders where several have one recipe."""
+    return [
+        recipe if recipes.count(recipe) == 1 else f"{recipe} ({run})"
+        for run, recipe in zip(runs, recipes, strict=True)
+    ]
 
 
 def held_out_pairs(config: RobustnessConfig, trained: TrainConfig, notify: bool) -> list[PairPaths]:
@@ -185,27 +194,30 @@ def look(bench: Bench, positions: Sequence[int]) -> Figures:
     )
     views = make_views(photos, others, bench.seed, positions)
     losses = plain_losses([model.config.content for model in bench.models.values()])
-    painters: dict[str, Painter] = {
-        name: partial(CONTROLS[name], style=paintings) for name in CONTROL_ROWS
-    }
-    for run, model in bench.models.items():
+    painters = {name: after(CONTROLS[name], paintings) for name in CONTROL_ROWS}
+    for name, model in bench.models.items():
         layers = model.config.style.layers
         code = style_code(paintings, bench.encoder(paintings, layers))
-        losses |= attended_loss(run, model, photos, code)
-        painters[run] = painter(model, code)
+        losses |= attended_loss(name, model, photos, code)
+        painters[name] = painter(model, code)
     return {
         LOSS: measure_losses(views, lambda x: bench.encoder(x, bench.layers), losses),
         **measure_outputs(views, painters, bench.judge),
     }
 
 
-def attended_loss(run: str, model: Model, photos: Tensor, code: Tensor) -> dict[str, FeatureLoss]:
+def attended_loss(name: str, model: Model, photos: Tensor, code: Tensor) -> dict[str, FeatureLoss]:
     """The run's own content loss, weighted as its branch says of these photos; none without one."""
     if model.generator.attention is None:
         return {}
     content, output = model.config.content, model.generator(photos, code)
     loss = ContentLoss(content.layers, content.normalization)
-    return {f"attention of {run}": feature_loss(loss, output.attention, output.channels)}
+    return {f"weighted by A of {name}": feature_loss(loss, output.attention, output.channels)}
+
+
+def after(method: Method, paintings: Tensor) -> Painter:
+    """A method with its paintings."""
+    return lambda photos: method(photos, paintings)
 
 
 def painter(model: Model, code: Tensor) -> Painter:

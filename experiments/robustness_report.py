@@ -1,7 +1,7 @@
 """What ``underdrawing robustness`` writes: Markdown tables, a page of curves, all of it as JSON."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from html import escape
 from pathlib import Path
@@ -12,7 +12,8 @@ from ..data.files import write_atomic
 from ..trainers.tracking import provenance
 from .charts import Series, line_chart
 from .evaluation import PairPaths
-from .report import origin_section, page, stacked
+from .report import origin_section, page
+from .report_table import stacked
 from .sensitivity import BASELINES, LOSS, LPIPS, SSIM, Curve, Estimate, Summary
 
 TITLE = "Robust to light, contrast, noise and compression?"
@@ -25,6 +26,7 @@ LEDE = (
 class Facts(NamedTuple):
     """What was measured, and with what."""
 
+    runs: Mapping[str, Path]  # the folders of what the figures call by name
     manifest: Sequence[PairPaths]
     resolution: str
     encoder: tuple[str, str]  # of the losses: its name, its weights' sha256
@@ -48,6 +50,7 @@ def write_robustness(summary: Summary, facts: Facts, config: Any, folder: Path) 
 def to_json(summary: Summary, facts: Facts, config: Any) -> str:
     """Everything, for programs. An estimate is [mean, low, high]."""
     content = {
+        "runs": {name: str(run) for name, run in facts.runs.items()},
         "photos": len(facts.manifest),
         "resolution": facts.resolution,
         "encoder": dict(zip(("name", "sha256"), facts.encoder, strict=True)),
@@ -79,8 +82,8 @@ def notes(figure: str) -> str:
         "one that ignores its photo is robust as well, so see the last column."
     )
     return (
-        "At the largest severity · mean over all severities (area under the curve), each ± half "
-        "its 95 % interval over photos. ↓ or ↑: the area is less or more than that of "
+        "At the largest severity · mean over all severities (area under the curve) ± half its "
+        "95 % interval over photos. ↓ or ↑: the area is less or more than that of "
         f"{BASELINES[figure]}, by an interval paired by photo that leaves out 0. {meaning}"
     )
 
@@ -124,8 +127,9 @@ def table_rows(summary: Summary, figure: str) -> list[list[str]]:
 
 def cell(curve: Curve) -> str:
     """``at the largest severity · area``, with an arrow if it is not the baseline's."""
-    arrow = " ↓" if curve.beside.high < 0 else " ↑" if curve.beside.low > 0 else ""
-    return f"{spread(curve.points[-1])} · {spread(curve.area)}{arrow}"
+    beside = curve.beside.get(BASELINES[curve.figure], Estimate(0, 0, 0))  # itself
+    arrow = " ↓" if beside.high < 0 else " ↑" if beside.low > 0 else ""
+    return f"{curve.points[-1].mean:.3f} · {spread(curve.area)}{arrow}"
 
 
 def spread(estimate: Estimate) -> str:
@@ -144,21 +148,24 @@ def half(estimate: Estimate) -> float:
 def to_html(summary: Summary, facts: Facts, config: Any) -> str:
     """The page: curves and table of each figure, then how to run it again."""
     sections = [
-        figure_section(summary, figure, heading) for figure, heading in headings(facts).items()
+        figure_section(summary, figure, heading, facts.judge[0] if figure == LPIPS else figure)
+        for figure, heading in headings(facts).items()
     ]
     return page(
         TITLE, f"{LEDE} {summary_line(facts)}", stacked([*sections, origin_section(config)])
     )
 
 
-def figure_section(summary: Summary, figure: str, heading: str) -> str:
+def figure_section(summary: Summary, figure: str, heading: str, label: str) -> str:
     """Curves over each change, and the table."""
-    charts = (chart(summary, figure, change) for change in CHANGES)
+    charts = (chart(summary, figure, change, label) for change in CHANGES)
     head, *rows = table_rows(summary, figure)
     columns = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
     return f"""<section>
 <h2>{escape(heading)}</h2>
+<div class="charts">
 {stacked(charts)}
+</div>
 <div class="scroll" role="region" aria-label="{escape(heading)}" tabindex="0">
 <table>
 <thead><tr>{columns}</tr></thead>
@@ -171,7 +178,7 @@ def figure_section(summary: Summary, figure: str, heading: str) -> str:
 </section>"""
 
 
-def chart(summary: Summary, figure: str, change: str) -> str:
+def chart(summary: Summary, figure: str, change: str, label: str) -> str:
     """One figure over the severities of one change, a curve for each loss or method."""
     series = [
         Series(
@@ -183,7 +190,7 @@ def chart(summary: Summary, figure: str, change: str) -> str:
         for curve in summary.curves
         if (curve.figure, curve.change) == (figure, change)
     ]
-    return line_chart(series, f"severity: {CHANGES[change].unit}", figure, title=change)
+    return line_chart(series, f"severity: {CHANGES[change].unit}", label, title=change)
 
 
 def html_row(cells: Sequence[str]) -> str:

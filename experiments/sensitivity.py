@@ -19,7 +19,7 @@ from ..trainers.config import ContentConfig
 from .statistics import Array, resampled_means
 
 LOSS, SSIM, LPIPS = "content loss", "1 - SSIM", "LPIPS"
-#: Figure -> what the others are set beside: the plainest loss, the inputs themselves.
+#: Figure -> what tables set the others beside: the plainest loss, the inputs themselves.
 BASELINES = {LOSS: "pixel", SSIM: "identity", LPIPS: "identity"}
 
 Encode = Callable[[Tensor], Features]
@@ -63,7 +63,7 @@ class Curve:
     severities: tuple[float, ...]
     points: tuple[Estimate, ...]
     area: Estimate  # the mean over the severities, by trapezoids
-    beside: Estimate  # the area less the baseline's, paired by photo
+    beside: dict[str, Estimate]  # the area less that of each other one, paired by photo
 
 
 @dataclass(frozen=True)
@@ -192,13 +192,10 @@ def _samples(values: Array, relative: bool) -> Array:
 def _curve(figure: str, kind: str, name: str, samples: Mapping[str, Array]) -> Curve:
     rows = [0, *(i for i, view in enumerate(VIEWS) if view.change == kind)]
     severities = tuple(VIEWS[i].severity for i in rows)
-    area, baseline = (
-        area_under(severities, samples[key][rows]) for key in (name, BASELINES[figure])
-    )
+    areas = {key: area_under(severities, sample[rows]) for key, sample in samples.items()}
     points = tuple(_estimate(sample) for sample in samples[name][rows])
-    return Curve(
-        figure, kind, name, severities, points, _estimate(area), _estimate(area - baseline)
-    )
+    beside = {key: _estimate(areas[name] - area) for key, area in areas.items() if key != name}
+    return Curve(figure, kind, name, severities, points, _estimate(areas[name]), beside)
 
 
 def area_under(severities: Sequence[float], values: Array) -> Array:

@@ -14,6 +14,7 @@ from underdrawing.experiments.robustness import (
     RobustnessConfig,
     held_out_pairs,
     robustness,
+    run_names,
     with_one_encoder,
 )
 from underdrawing.experiments.robustness_report import cell, to_markdown
@@ -29,7 +30,10 @@ def toy_judges(device: torch.device, weights_dir: Path | None) -> Judges:
     """Pixels in the place of LPIPS: a network would take long here."""
     words = "toy", "no weights"
     judge = Judge(lambda x, _: {"pixels": x}, ["pixels"], lambda f: f["pixels"].flatten(1), words)
-    return Judges(judge, judge, judge, "toy LPIPS", "", "")
+    return Judges(
+        style=judge, perceptual=judge, pooled=judge,
+        lpips_name="toy LPIPS", frechet_name="", kernel_name="",
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -55,9 +59,10 @@ def test_losses_and_outputs_of_runs_are_measured_and_written(
     runs = make_run("attention"), make_run("single-layer")
     out = tmp_path / "out"
     summary, facts = robustness(RobustnessConfig(runs, pairs=2, device="cpu", out=out))
-    attended, single = f"attention of {runs[0]}", str(runs[1])
-    names = {LOSS: {"pixel", "single layer conv4_2", "multi-layer", attended}}
-    names |= {key: {"identity", "colour only", str(runs[0]), single} for key in (SSIM, LPIPS)}
+    names = {LOSS: {"pixel", "single layer conv4_2", "multi-layer", "weighted by A of attention"}}
+    names |= {
+        key: {"identity", "colour only", "attention", "single-layer"} for key in (SSIM, LPIPS)
+    }
     assert {figure: set(rows) for figure, rows in summary.another.items()} == names
     assert len(summary.curves) == len(CHANGES) * sum(map(len, names.values()))
     assert all(curve.points[0].mean == pytest.approx(0, abs=1e-5) for curve in summary.curves)
@@ -68,6 +73,7 @@ def test_losses_and_outputs_of_runs_are_measured_and_written(
     }
     content = json.loads((out / "robustness.json").read_text())
     assert content["photos"] == len(content["pairs"]) == 2
+    assert content["runs"] == {run.name: str(run) for run in runs}
     assert len(content["curves"]) == len(summary.curves)
     assert (out / "robustness.md").read_text() == to_markdown(summary, facts)
     page = (out / "robustness.html").read_text()
@@ -92,6 +98,12 @@ def test_no_photo_comes_twice_and_the_split_is_as_asked(
         held_out_pairs(replace(config, pairs=1), tiny(), False)
 
 
+def test_runs_go_by_their_recipes_and_where_these_are_alike_by_their_folders() -> None:
+    runs = [Path("a"), Path("b"), Path("c")]
+    names = run_names(runs, ["attention", "multi-layer", "attention"])
+    assert names == ["attention (a)", "multi-layer", "attention (c)"]
+
+
 def test_runs_of_several_encoders_and_no_run_are_refused_in_words() -> None:
     config = RECIPES["attention"]()
     other = replace(config, encoder=EncoderConfig("vgg19"))
@@ -109,5 +121,7 @@ def test_runs_of_several_encoders_and_no_run_are_refused_in_words() -> None:
 def test_an_arrow_needs_an_interval_without_zero(beside: tuple[float, float], arrow: str) -> None:
     points = Estimate(0, 0, 0), Estimate(0.5, 0.4, 0.6)
     area = Estimate(0.25, 0.2, 0.3)
-    curve = Curve(LOSS, "noise", "pixel", (0, 0.2), points, area, Estimate(0, *beside))
-    assert cell(curve) == f"0.500 ± 0.100 · 0.250 ± 0.050{arrow}"
+    others = {"pixel": Estimate(0, *beside), "single layer": Estimate(1, 1, 1)}
+    curve = Curve(LOSS, "noise", "multi-layer", (0, 0.2), points, area, others)
+    assert cell(curve) == f"0.500 · 0.250 ± 0.050{arrow}"
+    assert "↑" not in cell(replace(curve, name="pixel", beside={"multi-layer": Estimate(1, 1, 1)}))
