@@ -148,6 +148,8 @@ def _scores(
             "scores": {key: asdict(value) for key, value in scores.items()},
         }  # fmt: skip
         write_atomic(path, json.dumps(content))
+    # Else another process of the launch might not find the file, and score again, all alone.
+    join_processes(study.device).wait_for_everyone()
     return scores
 
 
@@ -173,5 +175,5 @@ def _identity(bench: Bench) -> dict[str, object]:
         "strengths": list(study.strengths),
         "pairs": [f"{photo.name} {painting.name}" for photo, painting in bench.manifest],
         "paintings": [painting.name for painting in bench.paintings],
-        "judges": [list(j.words) for j in (judges.style, judges.perceptual, judges.pooled)],
+        "judges": [list(judge.words) for judge in judges.all],
     }

@@ -2,9 +2,12 @@
 
 import importlib.util
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from ..metrics.judges import Independent, Judge, Judges
 from ..metrics.perceptual import LPIPS_LAYERS, lpips_heads, lpips_vector
@@ -15,7 +18,10 @@ from ..models.pretrained import MissingWeightsError, cache_dir, check_name, load
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"  # as torch-fidelity names it
 STAND_IN_LAYER = "relu4_3"
 STAND_IN_SCALE = 25.25  # rms of its spatial means over 40 photos and 40 paintings, 256x256
-LITE0_SCALE = 0.3819  # the same for EfficientNet-Lite0's last features, before its classifier
+# EfficientNet-Lite0 was trained at this size; on 128 px its last features are twice as large, and
+# a kernel distance ten times.
+LITE0_SIZE = 224
+LITE0_SCALE = 0.4326  # rms of their spatial means over such pictures, at that size
 
 
 def make_judges(device: torch.device, weights_dir: Path | None = None) -> Judges:
@@ -69,6 +75,11 @@ def _lite0(device: torch.device, weights_dir: Path | None) -> Independent | None
         return None
     layers, last = LITE0_ACTIVATION_STD, "head"
     network = Encoder("efficientnet_lite0", [*layers, last], weights.state).to(device)
+
+    def at_its_size(images: Tensor, taps: Collection[str]) -> dict[str, Tensor]:
+        resized = F.interpolate(images, (LITE0_SIZE, LITE0_SIZE), mode="bicubic", antialias=True)
+        return network(resized.clamp(0, 1), taps)
+
     return Independent(
         "EfficientNet-Lite0",
         Judge(
@@ -78,10 +89,10 @@ def _lite0(device: torch.device, weights_dir: Path | None) -> Independent | None
             (f"EfficientNet-Lite0 {', '.join(layers)}", weights.sha256),
         ),
         Judge(
-            network,
+            at_its_size,
             [last],
             lambda x: x[last].mean(dim=(2, 3)) / LITE0_SCALE,
-            ("EfficientNet-Lite0, 1280 features", weights.sha256),
+            (f"EfficientNet-Lite0, 1280 features at {LITE0_SIZE} px", weights.sha256),
         ),
     )
 

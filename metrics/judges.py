@@ -65,16 +65,19 @@ class Judges:
     kernel_name: str
     independent: Independent | None = None
 
+    @property
+    def all(self) -> list[Judge]:
+        """Every judge, in the order of ``View``."""
+        others = [self.independent.style, self.independent.pooled] if self.independent else []
+        return [self.style, self.perceptual, self.pooled, *others]
+
     def look(self, images: Tensor) -> View:
         """All that is needed of images (B,3,H,W), in one pass of each network."""
-        judges = [self.style, self.perceptual, self.pooled]
-        if self.independent:
-            judges += [self.independent.style, self.independent.pooled]
         layers: dict[Network, set[str]] = defaultdict(set)
-        for judge in judges:
+        for judge in self.all:
             layers[judge.network].update(judge.layers)
         features = {network: network(images, taps) for network, taps in layers.items()}
-        return View(images, *(judge.vector(features[judge.network]) for judge in judges))
+        return View(images, *(judge.vector(features[judge.network]) for judge in self.all))
 
     def goals(self, paintings: Tensor) -> list[Tensor]:
         """What ``measure`` wants of the paintings (B,3,H,W) of pairs, (B,D) by style judge."""

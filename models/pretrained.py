@@ -153,7 +153,7 @@ def _from_torchvision(name: str) -> tuple[Path, str] | None:
     path = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
     if not path.is_file():
         try:
-            urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT).close()  # noqa: S310 (``WEIGHTS``')
+            urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT).close()  # noqa: S310 (``WEIGHTS``)
             path.parent.mkdir(parents=True, exist_ok=True)
             digest = path.stem.rsplit("-", 1)[1]  # published names end in their hash
             torch.hub.download_url_to_file(url, str(path), hash_prefix=digest)
@@ -245,7 +245,8 @@ def _lite0_from_pth(path: Path) -> State:
     with torch.device("meta"):  # wanted for its names alone
         names = timm.create_model("tf_efficientnet_lite0").state_dict()
     # Both list the same parameters in the order of the layers.
-    return dict(zip(names, _read_state(path).values(), strict=True))
+    values = (value.contiguous() for value in _read_state(path).values())
+    return dict(zip(names, values, strict=True))
 
 
 #: Encoder name -> the package that carries its weights.

@@ -8,7 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from underdrawing.experiments import benchmark, data, evaluate, reproduce, stylize, train
+from underdrawing.experiments import (
+    benchmark,
+    data,
+    evaluate,
+    reproduce,
+    robustness,
+    stylize,
+    train,
+)
 from underdrawing.experiments.main import COMMANDS, main
 from underdrawing.experiments.presets import PRESETS
 from underdrawing.experiments.recipes import RECIPES
@@ -78,7 +86,9 @@ def test_no_command_and_unknown_command(run: Run, capsys: pytest.CaptureFixture[
             "nowhere is no run folder",
         ),
         (["evaluate", "nowhere"], "nowhere is no run folder"),
-        (["reproduce", "--preset", "slow"], "choose quick, standard, paper"),
+        (["robustness", "nowhere"], "nowhere is no run folder"),
+        (["robustness"], "name at least one run folder"),
+        (["reproduce", "--preset", "slow"], "choose quick, cpu, standard, paper"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(
@@ -216,5 +226,9 @@ def test_every_command_of_the_readme_parses(line: str) -> None:
     elif command == "data":
         data.parse(words)
     else:
-        kind = {"stylize": stylize.StylizeConfig, "evaluate": evaluate.EvaluateConfig}[command]
+        kind = {
+            "stylize": stylize.StylizeConfig,
+            "evaluate": evaluate.EvaluateConfig,
+            "robustness": robustness.RobustnessConfig,
+        }[command]
         tyro.cli(kind, args=words)

@@ -84,6 +84,37 @@ def test_kernel_distance_is_the_double_loop() -> None:
     assert kernel_distance(a, b) == pytest.approx(unbiased_mmd(a, b), rel=1e-9)
 
 
+def test_kernel_distance_of_two_points_is_known_by_hand() -> None:
+    """k(0,0) = 1, k(1,1) = (1 + 1)³ = 8, k(0,1) = 1: 1 + 8 - 2 = 7; D > 1 divides x·y."""
+    zeros, ones = torch.zeros(20, 1), torch.ones(25, 1)
+    assert kernel_distance(zeros, ones) == pytest.approx(7)
+    in_one_of_two = torch.tensor([1.0, 0.0]).expand(25, 2)  # (1/2 + 1)³ = 27/8
+    assert kernel_distance(torch.zeros(20, 2), in_one_of_two) == pytest.approx(1 + 27 / 8 - 2)
+
+
+def test_kernel_distance_of_two_values_is_known_by_hand() -> None:
+    """Half of a set is 0, half is 1, the other set is 0.
+
+    Of its 20 · 19 ordered pairs 10 · 9 are (1,1) with k = 8, the rest have k = 1.
+    """
+    halves, zeros = torch.tensor([0.0, 1.0]).repeat(10)[:, None], torch.zeros(20, 1)
+    expected = (90 * 8 + 290 * 1) / 380 + 1 - 2
+    assert kernel_distance(halves, zeros) == pytest.approx(expected)
+
+
+def test_distances_are_those_of_torch_fidelity() -> None:
+    fid = pytest.importorskip("torch_fidelity.metric_fid", reason="torch-fidelity is not here")
+    kid = pytest.importorskip("torch_fidelity.metric_kid", reason="torch-fidelity is not here")
+    a, b = mixed(80, 16, 0), mixed(80, 16, 1)
+    theirs = fid.fid_statistics_to_metric(
+        *(fid.fid_features_to_statistics(x) for x in (a, b)), verbose=False
+    )
+    assert frechet_distance(a, b) == pytest.approx(theirs[fid.KEY_METRIC_FID], rel=1e-5)
+    whole = {"kid_subsets": 1, "kid_subset_size": 80, "verbose": False}
+    theirs = kid.kid_features_to_metric(a, b, **whole)
+    assert kernel_distance(a, b) == pytest.approx(theirs[kid.KEY_METRIC_KID_MEAN], rel=1e-5)
+
+
 def test_kernel_distance_counts_every_picture_of_unequal_sets() -> None:
     a, b = mixed(33, 6, 0), mixed(25, 6, 1)
     assert kernel_distance(a, b) == pytest.approx(unbiased_mmd(a, b), rel=1e-9)

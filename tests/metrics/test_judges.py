@@ -1,12 +1,22 @@
+import json
 import math
 from collections.abc import Collection
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 from torch import Tensor
 from underdrawing.metrics.distribution import frechet_distance, kernel_distance
-from underdrawing.metrics.judges import Judge, Judges, Network, Scores, make_cards, measure, score
+from underdrawing.metrics.judges import (
+    Independent,
+    Judge,
+    Judges,
+    Network,
+    Scores,
+    make_cards,
+    measure,
+    score,
+)
 from underdrawing.metrics.perceptual import LPIPS_LAYERS, lpips, lpips_vector, ssim_scores
 from underdrawing.metrics.style_gap import ACTIVATION_STD, style_gap_closed, style_vector
 
@@ -38,6 +48,22 @@ JUDGES = Judges(
 )
 
 
+def negative_network(images: Tensor, layers: Collection[str]) -> dict[str, Tensor]:
+    return {layer: 1 - images.square() for layer in layers}
+
+
+def independent(network: Network = negative_network) -> Independent:
+    scales = {"first": 0.1, "last": 0.2}
+    return Independent(
+        "second net",
+        Judge(network, scales, lambda x: style_vector(x, scales), ("second, style", "d" * 64)),
+        Judge(network, ["last"], lambda x: x["last"].mean((2, 3)), ("second, pooled", "e" * 64)),
+    )
+
+
+TWO = replace(JUDGES, independent=independent())
+
+
 def pictures(count: int, seed: int, low: float = 0.0, high: float = 1.0) -> Tensor:
     noise = torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
     return low + (high - low) * noise
@@ -48,10 +74,12 @@ STYLIZED = 0.5 * CONTENT + 0.5 * STYLE
 PAINTINGS = JUDGES.pooled(pictures(24, 2, 0.4, 1.0))
 
 
-def score_in_batches(stylized: Tensor, size: int, content: Tensor = CONTENT) -> Scores:
+def score_in_batches(
+    stylized: Tensor, size: int, content: Tensor = CONTENT, judges: Judges = JUDGES
+) -> Scores:
     batches = zip(*(images.split(size) for images in (stylized, content, STYLE)), strict=True)
-    measured = [measure(JUDGES.look(a), JUDGES.look(b), JUDGES.style(c)) for a, b, c in batches]
-    return score(measured, PAINTINGS)
+    measured = [measure(judges.look(a), judges.look(b), *judges.goals(c)) for a, b, c in batches]
+    return score(measured, *judges.references(pictures(24, 2, 0.4, 1.0)))
 
 
 def test_the_scores_are_the_metrics_over_all_pairs() -> None:
@@ -181,3 +209,61 @@ def test_only_the_judges_decide_what_is_called_fid() -> None:
     named = [card.name for card in make_cards(replace(JUDGES, frechet_name="FID"), 48, 32, "")]
     assert "FID" in named
     assert not any("FID" in card.name for card in make_cards(JUDGES, 48, 32, ""))
+
+
+def test_an_independent_network_judges_by_the_same_formulas() -> None:
+    scores, second = score_in_batches(STYLIZED, 7, judges=TWO), independent()
+    gap = style_gap_closed(*(second.style(images) for images in (STYLIZED, CONTENT, STYLE)))
+    assert scores.per_pair["style_gap_independent"] == pytest.approx(gap.tolist(), rel=1e-5)
+    assert scores.style_gap_independent == pytest.approx(gap.mean().item(), rel=1e-5)
+    paintings = second.pooled(pictures(24, 2, 0.4, 1.0))
+    expected = kernel_distance(second.pooled(STYLIZED), paintings)
+    assert scores.kernel_independent == pytest.approx(expected)
+
+
+def test_an_independent_network_changes_no_other_figure() -> None:
+    alone, both = (score_in_batches(STYLIZED, 7, judges=judges) for judges in (JUDGES, TWO))
+    assert alone.kernel_independent is alone.style_gap_independent is None
+    per_pair = {name: both.per_pair[name] for name in alone.per_pair}
+    both = replace(both, kernel_independent=None, style_gap_independent=None, per_pair=per_pair)
+    assert both == alone
+
+
+def test_the_controls_are_known_to_an_independent_network_too() -> None:
+    assert score_in_batches(CONTENT, 8, judges=TWO).style_gap_independent == 0
+    assert score_in_batches(STYLE, 8, judges=TWO).style_gap_independent == 1
+
+
+def test_pairs_near_to_an_independent_network_are_left_out_of_its_gap() -> None:
+    content = CONTENT.clone()
+    content[3] = STYLE[3]
+    gaps = score_in_batches(STYLIZED, 6, content, TWO).per_pair["style_gap_independent"]
+    assert [i for i, gap in enumerate(gaps) if math.isnan(gap)] == [3]
+    mean = score_in_batches(STYLIZED, 6, content, TWO).style_gap_independent
+    assert mean == pytest.approx(sum(gaps[:3] + gaps[4:]) / 23)
+
+
+def test_an_independent_network_has_one_pass_a_picture() -> None:
+    network = Counter()
+    judges = replace(JUDGES, independent=independent(network))
+    judges.look(CONTENT)
+    assert network.passes == [{"first", "last"}]
+
+
+def test_scores_without_an_independent_network_still_load() -> None:
+    kept = asdict(score_in_batches(STYLIZED, 24))
+    del kept["kernel_independent"], kept["style_gap_independent"]
+    assert Scores(**json.loads(json.dumps(kept))) == score_in_batches(STYLIZED, 24)
+
+
+def test_the_cards_of_an_independent_network_name_it() -> None:
+    cards = make_cards(TWO, 48, 32, "64 px")
+    assert cards[:-2] == make_cards(JUDGES, 48, 32, "64 px")
+    assert [(card.name, card.network, card.weights_sha256) for card in cards[-2:]] == [
+        ("KID (second net)", "second, pooled", "e" * 64),
+        ("Style gap closed (second net)", "second, style", "d" * 64),
+    ]
+    assert [card.reference for card in cards[-2:]] == [
+        "32 held-out paintings",
+        "the painting of each pair",
+    ]

