@@ -29,7 +29,7 @@ class Pair(TypedDict):
     content: Tensor  # (B,3,S,S) float32 in [0,1]
     style: Tensor  # (B,3,S,S) float32 in [0,1]
     strength: Tensor  # (B,1,S,S) float32 in [0,1]
-    full: Tensor  # (B,) 1.0 where the strength is 1 everywhere
+    full: Tensor  # (B,) 1.0 where the strength is the run's highest everywhere
     uniform: Tensor  # (B,8) float32 in [0,1)
     position: Tensor  # (B,) int64
 
@@ -40,7 +40,7 @@ class PackedPair(TypedDict):
     content: Tensor  # (3,S,S) uint8
     style: Tensor  # (3,S,S) uint8
     strength: Tensor  # (1,4,4) float32 in [0,1], coarse
-    full: Tensor  # () 1.0 where the strength is 1 everywhere
+    full: Tensor  # () 1.0 where the strength is the run's highest everywhere
     uniform: Tensor  # (8,) float32 in [0,1)
     position: Tensor  # () int64
 
@@ -138,6 +138,7 @@ class PairStream(Dataset[PackedPair]):
         size: side of the crops in pixels.
         seed: of the run.
         full_share: share of examples at full strength.
+        strength: full strength, of which the others take a share.
         crop_scale: smallest crop area, as a share of the largest square.
     """
 
@@ -149,10 +150,11 @@ class PairStream(Dataset[PackedPair]):
         seed: int,
         full_share: float = 1.0,
         crop_scale: float = 0.5,
+        strength: float = 1.0,
     ) -> None:
         self.photos, self.paintings = photos, paintings
         self.size, self.seed = size, seed
-        self.full_share, self.crop_scale = full_share, crop_scale
+        self.full_share, self.crop_scale, self.strength = full_share, crop_scale, strength
         self.told: set[str] = set()  # complaints; each is made once
 
     def __getitem__(self, position: int) -> PackedPair:
@@ -160,12 +162,12 @@ class PairStream(Dataset[PackedPair]):
         photo, painting = self.indices(position)
         content = self._crop(self.photos, photo, rng)
         style = self._crop(self.paintings, painting, rng)
-        strength = draw_strength(self.full_share, rng)
+        share = draw_strength(self.full_share, rng)
         return {
             "content": content,
             "style": style,
-            "strength": strength,
-            "full": strength.amin().eq(1).float(),
+            "strength": share * self.strength,
+            "full": share.amin().eq(1).float(),
             "uniform": torch.from_numpy(rng.random(AUGMENT_NUMBERS, dtype=np.float32)),
             "position": torch.tensor(position),
         }

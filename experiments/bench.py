@@ -60,7 +60,7 @@ def make_bench(study: Study, cell: Cell) -> Bench:
         # Before the training: missing weights should not be discovered after it.
         judges = make_judges(device, study.weights_dir)
     held_out = [getattr(split, study.split) for split in (photos, paintings)]
-    manifest = make_manifest(*held_out, study.pairs)
+    manifest = make_manifest(held_out[0], held_out[1], study.pairs)
     if main:
         pairs = [[photo.name, painting.name] for photo, painting in manifest]
         write_atomic(study.out / "manifest.json", json.dumps(pairs, indent=1))

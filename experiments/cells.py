@@ -45,25 +45,31 @@ def cell_config(study: Study, cell: Cell) -> TrainConfig:
 
 def warmup_config(study: Study, cell: Cell) -> TrainConfig:
     """The start of a cell: multi-layer content, no attention, no D. Of the cell it has only what a
-    generator cannot take over later: the encoder with its layers, its own base.
+    generator cannot take over later (the encoder with its layers, its own base), gradient shares,
+    which only mean the same for all encoders if all have them, and the strengths.
     """
     recipe, start = cell.recipe, multi_layer()
+    foreign = recipe.encoder != start.encoder
     start = replace(
-        start, generator=recipe.generator, style=replace(start.style, layers=recipe.style.layers)
-    )
-    if recipe.encoder != start.encoder:
-        balance = replace(recipe.balance, adversarial=0.0)
-        start = replace(start, encoder=recipe.encoder, content=recipe.content, balance=balance)
+        start, encoder=recipe.encoder, generator=recipe.generator,
+        style=replace(start.style, layers=recipe.style.layers),
+        strength=recipe.strength, full_strength=recipe.full_strength,
+    )  # fmt: skip
+    if foreign:
+        start = replace(start, content=recipe.content)
+    if foreign or recipe.balance.kind == "gradient":
+        start = replace(start, balance=replace(recipe.balance, adversarial=0.0))
     config = replace(_sized(study, start), steps=study.warmup, seed=cell.seed)
     return replace(config, out=study.out / "cells" / key_of(config))
 
 
 def _sized(study: Study, recipe: TrainConfig) -> TrainConfig:
     """A recipe with the study's data and sizes."""
+    alone = recipe.full_strength == 1  # it is trained at one strength, whatever the others are
     return replace(
         recipe, photos=study.photos, paintings=study.paintings, device=study.device,
         precision=study.precision, batch_size=study.batch_size, size=study.size,
-        full_strength=study.full_strength, workers=study.workers,
+        full_strength=1.0 if alone else study.full_strength, workers=study.workers,
         encoder=replace(recipe.encoder, weights_dir=study.weights_dir),
         generator=replace(study.generator, base=recipe.generator.base),
         optimizer=replace(recipe.optimizer, lr=study.lr),
@@ -114,12 +120,14 @@ def work_off(study: Study, cells: Sequence[Cell], work: Callable[[Cell], None]) 
         RuntimeError: a bug.
     """
     failures: dict[Cell, str] = {}
-    pending = list(cells)
+    pending, announced = list(cells), set[Cell]()
     while pending:
         for cell in pending:
             try:
                 with claimed(study, cell_config(study, cell).out.name):
-                    _announce(study, cell, len(cells) - len(pending) + 1, len(cells))
+                    if cell not in announced:  # it may be put off, while its start is busy
+                        _announce(study, cell, len(announced) + 1, len(cells))
+                    announced.add(cell)
                     work(cell)
             except BusyError:
                 continue

@@ -57,8 +57,15 @@ class Curve:
         value = float(read_off(self.figure("style_gap"), np.array(self.strengths), gap))
         return None if math.isnan(value) else value
 
-    def resampled_at(self, gap: float, key: str) -> Array:
-        """``at`` for bootstrap samples of the pairs, (RESAMPLES,): each is matched anew."""
+    def reach(self) -> float:
+        """The style gap that the curve closes on every bootstrap sample of the pairs."""
+        samples = resampled_means(self.per_pair("style_gap"))
+        return float(samples.max(axis=0).min())
+
+    def resampled_at(self, gap: float | Array, key: str) -> Array:
+        """``at`` for bootstrap samples of the pairs, (RESAMPLES,): each is matched anew, at one
+        style gap or (RESAMPLES,) its own.
+        """
         gaps, figures = (resampled_means(self.per_pair(name)) for name in ("style_gap", key))
         return read_off(gaps.T, figures.T, gap)
 
@@ -68,13 +75,14 @@ Seeds = Sequence[Curve]
 
 
 def common_gap(rows: Mapping[str, Seeds], least: float) -> float | None:
-    """The largest style gap, in hundredths, that every seed of every row reaches.
+    """The largest style gap, in hundredths, that every seed of every row reaches, on whatever
+    bootstrap sample of the pairs: where a sample falls short there is no interval over pairs.
 
     Rows whose mean stays under ``least`` did not stylise; they don't hold the others back, and at
     the common gap they are "not reached". None if no row stylised.
     """
     reached = [
-        [curve.figure("style_gap").max() for curve in seeds]
+        [curve.reach() for curve in seeds]
         for seeds in rows.values()
         if np.mean([curve.full.style_gap for curve in seeds]) >= least
     ]
@@ -83,7 +91,7 @@ def common_gap(rows: Mapping[str, Seeds], least: float) -> float | None:
 
 @dataclass(frozen=True)
 class Difference:
-    """One row less another at the common style gap, by one figure."""
+    """One row less another at one style gap, by one figure."""
 
     row: str
     against: str
@@ -119,3 +127,22 @@ def difference(
         ]
         pairs = percentile_interval(np.mean(samples, axis=0))
     return Difference(row, against, key, *mean_and_interval(gains), pairs)
+
+
+def point_difference(
+    points: Mapping[str, Scores], rows: Mapping[str, Seeds], point: str, row: str, key: str
+) -> Difference:
+    """Compare a system that has no curve with a row, at the system's own style gap."""
+    ours, theirs = points[point], rows[row]
+    value, kept = getattr(ours, key), [curve.at(ours.style_gap, key) for curve in theirs]
+    gains = [None if value is None or other is None else value - other for other in kept]
+    pairs = None
+    if key in PER_PAIR and None not in gains:
+        gaps, figures = (
+            resampled_means(np.array(ours.per_pair[name], dtype=np.float64))
+            for name in ("style_gap", key)
+        )
+        pairs = percentile_interval(
+            figures - np.mean([curve.resampled_at(gaps, key) for curve in theirs], axis=0)
+        )
+    return Difference(point, row, key, *mean_and_interval(gains), pairs)

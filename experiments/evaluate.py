@@ -1,117 +1,258 @@
-"""``underdrawing evaluate``: score a trained run, beside the control rows.
+"""``underdrawing evaluate``: score runs, and anybody's pictures, beside the control rows.
 
 Several GPUs: ``accelerate launch -m underdrawing.experiments.evaluate RUN``; the figures are the
 same.
 """
 
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import tyro
 
-from ..data.folders import find_pictures
+from ..data.folders import Collection, read_collection
 from ..metrics.judges import Judges, Scores, make_cards
-from ..trainers.model_files import load_model, own_folder
+from ..models.pretrained import cache_dir
+from ..trainers.config import TrainConfig
+from ..trainers.model_files import load_config, load_model, own_folder
 from ..trainers.processes import join_processes
 from ..trainers.trainer import collections
+from .comparison import Curve
 from .evaluation import (
     CONTROLS,
     PairPaths,
-    evaluate_methods,
+    each,
     make_manifest,
     resolution,
-    trained_method,
+    score_painter,
+    together,
+    trained_painter,
+)
+from .findings import (
+    FULL,
+    MATCHED,
+    Findings,
+    Section,
+    make_findings,
+    section_text,
+    write_findings,
 )
 from .judges import make_judges
 from .main import run_command
-from .table import Table, make_columns, make_line, mark_unstylized, to_text, write_table
+from .outputs import Outputs, read_systems, saved_painter, write_manifest
+from .table import Column, Table, make_columns, make_line, to_text
+
+SIZE = 256  # pixels, where no run says otherwise
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Score a run's generator on held-out (photo, painting) pairs, beside the control rows."""
+    """Score runs on held-out (photo, painting) pairs, each at several strengths, beside the control
+    rows; and, with --outputs and --manifest, pictures that other systems made of the same pairs.
+    """
 
-    run: Annotated[Path, tyro.conf.Positional]
-    """Run folder of a trained model."""
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
+    """Run folders of trained models; the first one's held-out pictures are scored on."""
+    outputs: tuple[Path, ...] = ()
+    """Folders of pictures that other systems made; a row each, by the folder's name."""
+    manifest: tuple[Path, ...] = ()
+    """For each of these folders a CSV file photo,painting,output. Outputs are relative to the
+    folder, photos and paintings to --photos and --paintings or else to the file. All name the same
+    pairs, and these are scored, by the runs too."""
+    write_manifest: Path | None = None
+    """Write the pairs that would be scored to this CSV file, for another system to paint; nothing
+    is scored then."""
     photos: Path | None = None
-    """Folder of photos to score on, all of it; without it, the run's own test photos."""
+    """Folder of photos to score on, all of it; without it, the run's own held-out photos."""
     paintings: Path | None = None
-    """Folder of paintings, all of it; without it, the run's own test paintings."""
+    """Folder of paintings, all of it, also what KID compares with; without it, the run's own
+    held-out paintings, or those of the manifest."""
+    split: Literal["test", "validation"] = "test"
+    """Which of the run's own pictures: choose on validation, touch test once."""
     pairs: int = 256
-    """Number of pairs, at most."""
+    """Number of pairs, at most; of a manifest all count."""
+    strengths: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
+    """Strengths at which runs are scored: the points of their content/style curves."""
     size: int | None = None
-    """Side of the pictures; without it, the run's training size."""
-    strength: float = 1.0
-    """Strength of the style."""
+    """Side of the pictures; without it, the first run's training size, or 256."""
     weights_dir: Path | None = None
     """Folder to look for the judges' weights in first."""
     out: Path | None = None
-    """Folder for table.md, .csv and .json; without it, RUN/evaluation."""
+    """Folder for table.md, .tex, .csv and .json; without it, RUN/evaluation of the first run, or
+    runs/evaluation."""
     json: Path | None = None
     """Also write the figures to this file."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute."""
 
 
-def evaluate(config: EvaluateConfig) -> Table:
-    """Score the run; every process returns the table, the first one writes it.
+class Job(NamedTuple):
+    """What is scored on."""
 
-    The run may be somebody else's: the folders of pictures that its configuration names are read,
-    where ``photos`` and ``paintings`` name no others, and nothing outside ``out`` is written.
+    pairs: list[PairPaths]
+    paintings: Sequence[Path]  # the reference set
+    systems: dict[str, Outputs]
+    note: str  # which they are
+
+
+def evaluate(config: EvaluateConfig) -> Findings:
+    """Score runs and outputs; every process returns what was found, the first one writes it.
+
+    Runs may be somebody else's: the folders of pictures that the first one's configuration names
+    are read, where the options name no others, and nothing outside ``out`` is written.
 
     Raises:
-        ValueError: no such run, or no pictures to score on.
+        ValueError: no such run, nothing to score or to score on, or a mistake in a manifest.
     """
-    processes = join_processes(config.device)
-    device, main = processes.device, processes.is_main_process
-    model = load_model(config.run, device)
-    trained, size = model.config, config.size or model.config.size
-    out = config.out or own_folder(config.run, "evaluation")
-    own = replace(
-        trained,
-        photos=config.photos or trained.photos,
-        paintings=config.paintings or trained.paintings,
-    )
+    if not (config.runs or config.outputs or config.manifest):
+        raise ValueError("nothing to score: name a run, or --outputs with its --manifest")
+    rising = sorted({*config.strengths, 0.0})[1:] == list(config.strengths)
+    if not (rising and config.strengths and config.strengths[-1] <= 1):
+        raise ValueError(f"strengths are {config.strengths}; they must rise, over 0 and up to 1")
+    processes, out = join_processes(config.device), out_folder(config)
+    device = processes.device
+    models = {str(run): load_model(run, device) for run in config.runs}
+    trained = [model.config for model in models.values()]
+    size = config.size or (trained[0].size if trained else SIZE)
+    job = make_job(config, trained)
+    check_names([*map(str, config.runs), *job.systems, *CONTROLS])
+    names = {run: {f"{run}/{s:g}": s for s in config.strengths} for run in models}
     with processes.main_process_first():  # the first one fills the caches
-        photos, paintings = collections(own, main)
-        test_photos = find_pictures(config.photos) if config.photos else list(photos.test)
-        test_paintings = (
-            find_pictures(config.paintings) if config.paintings else list(paintings.test)
-        )
-        manifest = make_manifest(test_photos, test_paintings, config.pairs)
-        method = trained_method(model, device, config.strength)
         judges = make_judges(device, config.weights_dir)
-    methods = {str(config.run): method, **CONTROLS}
-    scores = evaluate_methods(methods, manifest, test_paintings, judges, size, device)
-    table = score_table(scores, judges, manifest, len(test_paintings), size)
-    if main:
-        write_table(table, out, config.json)
-    return table
+        painters = [trained_painter(model, device, names[run]) for run, model in models.items()]
+    painter = together(each(CONTROLS), saved_painter(job.systems), *painters)
+    scores = score_painter(painter, job.pairs, job.paintings, judges, size, device)
+    controls, points = (pick(scores, chosen) for chosen in (CONTROLS, job.systems))
+    curves = {
+        run: Curve((0.0, *config.strengths),
+                   (controls["identity"], *pick(scores, at).values()))
+        for run, at in names.items()
+    }  # fmt: skip
+    findings = evaluation_findings(config, job, judges, size, curves, controls, points)
+    if processes.is_main_process:
+        write_findings(findings, out, config.json)
+    return findings
 
 
-def score_table(
-    scores: dict[str, Scores], judges: Judges, manifest: list[PairPaths], paintings: int, size: int
-) -> Table:
-    """A table without the paper's figures, one line per method."""
-    columns = make_columns(judges)
-    lines = [make_line(name, [s], None, columns, name in CONTROLS) for name, s in scores.items()]
-    notes = [f"{len(manifest)} held-out pairs at {size} px; {paintings} reference paintings."]
-    return Table(
-        columns,
-        mark_unstylized(lines, scores["colour only"].style_gap),
-        make_cards(judges, len(manifest), paintings, resolution(size)),
-        notes,
-    )
+def make_job(config: EvaluateConfig, trained: Sequence[TrainConfig]) -> Job:
+    """Which pairs, from the options and the runs' configurations.
+
+    Raises:
+        ValueError: no pictures to score on, runs of different pictures, a mistake in a manifest.
+    """
+    if config.outputs or config.manifest:
+        return _job_of_manifests(config)
+    if not trained and not (config.photos and config.paintings):
+        raise ValueError("no pairs: name a run, or both --photos and --paintings")
+    own = [
+        replace(t, photos=config.photos or t.photos, paintings=config.paintings or t.paintings)
+        for t in trained or [TrainConfig()]
+    ]
+    if len({(t.photos, t.paintings) for t in own}) > 1:
+        raise ValueError(
+            "the runs were trained on different pictures, so they hold out different ones: "
+            "name --photos and --paintings that none of them has seen"
+        )
+    processes = join_processes(config.device)
+    with processes.main_process_first():  # the first one fills the caches
+        photos, paintings = collections(own[0], processes.is_main_process)
+    scored_on = every_picture(photos) if config.photos else getattr(photos, config.split)
+    references = every_picture(paintings) if config.paintings else getattr(paintings, config.split)
+    pairs = make_manifest(scored_on, references, config.pairs)
+    note = f"{len(pairs)} held-out pairs, KID against {len(references)} paintings"
+    return Job(pairs, references, {}, note)
+
+
+def _job_of_manifests(config: EvaluateConfig) -> Job:
+    systems = read_systems(config.outputs, config.manifest, config.photos, config.paintings)
+    pairs = list(next(iter(systems.values())))
+    paintings, whose = list(dict.fromkeys(painting for _, painting in pairs)), "the manifest"
+    if config.paintings:
+        whose = str(config.paintings)
+        paintings = every_picture(read_collection(config.paintings, cache_dir()))
+    note = f"{len(pairs)} pairs of the manifest, KID against the {len(paintings)} paintings of "
+    return Job(pairs, paintings, systems, note + whose)
+
+
+def every_picture(collection: Collection) -> list[Path]:
+    """All splits, sorted."""
+    return sorted([*collection.train, *collection.validation, *collection.test])
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Refuse rows that could not be told apart."""
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"two rows would be called {name}: rename a folder, or name it once")
+
+
+def pick(scores: Mapping[str, Scores], names: Mapping[str, object]) -> dict[str, Scores]:
+    """Those of some names, in their order."""
+    return {name: scores[name] for name in names}
+
+
+def out_folder(config: EvaluateConfig) -> Path:
+    """Where the tables go."""
+    if config.out or not config.runs:
+        return config.out or Path("runs/evaluation")
+    return own_folder(config.runs[0], "evaluation")
+
+
+def evaluation_findings(
+    config: EvaluateConfig, job: Job, judges: Judges, size: int,
+    curves: dict[str, Curve], controls: dict[str, Scores], points: dict[str, Scores],
+) -> Findings:  # fmt: skip
+    """The tables: full strength, matched style, each system's gap, each run's curve."""
+    columns = [column._replace(paper=None) for column in make_columns(judges)]
+    runs = list(curves)
+    notes = [f"{job.note}, at {size} px."]
+    if curves:
+        listed = ", ".join(f"{strength:g}" for strength in config.strengths)
+        notes.append(f"Runs at strengths {listed}, the last of them in the first table.")
+    findings = make_findings(
+        "Evaluation", {run: [curve] for run, curve in curves.items()}, controls, columns,
+        make_cards(judges, len(job.pairs), len(job.paintings), resolution(size)),
+        compare=[(run, runs[0]) for run in runs[1:]], points=points, notes=notes,
+    )  # fmt: skip
+    more = [curve_section(run, curve, columns) for run, curve in curves.items()]
+    return replace(findings, more=[*findings.more, *more])
+
+
+def curve_section(run: str, curve: Curve, columns: Sequence[Column]) -> Section:
+    """A run's figures at each strength."""
+    lines = [
+        make_line(f"{strength:g}", [scores], None, columns, control=False)
+        for strength, scores in zip(curve.strengths, curve.scores, strict=True)
+    ]
+    return Section(f"{run} by strength", Table(list(columns), lines, [], []), [])
+
+
+def evaluation_text(findings: Findings) -> str:
+    """The tables for a terminal."""
+    sections = findings.more
+    if len(findings.curves) > 1:
+        sections = [Section(MATCHED, findings.matched, findings.differences), *sections]
+    columns = findings.full.columns
+    parts = [f"{FULL}:\n{to_text(findings.full)}"]
+    return "\n\n".join([*parts, *(section_text(section, columns) for section in sections)])
 
 
 def command(arguments: list[str]) -> None:
     """Run the command."""
     config = tyro.cli(EvaluateConfig, prog="underdrawing evaluate", args=arguments)
-    table = evaluate(config)
-    if join_processes(config.device).is_main_process:
-        print(to_text(table))
+    processes = join_processes(config.device)
+    if config.write_manifest:
+        job = make_job(config, [load_config(run) for run in config.runs])
+        if processes.is_main_process:
+            write_manifest(config.write_manifest, job.pairs)
+            print(f"{len(job.pairs)} pairs: {config.write_manifest}")
+        return
+    findings = evaluate(config)
+    if processes.is_main_process:
+        print(evaluation_text(findings))
+        print(f"\ntables: {out_folder(config) / 'table.md'} (.tex, .csv, .json)")
 
 
 if __name__ == "__main__":

@@ -90,21 +90,22 @@ def score_painter(
 
     def look(pairs: Sequence[PairPaths]) -> dict[str, Measured]:
         content, style = (read_squares(paths, size, device) for paths in zip(*pairs, strict=True))
-        photo, goal = judges.look(content), judges.style(style)
+        photo, goals = judges.look(content), judges.goals(style)
 
         def judged(output: Tensor) -> Measured:
             # Rounded to bytes, as a saved picture is: the scores are those of the files.
-            return measure(judges.look((output * 255).round() / 255), photo, goal)
+            return measure(judges.look((output * 255).round() / 255), photo, *goals)
 
         return {name: judged(x) for name, x in painter(Batch(pairs, content, style)).items()}
 
-    def pool(batch: Sequence[Path]) -> Tensor:
-        return judges.pooled(read_squares(batch, size, device))
+    def pool(batch: Sequence[Path]) -> list[Tensor]:
+        return judges.references(read_squares(batch, size, device))
 
     pairs, references = _batches(manifest, batch_size), _batches(paintings, batch_size)
     measured = share_out(processes, look, pairs, "scoring")
-    reference = torch.cat(share_out(processes, pool, references, "looking at the paintings"))
-    scores = {name: score([batch[name] for batch in measured], reference) for name in measured[0]}
+    pooled = share_out(processes, pool, references, "looking at the paintings")
+    sets = [torch.cat(parts) for parts in zip(*pooled, strict=True)]
+    scores = {name: score([batch[name] for batch in measured], *sets) for name in measured[0]}
     assert all(s.pairs == len(manifest) for s in scores.values())
     return scores
 

@@ -4,13 +4,13 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from ..data.files import write_atomic
 from ..metrics.cards import Card
 from ..metrics.judges import PER_PAIR, Scores
-from .comparison import Curve, Difference, common_gap, difference
+from .comparison import Curve, Difference, common_gap, difference, point_difference
 from .statistics import mean_and_interval
 from .table import (
     MARGIN,
@@ -19,6 +19,7 @@ from .table import (
     Line,
     Paper,
     Table,
+    aligned,
     make_line,
     mark_unstylized,
     records,
@@ -33,6 +34,15 @@ FULL, MATCHED, DIFFERENCES = "At full strength", "At matched style", "Difference
 
 
 @dataclass(frozen=True)
+class Section:
+    """A table beside the two of a study, and the differences it shows."""
+
+    heading: str
+    table: Table
+    differences: list[Difference]
+
+
+@dataclass(frozen=True)
 class Findings:
     """Everything that is printed, drawn and kept."""
 
@@ -44,6 +54,7 @@ class Findings:
     curves: dict[str, list[Curve]]  # by row, a curve a seed
     controls: dict[str, Scores]
     skipped: dict[str, str]  # rows without figures, and why
+    more: list[Section] = field(default_factory=list)
 
 
 def make_findings(
@@ -55,6 +66,7 @@ def make_findings(
     *,
     compare: Sequence[tuple[str, str]],
     papers: Mapping[str, Paper | None] | None = None,
+    points: Mapping[str, Scores] | None = None,
     at: float | None = None,
     notes: Sequence[str] = (),
     skipped: Mapping[str, str] | None = None,
@@ -68,6 +80,7 @@ def make_findings(
         columns, cards: of the figures.
         compare: pairs of rows (row, against).
         papers: the paper's figures by row.
+        points: scores of systems that have no curve; rows are read at each one's style gap.
         at: the style gap to compare at; without it, the largest that all rows reach.
         notes: more lines below the table.
         skipped: rows that could not be trained, and why.
@@ -78,6 +91,8 @@ def make_findings(
         make_line(name, [c.full for c in seeds], (papers or {}).get(name), columns, control=False)
         for name, seeds in rows.items()
     ]
+    points = points or {}
+    lines += [make_line(name, [s], None, columns, control=False) for name, s in points.items()]
     lines += [make_line(name, [s], None, columns, control=True) for name, s in controls.items()]
     lines = mark_unstylized(lines, controls["colour only"].style_gap)
     compared = [column for column in columns if column.key not in UNMATCHED]
@@ -91,19 +106,43 @@ def make_findings(
     return Findings(
         title,
         Table(list(columns), lines, list(cards), [*notes, *told]),
-        _matched(rows, compared, at),
+        matched_table(rows, compared, at),
         at,
         [d for d in differences if d.mean is not None],
         {name: list(seeds) for name, seeds in rows.items()},
         dict(controls),
         dict(skipped or {}),
+        [beside(name, points, rows, compared) for name in points if rows],
     )
 
 
-def _matched(
+def beside(
+    point: str,
+    points: Mapping[str, Scores],
+    rows: Mapping[str, Sequence[Curve]],
+    columns: Sequence[Column],
+) -> Section:
+    """A system without a curve, and what every row keeps where it has closed as much of the gap."""
+    gap = points[point].style_gap
+    table, plain = matched_table(rows, columns, gap), [c._replace(paper=None) for c in columns]
+    line = make_line(point, [points[point]], None, plain, control=False)
+    line.figures[STRENGTH.key] = Figure(None, None, None)
+    differences = [
+        point_difference(points, rows, point, row, column.key) for row in rows for column in columns
+    ]
+    return Section(
+        f"At the style gap of {point}",
+        replace(table, lines=[line, *table.lines]),
+        [d for d in differences if d.mean is not None],
+    )
+
+
+def matched_table(
     rows: Mapping[str, Sequence[Curve]], columns: Sequence[Column], at: float | None
 ) -> Table:
     """The rows read off their curves at one style gap."""
+    if not rows:
+        return Table([], [], [], ["No row has a curve."])
     if at is None:
         return Table([], [], [], ["No row stylised, so there is no style to compare at."])
     plain = [column._replace(paper=None) for column in columns]
@@ -116,19 +155,21 @@ def _matched(
         strengths = [curve.strength_at(at) for curve in seeds]
         figures[STRENGTH.key] = Figure(*mean_and_interval(strengths), None)
         lines.append(Line(name, False, figures, "not reached" if None in strengths else ""))
-    note = f"Each row read off its content/style curve where it has closed {at:.2f} of the gap."
+    note = f"Each row read off its content/style curve where it has closed {at:.3g} of the gap."
     return Table([*plain, STRENGTH], lines, [], [note])
 
 
 # -- in words and files ---------------------------------------------------------------------------
 
 
-def difference_rows(findings: Findings) -> list[list[str]]:
-    """Head and rows of the differences; those beyond doubt are marked with a star."""
-    columns = {column.key: column for column in findings.full.columns}
+def difference_rows(
+    differences: Sequence[Difference], columns: Sequence[Column]
+) -> list[list[str]]:
+    """Head and rows of differences; those beyond doubt end with their verdict."""
+    by_key = {column.key: column for column in columns}
     rows = [["row", "less", "figure", "difference", "95 % over seeds", "95 % over pairs", ""]]
-    for d in findings.differences:
-        column = columns[d.key]
+    for d in differences:
+        column = by_key[d.key]
         assert d.mean is not None
         seeds = "one seed" if d.half_interval is None else f"± {d.half_interval:.{column.digits}f}"
         pairs = "–"
@@ -151,9 +192,11 @@ def verdict(d: Difference, column: Column) -> str:
 def differences_note(findings: Findings) -> str:
     """What the intervals are of."""
     seeds = max(map(len, findings.curves.values()), default=0)
+    of_seeds = f"Student's t of the differences of {seeds} seeds, same start and same pictures"
     return (
-        f"At a style gap of {findings.at}. Over seeds: Student's t of the differences of {seeds} "
-        "seed(s), same start and same pictures. Over pairs: bootstrap of the test pairs"
+        f"At a style gap of {findings.at}. Over seeds: "
+        f"{of_seeds if seeds > 1 else 'one seed each, so none, and no verdict on methods'}. "
+        "Over pairs: bootstrap of the test pairs"
         + (f" ({', '.join(c.title for c in findings.full.columns if c.key in PER_PAIR)})")
         + ", each sample matched anew. “better” and “worse” only where all intervals exclude zero."
     )
@@ -163,33 +206,52 @@ def findings_markdown(findings: Findings) -> str:
     """All tables as Markdown."""
     parts = [f"## {findings.title}", f"### {FULL}", to_markdown(findings.full)]
     parts += [f"### {MATCHED}", to_markdown(findings.matched)]
+    columns = findings.full.columns
     if findings.differences:
-        head, *rows = difference_rows(findings)
-        bold = [[*row[:3], f"**{row[3]}**" if row[-1] else row[3], *row[4:]] for row in rows]
-        lines = [head, ["---"] * len(head), *bold]
-        parts += [f"### {DIFFERENCES}", "\n".join("| " + " | ".join(r) + " |" for r in lines)]
+        parts += [f"### {DIFFERENCES}", _differences_markdown(findings.differences, columns)]
         parts += [differences_note(findings)]
+    for section in findings.more:
+        parts += [f"### {section.heading}", to_markdown(section.table)]
+        if section.differences:
+            parts.append(_differences_markdown(section.differences, columns))
     return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _differences_markdown(differences: Sequence[Difference], columns: Sequence[Column]) -> str:
+    head, *rows = difference_rows(differences, columns)
+    bold = [[*row[:3], f"**{row[3]}**" if row[-1] else row[3], *row[4:]] for row in rows]
+    lines = [head, ["---"] * len(head), *bold]
+    return "\n".join("| " + " | ".join(row) + " |" for row in lines)
 
 
 def findings_text(findings: Findings) -> str:
     """The tables for a terminal."""
     parts = [f"{FULL}:\n{to_text(findings.full)}", f"{MATCHED}:\n{to_text(findings.matched)}"]
-    decided = [row for row in difference_rows(findings)[1:] if row[-1]]
+    rows = difference_rows(findings.differences, findings.full.columns)
+    decided = [row for row in rows[1:] if row[-1]]
     if findings.differences:
         lines = [f"{r[0]} less {r[1]}: {r[2]} {r[3]} ({r[-1]})" for r in decided]
         parts.append("Differences beyond doubt:\n" + "\n".join(lines or ["none"]))
     return "\n\n".join(parts)
 
 
+def section_text(section: Section, columns: Sequence[Column]) -> str:
+    """A table with its differences, all of them, for a terminal; ``columns`` are the figures."""
+    parts = [f"{section.heading}:\n{to_text(section.table)}".rstrip()]
+    if section.differences:
+        parts.append(aligned(difference_rows(section.differences, columns)))
+    return "\n\n".join(parts)
+
+
 def findings_csv(findings: Findings) -> str:
-    """One line per row and figure, at full strength and at matched style."""
+    """One line per row and figure, of every table."""
     buffer = io.StringIO()
-    both = [("full", record) for record in records(findings.full)]
-    both += [(f"style gap {findings.at}", record) for record in records(findings.matched)]
-    writer = csv.DictWriter(buffer, ["read at", *both[0][1]], lineterminator="\n")
+    tables = [("full", findings.full), (f"style gap {findings.at}", findings.matched)]
+    tables += [(section.heading, section.table) for section in findings.more]
+    lines = [{"read at": at} | record for at, table in tables for record in records(table)]
+    writer = csv.DictWriter(buffer, list(lines[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows({"read at": at} | record for at, record in both)
+    writer.writerows(lines)
     return buffer.getvalue()
 
 
@@ -205,7 +267,8 @@ def findings_json(findings: Findings) -> str:
 def write_findings(findings: Findings, folder: Path, also_json: Path | None = None) -> None:
     """Write ``table.md``, ``.tex``, ``.csv`` and ``.json`` into a folder."""
     write_atomic(folder / "table.md", findings_markdown(findings))
-    write_atomic(folder / "table.tex", to_latex(findings.full) + "\n" + to_latex(findings.matched))
+    tables = [findings.full, findings.matched, *(section.table for section in findings.more)]
+    write_atomic(folder / "table.tex", "\n".join(to_latex(t) for t in tables if t.lines))
     write_atomic(folder / "table.csv", findings_csv(findings))
     for path in filter(None, (folder / "table.json", also_json)):
         write_atomic(path, findings_json(findings))

@@ -14,7 +14,7 @@ T = TypeVar("T")
 COMMANDS = {
     "train": "train a generator on photos and paintings",
     "stylize": "repaint photos in the manner of a painting",
-    "evaluate": "score a trained run on held-out pairs",
+    "evaluate": "score runs, and anybody's pictures, on held-out pairs",
     "benchmark": "time training, stylising and loading beside the floor and plain code",
     "reproduce": "train and score every row of the paper's table; write the report",
     "ablate": "vary one thing at a time, or several in a grid; write tables and a report",

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from statistics import mean, stdev
 
 import numpy as np
@@ -25,7 +26,7 @@ def mean_and_interval(values: Sequence[float | None]) -> tuple[float | None, flo
     return mean(numbers), t * stdev(numbers) / math.sqrt(len(numbers))
 
 
-def read_off(gaps: Array, figures: Array, at: float) -> Array:
+def read_off(gaps: Array, figures: Array, at: float | Array) -> Array:
     """A content/style curve read at one style gap closed: comparison at matched style.
 
     Linear between the neighbouring strengths; where a curve passes ``at`` more than once, its
@@ -34,12 +35,12 @@ def read_off(gaps: Array, figures: Array, at: float) -> Array:
     Args:
         gaps: (..., S) style gap closed at S rising strengths, the first of them 0.
         figures: (..., S) what is read off.
-        at: the style gap to compare at.
+        at: the style gap to compare at, one for all or (...) each curve's own.
 
     Returns:
         (...) figures at ``at``; NaN for a curve that does not reach it.
     """
-    reached = gaps >= at
+    reached = gaps >= np.asarray(at)[..., None]
     right = np.argmax(reached, axis=-1, keepdims=True)
     left = np.maximum(right - 1, 0)
 
@@ -58,11 +59,16 @@ def resampled_means(per_pair: Array, seed: int = 0) -> Array:
     The draws depend on N and the seed alone, so that two rows' resamples are of the same pairs
     (the bootstrap is paired). Pairs that are NaN are left out of a mean.
     """
-    n = per_pair.shape[-1]
+    draws, counted = _draws(per_pair.shape[-1], seed), ~np.isnan(per_pair)
+    totals = np.where(counted, per_pair, 0) @ draws
+    return totals / np.maximum(counted.astype(float) @ draws, 1)
+
+
+@lru_cache(maxsize=1)  # drawing takes longer than all that is done with the draws
+def _draws(n: int, seed: int) -> Array:
+    """How often each of N pairs is in each bootstrap sample, (N, RESAMPLES)."""
     draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
-    counted = ~np.isnan(per_pair)
-    totals = np.where(counted, per_pair, 0) @ draws.T
-    return totals / np.maximum(counted @ draws.T, 1)
+    return draws.T.astype(np.float64)
 
 
 def percentile_interval(samples: Array) -> tuple[float, float] | None:

@@ -153,7 +153,9 @@ def cell(figure: Figure, digits: int) -> str:
 
 
 def to_markdown(table: Table) -> str:
-    """The table as Markdown."""
+    """The table as Markdown; of one without rows, its notes."""
+    if not table.lines:
+        return "\n\n".join(table.notes) + "\n"
     head = [
         f"{c.title} {c.better}" + (" (paper · measured · difference)" if c.paper else "")
         for c in table.columns
@@ -197,18 +199,26 @@ def to_latex(table: Table) -> str:
 def _tex(text: str) -> str:
     """Text as LaTeX."""
     signs = {"±": r"$\pm$", "·": r"$\cdot$", "−": "$-$", "¹": "$^1$", "é": r"\'e"}
+    signs |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     signs |= {sign: rf"\{sign}" for sign in "&%$#_{}"}
     return "".join(signs.get(sign, sign) for sign in text)
 
 
 def to_text(table: Table) -> str:
-    """The table for a terminal."""
+    """The table for a terminal; of one without rows, its notes."""
+    if not table.lines:
+        return "\n".join(table.notes)
     rows = [["", *(f"{c.title} {c.better}" for c in table.columns), ""]]
     rows += [[line.title, *_cells(line, table.columns), line.note] for line in table.lines]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
     told = ["(paper · measured · difference; else measured)"] * any(c.paper for c in table.columns)
-    return "\n".join([*(line.rstrip() for line in lines), "", *told, *table.notes])
+    return "\n".join([aligned(rows), "", *told, *table.notes])
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as lines of text whose columns line up."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def _cells(line: Line, columns: Sequence[Column]) -> list[str]:

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from torchvision.models.vgg import cfgs, make_layers
+from underdrawing.experiments import judges
 from underdrawing.experiments.recipes import RECIPES
 from underdrawing.models import pretrained
 from underdrawing.trainers.config import GeneratorConfig, TrainConfig
@@ -57,6 +58,12 @@ def offline(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pretrained, "_from_torchvision", lambda name: None)
 
 
+@pytest.fixture
+def one_judge(monkeypatch: pytest.MonkeyPatch) -> None:
+    """VGG16 alone scores: the independent network looks at large pictures, and takes long."""
+    monkeypatch.setattr(judges, "_lite0", lambda *_: None)
+
+
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A folder of 12 smooth photos and one of 9 noisy paintings."""
@@ -71,7 +78,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.fixture
-def tiny(offline: None, folders: tuple[Path, Path], tmp_path: Path) -> Callable[..., TrainConfig]:
+def tiny(
+    offline: None, one_judge: None, folders: tuple[Path, Path], tmp_path: Path
+) -> Callable[..., TrainConfig]:
     """A recipe at a size that trains in a second: ``tiny(recipe, **changes)``.
 
     In float32, whatever the machine is good at: the same sums everywhere.

@@ -22,7 +22,9 @@ TINY, LARGE = 1e-12, 1e12  # of weights and rates; all numbers of a config are f
 class EncoderConfig:
     """The frozen network whose features define content and style."""
 
-    name: Literal["vgg16", "vgg16_imagenet", "vgg19", "resnet50", "efficientnet_b0"] = "vgg16"
+    name: Literal[
+        "vgg16", "vgg16_imagenet", "vgg19", "resnet50", "efficientnet_b0", "efficientnet_lite0"
+    ] = "vgg16"
     """Architecture and weights; vgg16 is the original release, which style transfer wants."""
     weights_dir: Path | None = None
     """Folder to look for the weights in first."""
@@ -211,8 +213,11 @@ class TrainConfig:
     """Side of the training crops in pixels."""
     crop_scale: float = 0.5
     """Smallest crop area, as a share of the picture's largest square."""
+    strength: float = 1.0
+    """Full strength: the highest that is trained, and the one of the outputs that the discriminator
+    sees. Below 1, with full_strength 1, the model learns that one strength alone."""
     full_strength: float = 0.5
-    """Share of examples trained at full strength; the others draw it from [0,1]."""
+    """Share of examples trained at full strength; the others draw theirs from 0 up to it."""
     seed: int = 0
     """Seed of everything random."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -262,7 +267,7 @@ class TrainConfig:
         for name in ("seed", "workers"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
-        for name in ("full_strength", "crop_scale", "max_skipped"):
+        for name in ("strength", "full_strength", "crop_scale", "max_skipped"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be over 0, at most 1")
         if not 32 <= self.size <= 4096:

@@ -107,7 +107,7 @@ class Trainer:
             self.photos, self.paintings = collections(config, self.main)
             self.dataset = PairStream(
                 self._pictures("photos", self.photos), self._pictures("paintings", self.paintings),
-                config.size, config.seed, config.full_strength, config.crop_scale,
+                config.size, config.seed, config.full_strength, config.crop_scale, config.strength,
             )  # fmt: skip
             encoder, self.pretrained = build_encoder(config, encoder_taps(config))
         encoder.to(self.device)

@@ -177,6 +177,24 @@ def test_the_full_flag_says_whether_all_is_one(paths: tuple[list[Path], list[Pat
     assert set(flags) == {0.0, 1.0}
 
 
+def test_one_strength_alone_is_the_full_one(paths: tuple[list[Path], list[Path]]) -> None:
+    """The discriminator, which sees outputs at full strength, sees all of them."""
+    photos, paintings = (Decoded(part, side=24) for part in paths)
+    dataset = PairStream(photos, paintings, size=16, seed=3, full_share=1.0, strength=0.3)
+    for position in range(10):
+        assert dataset[position]["strength"].eq(0.3).all()
+        assert dataset[position]["full"] == 1
+
+
+def test_below_a_lower_full_strength_all_else_stays(paths: tuple[list[Path], list[Path]]) -> None:
+    photos, paintings = (Decoded(part, side=24) for part in paths)
+    half = PairStream(photos, paintings, size=16, seed=3, full_share=0.5, strength=0.5)
+    for position in range(10):
+        pair, whole = half[position], stream(paths)[position]
+        assert torch.equal(pair["strength"], whole["strength"] / 2)
+        assert same(pair | {"strength": whole["strength"]}, whole)
+
+
 def test_strengths_are_full_even_or_maps_in_their_shares() -> None:
     rng = np.random.default_rng(0)
     strengths = [draw_strength(0.4, rng) for _ in range(1000)]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from underdrawing.experiments.evaluate import EvaluateConfig, evaluate
+from underdrawing.experiments.table import ROWS
 from underdrawing.trainers.config import TrainConfig
 from underdrawing.trainers.trainer import train
 
@@ -18,6 +19,7 @@ Launch = Callable[..., str]
 LAUNCHER = """
 import sys
 from importlib import import_module
+sys.modules["timm"] = None  # no independent judge, which takes most of the time
 from accelerate import debug_launcher
 from underdrawing.experiments.main import run_command
 processes, name, *words = sys.argv[1:]
@@ -43,12 +45,17 @@ def launch(cache: Path) -> Launch:
 
 
 def test_figures_are_those_of_one_process(
-    tiny: Callable[..., TrainConfig], folders: tuple[Path, Path], tmp_path: Path, launch: Launch
-) -> None:
+    tiny: Callable[..., TrainConfig], folders: tuple[Path, Path], tmp_path: Path, launch: Launch,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setitem(sys.modules, "timm", None)
     run, paintings = train(tiny()), folders[0].parent  # 21 pictures: enough for KID
-    evaluate(EvaluateConfig(run, paintings=paintings, pairs=20, device="cpu", out=tmp_path / "1"))
+    evaluate(
+        EvaluateConfig((run,), paintings=paintings, pairs=20, device="cpu", out=tmp_path / "1")
+    )
     alone = json.loads((tmp_path / "1" / "table.json").read_text())
-    assert all(line["figures"]["kernel"]["measured"] is not None for line in alone["lines"])
+    assert all(line["figures"]["kernel"]["measured"] is not None for line in alone["full"]["lines"])
+    assert alone["curves"][str(run)][0]["strengths"] == [0, 0.25, 0.5, 0.75, 1]
     for processes in (2, 4):  # three batches: the fourth process has nothing to do
         out = tmp_path / str(processes)
         words = ["--paintings", paintings, "--pairs", 20, "--device", "cpu", "--out", out]
@@ -69,7 +76,14 @@ def test_a_reproduction_on_two_processes_trains_scores_and_writes_once(
     assert printed.count("report:") == 1
     written = {"table.md", "table.csv", "table.json", "report.html", "manifest.json"}
     assert written <= {path.name for path in out.iterdir()}
-    about = json.loads((out / "seed-0" / "attention" / "run.json").read_text())
-    assert about["processes"] == 2
-    scores = json.loads((out / "seed-0" / "attention" / "scores.json").read_text())["scores"]
-    assert len(scores["per_pair"]["ssim"]) == scores["pairs"] == 9
+    cells = {path.name for path in (out / "cells").iterdir()}
+    assert len(cells) == len(ROWS) + 1  # and the start they share
+    for cell in cells:
+        assert json.loads((out / "cells" / cell / "run.json").read_text())["processes"] == 2
+    scored = {path.stem for path in (out / "scores").iterdir()} - {"controls"}
+    assert len(scored) == len(ROWS)
+    assert scored < cells
+    for cell in scored:
+        kept = json.loads((out / "scores" / f"{cell}.json").read_text())["scores"]
+        for scores in kept.values():
+            assert len(scores["per_pair"]["ssim"]) == scores["pairs"] == 9

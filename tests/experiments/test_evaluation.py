@@ -13,12 +13,15 @@ from underdrawing.data.images import read_image, square
 from underdrawing.experiments import evaluation
 from underdrawing.experiments.evaluation import (
     CONTROLS,
+    Batch,
     Method,
     PairPaths,
-    evaluate_methods,
-    generator_method,
+    each,
+    generator_painter,
     make_manifest,
     read_squares,
+    score_painter,
+    together,
 )
 from underdrawing.metrics.judges import Judge, Judges, Scores
 from underdrawing.metrics.perceptual import LPIPS_LAYERS, lpips_vector
@@ -104,7 +107,7 @@ def sweep(
 ) -> dict[str, Scores]:  # fmt: skip
     paintings = sorted({painting for _, painting in manifest})
     judges = toy_judges(network)
-    return evaluate_methods(methods, manifest, paintings, judges, SIZE, CPU, batch_size)
+    return score_painter(each(methods), manifest, paintings, judges, SIZE, CPU, batch_size)
 
 
 def evaluate(
@@ -180,10 +183,10 @@ def test_outputs_are_scored_as_the_bytes_of_a_saved_picture(manifest: list[PairP
 
 
 def test_a_sweep_scores_each_method_as_if_alone(manifest: list[PairPaths]) -> None:
-    together = sweep(CONTROLS, manifest)
-    assert list(together) == list(CONTROLS)
+    scores = sweep(CONTROLS, manifest)
+    assert list(scores) == list(CONTROLS)
     for name, method in CONTROLS.items():
-        assert together[name] == evaluate(method, manifest)
+        assert scores[name] == evaluate(method, manifest)
 
 
 def test_every_picture_goes_through_the_network_once(manifest: list[PairPaths]) -> None:
@@ -241,19 +244,45 @@ def test_the_method_sees_each_pair_once_in_batches(manifest: list[PairPaths]) ->
     assert sizes == [8, 8, 6]
 
 
-def test_a_generator_is_a_method_with_its_strength() -> None:
+def test_a_painter_is_told_which_pairs_it_paints(manifest: list[PairPaths]) -> None:
+    told: list[PairPaths] = []
+
+    def spy(batch: Batch) -> dict[str, Tensor]:
+        told.extend(batch.pairs)
+        photos, paintings = zip(*batch.pairs, strict=True)
+        assert torch.equal(batch.content, read_squares(photos, SIZE, CPU))
+        assert torch.equal(batch.style, read_squares(paintings, SIZE, CPU))
+        return {"toy": batch.content}
+
+    paintings = sorted({painting for _, painting in manifest})
+    score_painter(spy, manifest, paintings, toy_judges(), SIZE, CPU, batch_size=5)
+    assert told == manifest
+
+
+def test_painters_work_together_in_order() -> None:
+    content, style = torch.rand(2, 1, 3, 4, 4)
+    one, two = each({"a": lambda c, s: c}), each({"b": lambda c, s: s, "c": lambda c, s: c + s})
+    outputs = together(one, two)(Batch([], content, style))
+    assert list(outputs) == ["a", "b", "c"]
+    assert torch.equal(outputs["b"], style)
+    assert torch.equal(outputs["c"], content + style)
+
+
+def test_a_generator_paints_at_each_strength_and_looks_at_the_paintings_once() -> None:
     torch.manual_seed(0)
     encoder = Encoder("vgg16", ["relu1_1", "relu2_1"])
     content, style = torch.rand(2, 2, 3, 32, 40)
     code = style_code(style, encoder(style))
     generator = Generator(code.shape[1], width=8, blocks=1).eval()
     torch.nn.init.normal_(generator.paint.conv.weight)
-    for strength in (0.0, 0.5, 1.0):
-        method = generator_method(generator, encoder, encoder.taps, strength)
-        assert torch.equal(method(content, style), generator(content, code, strength).image)
-    assert torch.equal(
-        generator_method(generator, encoder, encoder.taps, 0.0)(content, style), content
-    )
-    assert not torch.equal(
-        generator_method(generator, encoder, encoder.taps)(content, style), content
-    )
+    looks: list[Tensor] = []
+    encoder.register_forward_hook(lambda module, given, result: looks.append(given[0]))
+    strengths = {"photo": 0.0, "half": 0.5, "full": 1.0}
+    painter = generator_painter(generator, encoder, encoder.taps, strengths)
+    outputs = painter(Batch([], content, style))
+    assert list(outputs) == list(strengths)
+    for name, strength in strengths.items():
+        assert torch.equal(outputs[name], generator(content, code, strength).image)
+    assert torch.equal(outputs["photo"], content)
+    assert not torch.equal(outputs["full"], content)
+    assert len(looks) == 1

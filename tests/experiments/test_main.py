@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from underdrawing.experiments import (
+    ablate,
     benchmark,
     data,
     evaluate,
@@ -27,7 +28,7 @@ Run = Callable[..., int]
 
 
 @pytest.fixture
-def run(offline: None, monkeypatch: pytest.MonkeyPatch) -> Run:
+def run(offline: None, one_judge: None, monkeypatch: pytest.MonkeyPatch) -> Run:
     """``run("train", "--steps", 2)``: exit code of the command."""
 
     def call(*words: object) -> int:
@@ -138,9 +139,9 @@ def test_train_stylize_evaluate(
     figures = tmp_path / "figures.json"
     assert run("evaluate", model, "--pairs", 4, "--device", "cpu", "--json", figures) == 0
     assert "identity" in capsys.readouterr().out
-    lines = {line["title"]: line for line in json.loads(figures.read_text())["lines"]}
+    lines = {line["title"]: line for line in json.loads(figures.read_text())["full"]["lines"]}
     written = {path.name for path in (model / "evaluation").iterdir()}
-    assert written == {"table.md", "table.csv", "table.json"}
+    assert written == {"table.md", "table.tex", "table.csv", "table.json"}
     assert lines["identity"]["figures"]["ssim"]["measured"] == pytest.approx(1)
     assert lines["style image as output"]["figures"]["style_gap"]["measured"] == pytest.approx(1)
     assert lines[str(model)]["note"] == "did not stylise"  # after two steps, honestly
@@ -217,14 +218,12 @@ def test_every_command_of_the_readme_parses(line: str) -> None:
     import tyro
 
     command, *words = shlex.split(line, comments=True)[1:]
-    if command == "train":
-        train.parse(words)
-    elif command == "reproduce":
-        reproduce.parse(words)
-    elif command == "benchmark":
-        benchmark.parse(words)
-    elif command == "data":
-        data.parse(words)
+    own = {
+        "ablate": ablate.parse, "benchmark": benchmark.parse, "data": data.parse,
+        "reproduce": reproduce.parse, "train": train.parse,
+    }  # fmt: skip
+    if command in own:
+        own[command](words)
     else:
         kind = {
             "stylize": stylize.StylizeConfig,

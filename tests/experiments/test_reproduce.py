@@ -19,7 +19,7 @@ from underdrawing.trainers.config import GeneratorConfig
 
 
 @pytest.fixture
-def study(offline: None, folders: tuple[Path, Path], tmp_path: Path) -> Study:
+def study(offline: None, one_judge: None, folders: tuple[Path, Path], tmp_path: Path) -> Study:
     return replace(
         quick(), photos=folders[0], paintings=folders[1], out=tmp_path / "out", warmup=2, steps=1,
         size=32, batch_size=2, seeds=2, pairs=4, strengths=(0.5, 1.0), workers=0, device="cpu",

@@ -1,14 +1,9 @@
-import csv
-import io
-import json
-import math
-from dataclasses import asdict
-from pathlib import Path
+import re
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
-from scipy import stats
 from underdrawing.experiments.table import (
     FOOTNOTE,
     MARGIN,
@@ -17,16 +12,15 @@ from underdrawing.experiments.table import (
     Figure,
     Line,
     Table,
+    aligned,
     cell,
     make_columns,
     make_line,
     mark_unstylized,
-    mean_and_interval,
-    to_csv,
-    to_json,
+    records,
+    to_latex,
     to_markdown,
     to_text,
-    write_table,
 )
 from underdrawing.metrics.judges import Judge, Judges, Scores, make_cards
 
@@ -68,34 +62,6 @@ def make_table(frechet: str = "Fréchet (toy)") -> Table:
     )
 
 
-@pytest.mark.parametrize("seeds", [2, 3, 4, 5, 6, 10])
-def test_the_interval_is_students(seeds: int) -> None:
-    values = np.random.default_rng(seeds).normal(0.8, 0.05, seeds)
-    mean, half = mean_and_interval(values.tolist())
-    low, high = stats.t.interval(0.95, seeds - 1, values.mean(), stats.sem(values))
-    assert mean == pytest.approx(values.mean())
-    assert mean is not None
-    assert half is not None
-    assert (mean - half, mean + half) == pytest.approx((low, high), rel=1e-3)
-
-
-def test_with_many_seeds_the_interval_is_rather_too_wide() -> None:
-    values = np.random.default_rng(0).normal(0.8, 0.05, 30)
-    half = mean_and_interval(values.tolist())[1] or 0.0
-    exact = stats.t.ppf(0.975, 29) * stats.sem(values)
-    assert exact < half < 1.15 * exact
-
-
-def test_one_seed_has_no_interval_and_equal_seeds_a_narrow_one() -> None:
-    assert mean_and_interval([0.25]) == (0.25, None)
-    assert mean_and_interval([0.25, 0.25, 0.25]) == (0.25, 0.0)
-
-
-@pytest.mark.parametrize("values", [[], [None], [None, 0.5], [0.5, 0.6, None], [math.nan, 0.5]])
-def test_a_seed_without_the_figure_makes_it_not_available(values: list[float | None]) -> None:
-    assert mean_and_interval(values) == (None, None)
-
-
 def test_the_difference_is_measured_minus_paper() -> None:
     assert Figure(0.75, None, 0.5).difference == 0.25
     assert Figure(0.25, 0.1, 0.5).difference == -0.25
@@ -110,8 +76,8 @@ def test_the_difference_is_measured_minus_paper() -> None:
         (Figure(None, None, 45.2), "45.2 · n/a"),
         (Figure(0.8, None, None), "0.800"),
         (Figure(0.8, 0.0123, None), "0.800 ± 0.012"),
-        (Figure(0.8, None, 0.72), "0.72 · **0.800** · +0.080"),
-        (Figure(0.7, 0.05, 0.72), "0.72 · **0.700 ± 0.050** · -0.020"),
+        (Figure(0.8, None, 0.72), "0.72 · 0.800 · +0.080"),
+        (Figure(0.7, 0.05, 0.72), "0.72 · 0.700 ± 0.050 · -0.020"),
     ],
 )
 def test_a_cell_says_what_there_is(figure: Figure, text: str) -> None:
@@ -149,7 +115,8 @@ def test_a_stand_in_is_never_set_beside_the_papers_fid() -> None:
         assert (column.title, column.paper) == (name, paper)
     stand_in = make_table("Fréchet (toy)")
     assert all(line.figures["frechet"].paper is None for line in stand_in.lines)
-    for text in (to_markdown(stand_in), to_csv(stand_in), to_text(stand_in), to_json(stand_in)):
+    for form in (to_markdown, to_latex, to_text, records):
+        text = str(form(stand_in))
         assert "45.2" not in text
         assert "FID" not in text
     assert "45.2" in to_markdown(make_table("FID"))
@@ -182,52 +149,70 @@ def test_markdown_has_a_row_for_each_line_and_as_many_cells_as_columns() -> None
     assert all(row[-1].strip() == "did not stylise" for row in rows[2:-1])
     assert rows[0][1].strip() == "SSIM ↑ (paper · measured · difference)"
     assert rows[0][6].strip() == "style gap closed ↑"
-    assert rows[2][1].strip().startswith("0.72 · **0.710 ± ")
+    assert rows[2][1].strip().startswith("0.72 · 0.710 ± ")
     assert [row[3].strip() for row in rows[2:]] == ["n/a"] * len(ROWS) + ["12.3"]
     assert notes == table.notes
 
 
-def test_csv_reads_back() -> None:
+def test_there_is_a_record_for_every_row_and_figure() -> None:
     table = make_table("FID")
-    rows = list(csv.DictReader(io.StringIO(to_csv(table))))
+    rows = records(table)
     assert len(rows) == len(table.lines) * len(table.columns)
     found = {(row["row"], row["figure"]): row for row in rows}
     for line in table.lines:
         for column in table.columns:
-            row, figure = found[line.title, column.title], line.figures[column.key]
-            for name, value in (
-                ("paper", figure.paper),
-                ("measured", figure.measured),
-                ("difference", figure.difference),
-                ("half_interval_95", figure.half_interval),
-            ):
-                assert row[name] == ("" if value is None else str(value))
-            assert (row["control"], row["note"]) == (str(line.control), line.note)
+            figure = line.figures[column.key]
+            assert found[line.title, column.title] == {
+                "row": line.title,
+                "control": line.control,
+                "figure": column.title,
+                "paper": figure.paper,
+                "measured": figure.measured,
+                "difference": figure.difference,
+                "half_interval_95": figure.half_interval,
+                "note": line.note,
+            }
 
 
-def test_json_holds_everything() -> None:
+def test_latex_has_a_row_for_each_line_and_the_controls_below_a_rule() -> None:
     table = make_table()
-    tree = json.loads(to_json(table))
-    assert tree["lines"] == json.loads(json.dumps([asdict(line) for line in table.lines]))
-    assert [Column(*column) for column in tree["columns"]] == table.columns
-    assert [card["name"] for card in tree["cards"]] == [card.name for card in table.cards]
-    assert tree["notes"] == table.notes
-    assert tree["lines"][0]["figures"]["frechet"]["measured"] is None
+    lines = to_latex(table).splitlines()
+    assert lines[0] == rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}"
+    rules = [
+        i for i, line in enumerate(lines) if line in (r"\toprule", r"\midrule", r"\bottomrule")
+    ]
+    assert [lines[i] for i in rules] == [r"\toprule", r"\midrule", r"\midrule", r"\bottomrule"]
+    head, rows, controls = (lines[a + 1 : b] for a, b in pairwise(rules))
+    assert (len(head), len(rows), len(controls)) == (1, len(ROWS), 1)
+    for row in head + rows + controls:
+        assert row.count(" & ") == len(table.columns)
+        assert row.endswith(r" \\")
+    assert controls[0].startswith(CONTROL)
+    assert r"SSIM $\uparrow$" in head[0]
+    assert r"LPIPS $\downarrow$" in head[0]
+    assert r"0.72 $\cdot$ 0.710 $\pm$ 0.025 $\cdot$ -0.010" in rows[0]
+    assert rows[-1].startswith("+ attention + adversarial $^1$ & ")
+    assert lines[-len(table.notes) :] == [f"% {note}" for note in table.notes]
 
 
-def test_a_written_table_is_there_three_times_and_where_else_it_is_asked_for(
-    tmp_path: Path,
-) -> None:
-    table, folder, elsewhere = make_table(), tmp_path / "new", tmp_path / "figures.json"
-    write_table(table, folder)
-    assert {path.name: path.read_text() for path in folder.iterdir()} == {
-        "table.md": to_markdown(table),
-        "table.csv": to_csv(table),
-        "table.json": to_json(table),
-    }
-    assert not elsewhere.exists()
-    write_table(table, folder, elsewhere)
-    assert elsewhere.read_text() == to_json(table)
+def test_latex_is_balanced_and_escapes_what_it_would_read_as_its_own() -> None:
+    nasty = r"50_% of {A} & #3 $5 ~/a\b^2"
+    text = to_latex(Table([Column("style_gap", nasty, "↑", None)], [line(0.5)], [], []))
+    escaped = r"50\_\% of \{A\} \& \#3 \$5 \textasciitilde{}/a\textbackslash{}b\textasciicircum{}2"
+    assert escaped in text
+    bare = re.sub(r"\\[{}$&%#_]", "", to_latex(make_table()) + text)
+    assert bare.count("{") == bare.count("}") > 0
+    assert all(row.count("$") % 2 == 0 for row in bare.splitlines())
+
+
+def test_a_table_without_rows_is_its_notes() -> None:
+    empty = Table([], [], [], ["Nothing stylised.", "So there is nothing."])
+    assert to_markdown(empty) == "Nothing stylised.\n\nSo there is nothing.\n"
+    assert to_text(empty) == "Nothing stylised.\nSo there is nothing."
+
+
+def test_rows_of_cells_line_up() -> None:
+    assert aligned([["a", "bb", ""], ["ccc", "d", "e"]]) == "a    bb\nccc  d   e"
 
 
 def test_text_lines_up() -> None:

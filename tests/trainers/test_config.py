@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from underdrawing.models.encoder import ENCODERS
 from underdrawing.trainers.config import (
     FREE,
     AdversarialConfig,
@@ -82,6 +83,11 @@ def changed(base: TrainConfig, names: set[str]) -> TrainConfig:
             branch = branch[parent]
         branch[leaf] = CHANGES[name]
     return from_json(json.dumps(tree))
+
+
+def test_every_encoder_can_be_chosen() -> None:
+    for name in ENCODERS:
+        assert from_json(f'{{"encoder": {{"name": "{name}"}}}}').encoder.name == name
 
 
 def test_the_default_survives_json() -> None:

@@ -1,0 +1,175 @@
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from underdrawing.data.files import BusyError
+from underdrawing.experiments.axes import with_settings
+from underdrawing.experiments.cells import (
+    Cell,
+    cell_config,
+    claimed,
+    key_of,
+    warmup_config,
+    work_off,
+)
+from underdrawing.experiments.presets import Study, quick
+from underdrawing.experiments.recipes import RECIPES
+from underdrawing.trainers.config import TrainConfig
+
+HOLD = """
+import fcntl, pathlib, sys
+path = pathlib.Path(sys.argv[1])
+path.parent.mkdir(parents=True, exist_ok=True)
+file = path.open("a")
+fcntl.lockf(file, fcntl.LOCK_EX)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    return replace(quick(), out=tmp_path / "out", device="cpu")
+
+
+@pytest.fixture
+def three() -> list[Cell]:
+    recipes = ("multi-layer", "attention", "attention-adversarial")
+    return [Cell(name, RECIPES[name](), 0) for name in recipes]
+
+
+@contextmanager
+def held_by_another(study: Study, key: str) -> Iterator[Callable[[], None]]:
+    """Another process has this cell in hand, until it is told to let go."""
+    claim = str(study.out / "claims" / key)
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, claim], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdin is not None
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+
+        def let_go() -> None:
+            other.communicate()
+
+        yield let_go
+
+
+# -- keys -----------------------------------------------------------------------------------------
+
+
+def test_the_key_is_of_what_counts() -> None:
+    config = TrainConfig()
+    for same in ({"recipe": "x"}, {"out": Path("x")}, {"workers": 9}, {"device": "cpu"}):
+        assert key_of(with_settings(config, same)) == key_of(config)
+    others = (
+        {"seed": 1}, {"steps": 7}, {"strength": 0.5}, {"attention.clip": 2.0},
+        {"photos": Path("x")}, {"init": Path("cells/0123")}, {"init": Path("cells/4567")},
+    )  # fmt: skip
+    keys = {key_of(with_settings(config, other)) for other in others}
+    assert len(keys | {key_of(config)}) == len(others) + 1
+
+
+def test_the_key_does_not_depend_on_where_the_start_lies() -> None:
+    near, far = (replace(TrainConfig(), init=Path(place) / "0123") for place in ("a", "/b/c"))
+    assert key_of(near) == key_of(far)
+
+
+def test_the_key_does_not_depend_on_the_order_of_changes() -> None:
+    one, other = {"attention.clip": 2.0}, {"style.kind": "statistics"}
+    config = TrainConfig()
+    assert key_of(with_settings(config, one, other)) == key_of(with_settings(config, other, one))
+
+
+def test_cells_of_a_seed_share_a_start_that_differs_only_where_it_must(study: Study) -> None:
+    def start(**settings: object) -> Path:
+        return warmup_config(study, Cell("", with_settings(plain, settings), 0)).out
+
+    plain = RECIPES["attention"]()
+    for shared in (
+        {"attention.objective": "joint"}, {"balance.kind": "schedule"},
+        {"content.normalization": "none"}, {"balance.adversarial": 1.0},
+    ):  # fmt: skip
+        assert start(**shared) == start()
+    for own in (
+        {"generator.base": "photo"}, {"encoder.smooth": True}, {"balance.kind": "gradient"},
+        {"strength": 0.5}, {"full_strength": 1.0},
+    ):  # fmt: skip
+        assert start(**own) != start()
+
+
+# -- the queue ------------------------------------------------------------------------------------
+
+
+def test_a_cell_that_fails_leaves_the_others_alone(study: Study, three: list[Cell]) -> None:
+    done: list[Cell] = []
+
+    def work(cell: Cell) -> None:
+        if cell is three[1]:
+            raise ValueError("it is too small")
+        done.append(cell)
+
+    assert work_off(study, three, work) == {three[1]: "it is too small"}
+    assert done == [three[0], three[2]]
+
+
+def test_a_bug_is_no_failure_of_a_cell(study: Study, three: list[Cell]) -> None:
+    def work(cell: Cell) -> None:
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        work_off(study, three, work)
+
+
+def test_an_interruption_ends_it_at_once(study: Study, three: list[Cell]) -> None:
+    done: list[Cell] = []
+
+    def work(cell: Cell) -> None:
+        if done:
+            raise KeyboardInterrupt
+        done.append(cell)
+
+    with pytest.raises(KeyboardInterrupt):
+        work_off(study, three, work)
+    assert done == three[:1]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="locks are POSIX's")
+def test_what_another_process_has_in_hand_comes_last(
+    study: Study, three: list[Cell], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[Cell] = []
+    with held_by_another(study, cell_config(study, three[0]).out.name) as let_go:
+        monkeypatch.setattr(time, "sleep", lambda _: let_go())
+        assert work_off(study, three, done.append) == {}
+    assert done == [three[1], three[2], three[0]]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="locks are POSIX's")
+def test_a_claim_that_another_process_holds_is_busy(study: Study) -> None:
+    with held_by_another(study, "0123"), pytest.raises(BusyError), claimed(study, "0123"):
+        pass
+    with claimed(study, "0123"):
+        pass
+
+
+def test_a_cell_whose_start_is_busy_is_tried_again_and_told_of_once(
+    study: Study, three: list[Cell], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    waited, done = list[float](), list[Cell]()
+
+    def work(cell: Cell) -> None:
+        if len(waited) < 3:
+            raise BusyError
+        done.append(cell)
+
+    monkeypatch.setattr(time, "sleep", waited.append)
+    assert work_off(study, three, work) == {}
+    assert done == three
+    assert capsys.readouterr().err.count("seed 0: attention\n") == 1
