@@ -155,10 +155,11 @@ def table_findings(bench: Bench, table: Ablation, reasons: Mapping[str, str]) ->
             why[title] = reason
         else:
             rows[title] = curves_of(bench, cells)
+    columns = [column._replace(paper=None) for column in make_columns(bench.judges)]
     asks = [f"{axis}: {AXES[axis].asks}" for axis in table.axes]
     return make_findings(
-        " × ".join(table.axes), rows, control_scores(bench), make_columns(bench.judges),
-        study_cards(bench), compare=[(title, baseline) for title in rows if title != baseline],
+        " × ".join(table.axes), rows, control_scores(bench), columns, study_cards(bench),
+        compare=[(title, baseline) for title in rows if title != baseline],
         at=bench.study.matched_gap, notes=[*asks, *study_notes(bench)],
         skipped=why | {title: f"no such row: {x}" for title, x in table.variants.refused.items()},
     )  # fmt: skip
