@@ -116,7 +116,7 @@ def _structural(s: Situation) -> Tensor:
 
 
 def _robust_structural(s: Situation) -> Tensor:
-    """Robust on Q: as sharp as the budget allows, where A ∝ Q is nearly flat on finished outputs."""
+    """Robust on Q: as sharp as the budget allows, where A ∝ Q is nearly flat on real outputs."""
     return robust_weights(dissimilarity(s.stylized, s.content, s.grid), s.budget)
 
 
