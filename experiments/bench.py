@@ -31,6 +31,8 @@ from .evaluation import (
 from .judges import make_judges
 from .presets import Study
 
+DAY = 24 * 60 * 60.0  # seconds
+
 
 class Bench(NamedTuple):
     """Judges, pairs and paintings of a study."""
@@ -142,7 +144,7 @@ def _scores(
     )
     if bench.main:
         path = _file(bench, name)
-        sweep(path.parent)
+        sweep(path.parent, older_than=DAY)  # other processes write here, too
         content = {
             "of": _identity(bench), **about, "provenance": provenance(),
             "scores": {key: asdict(value) for key, value in scores.items()},

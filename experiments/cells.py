@@ -121,6 +121,8 @@ def work_off(study: Study, cells: Sequence[Cell], work: Callable[[Cell], None]) 
     """
     failures: dict[Cell, str] = {}
     pending, announced = list(cells), set[Cell]()
+    # What fails on one process of a launch leaves the others waiting: then the launch must end.
+    together = join_processes(study.device).num_processes > 1
     while pending:
         for cell in pending:
             try:
@@ -130,10 +132,12 @@ def work_off(study: Study, cells: Sequence[Cell], work: Callable[[Cell], None]) 
                     announced.add(cell)
                     work(cell)
             except BusyError:
+                if together:
+                    raise
                 continue
             except (ValueError, OSError, MemoryError, RuntimeError) as error:
                 sentence = explain(error, "reproduce")
-                if sentence is None:
+                if sentence is None or together:
                     raise
                 failures[cell] = sentence
             pending.remove(cell)

@@ -144,9 +144,9 @@ def light(estimate: Estimate) -> Span | None:
 
 
 def settled(estimate: Estimate) -> bool:
-    """Whether there is an interval and none holds zero."""
+    """Whether there is an interval over seeds, and no interval holds zero."""
     spans = [span for span in (heavy(estimate), light(estimate)) if span]
-    return bool(spans) and not any(low <= 0 <= high for low, high in spans)
+    return heavy(estimate) is not None and not any(low <= 0 <= high for low, high in spans)
 
 
 def in_numbers(estimate: Estimate, digits: int, zero: bool) -> str:

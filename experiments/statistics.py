@@ -38,7 +38,7 @@ def read_off(gaps: Array, figures: Array, at: float | Array) -> Array:
         at: the style gap to compare at, one for all or (...) each curve's own.
 
     Returns:
-        (...) figures at ``at``; NaN for a curve that does not reach it.
+        (...) figures at ``at``; NaN for a curve that does not reach it, or starts beyond it.
     """
     reached = gaps >= np.asarray(at)[..., None]
     right = np.argmax(reached, axis=-1, keepdims=True)
@@ -50,7 +50,8 @@ def read_off(gaps: Array, figures: Array, at: float | Array) -> Array:
     low, high = pick(gaps, left), pick(gaps, right)
     share = np.where(high > low, (at - low) / np.where(high > low, high - low, 1), 1)
     value = (1 - share) * pick(figures, left) + share * pick(figures, right)
-    return np.where(reached.any(axis=-1), value, np.nan)
+    within = reached.any(axis=-1) & (np.asarray(at) >= gaps[..., 0])
+    return np.where(within, value, np.nan)
 
 
 def resampled_means(per_pair: Array, seed: int = 0) -> Array:

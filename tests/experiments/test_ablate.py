@@ -51,7 +51,7 @@ def study(
     return replace(
         quick(), photos=folders[0], paintings=folders[1], out=tmp_path / "out", warmup=1, steps=1,
         size=32, batch_size=2, seeds=1, pairs=2, strengths=(0.5, 1.0), workers=0, device="cpu",
-        precision="fp32", matched_gap=-1.0, generator=GeneratorConfig(width=8, blocks=1),
+        precision="fp32", matched_gap=0.001, generator=GeneratorConfig(width=8, blocks=1),
     )  # fmt: skip
 
 

@@ -5,9 +5,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from underdrawing.data.files import BusyError
+from underdrawing.experiments import cells
 from underdrawing.experiments.axes import with_settings
 from underdrawing.experiments.cells import (
     Cell,
@@ -173,3 +175,22 @@ def test_a_cell_whose_start_is_busy_is_tried_again_and_told_of_once(
     assert work_off(study, three, work) == {}
     assert done == three
     assert capsys.readouterr().err.count("seed 0: attention\n") == 1
+
+
+def test_the_processes_of_a_launch_end_together(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Were one to go on to the next cell, the others would wait for it in this one."""
+    launch = SimpleNamespace(num_processes=2, is_main_process=True)
+    monkeypatch.setattr(cells, "join_processes", lambda device: launch)
+    done: list[Cell] = []
+
+    def work(cell: Cell) -> None:
+        done.append(cell)
+        raise ValueError("the disk is full")
+
+    study = replace(quick(), out=tmp_path)
+    both = [Cell("a", RECIPES["attention"](), seed) for seed in range(2)]
+    with pytest.raises(ValueError, match="the disk is full"):
+        work_off(study, both, work)
+    assert done == both[:1]

@@ -50,7 +50,7 @@ def test_dot_and_whiskers_lie_where_their_figures_say() -> None:
         (Estimate("a", 0.5, 0.25, (-0.1, 0.9)), False),
         (Estimate("a", 0.5, 0.75), False),
         (Estimate("a", 0.5), False),
-        (Estimate("a", 0.5, math.nan, (0.1, 0.9)), True),
+        (Estimate("a", 0.5, math.nan, (0.1, 0.9)), False),  # one seed is no evidence
     ],
 )
 def test_only_what_leaves_out_zero_is_full_and_bold(estimate: Estimate, settled: bool) -> None:

@@ -44,7 +44,7 @@ def test_a_seed_without_the_figure_makes_it_not_available(values: list[float | N
 
 
 @pytest.mark.parametrize(
-    ("at", "figure"), [(0.0, 1.0), (0.1, 0.9), (0.2, 0.8), (0.3, 0.7), (0.6, 0.4), (-0.1, 1.0)]
+    ("at", "figure"), [(0.0, 1.0), (0.1, 0.9), (0.2, 0.8), (0.3, 0.7), (0.6, 0.4)]
 )
 def test_a_curve_is_read_off_between_its_strengths(at: float, figure: float) -> None:
     assert read_off(GAPS, SSIM, at) == pytest.approx(figure)
@@ -122,3 +122,9 @@ def test_the_percentile_interval_is_the_middle_of_the_samples() -> None:
     assert percentile_interval(samples) == pytest.approx((0.025, 0.975))
     samples[0] = math.nan
     assert percentile_interval(samples) is None
+
+
+def test_a_curve_is_not_extrapolated_below_its_start() -> None:
+    gaps, figures = np.array([0.0, 0.5]), np.array([1.0, 0.6])
+    assert math.isnan(float(read_off(gaps, figures, -0.1)))
+    assert float(read_off(gaps, figures, 0.0)) == 1.0
