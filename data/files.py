@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+DAY = 86_400.0  # seconds; no writing takes as long
 TAIL = 4096  # bytes at a file's end, which tell most files of one size apart
 
 

@@ -25,12 +25,11 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from .ahead import map_ahead
-from .files import aside, file_stamp, short_hash, sweep, write_atomic
+from .files import DAY, aside, file_stamp, short_hash, sweep, write_atomic
 from .images import read_image
 
 FORMAT = 2  # another number when the file's layout or the preparation changes
 HEADER = 32  # bytes of the fingerprint, which the data file begins with
-DAY = 86_400.0  # seconds; no writing takes as long
 AHEAD = 64  # pictures decoded before their turn to be written; what bounds the memory
 
 Entry = tuple[int, int, int] | str  # height, width and CRC-32; or why the picture is unreadable

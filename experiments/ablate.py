@@ -18,6 +18,7 @@ from typing import Annotated, NamedTuple
 import tyro
 
 from ..data.files import write_atomic
+from ..metrics.judges import Scores
 from ..trainers.processes import join_processes
 from .agenda import Agenda, list_cells, make_agenda, runs_left, seconds_per_step, summary
 from .axes import AXES, Variants, check_axes, variants
@@ -30,7 +31,7 @@ from .bench import (
     study_notes,
     train_and_score,
 )
-from .cells import Cell, cell_config
+from .cells import Cell, cell_key
 from .comparison import Curve
 from .findings import Findings, findings_json, findings_text, make_findings, write_findings
 from .gallery import cell_pictures
@@ -92,17 +93,12 @@ def ablations(config: AblateConfig) -> list[Ablation]:
     return tables
 
 
-def key_of_cell(study: Study, cell: Cell) -> str:
-    """What tells cells apart, whatever they are called."""
-    return cell_config(study, cell).out.name
-
-
 def distinct(study: Study, tables: Sequence[Ablation]) -> dict[str, Cell]:
     """All cells by their keys, one seed after the other; what tables share comes once."""
     cells: dict[str, Cell] = {}
     for seed in range(study.seeds):
         for row in (row for table in tables for row in table.rows.values()):
-            cells.setdefault(key_of_cell(study, row[seed]), row[seed])
+            cells.setdefault(cell_key(study, row[seed]), row[seed])
     return cells
 
 
@@ -125,9 +121,11 @@ def ablate(config: AblateConfig) -> tuple[list[Findings], dict[Cell, str]]:
     announce(config, bench, agenda, [table.rows[table.variants.baseline][0] for table in tables])
     if config.dry_run:
         return [], {}
+    controls = control_scores(bench)
     failures = train_and_score(bench, list(agenda.open.values()))
-    reasons = {key_of_cell(study, cell): f"failed: {why}" for cell, why in failures.items()}
-    found = [table_findings(bench, table, {**agenda.skipped, **reasons}) for table in tables]
+    reasons = {cell_key(study, cell): f"failed: {why}" for cell, why in failures.items()}
+    reasons |= agenda.skipped
+    found = [table_findings(bench, table, controls, reasons) for table in tables]
     if bench.main:
         write_tables(bench, tables, found)
     return found, failures
@@ -146,19 +144,21 @@ def announce(config: AblateConfig, bench: Bench, agenda: Agenda, baselines: Sequ
     print(summary(agenda, step), file=sys.stdout if config.dry_run else sys.stderr, flush=True)
 
 
-def table_findings(bench: Bench, table: Ablation, reasons: Mapping[str, str]) -> Findings:
+def table_findings(
+    bench: Bench, table: Ablation, controls: Mapping[str, Scores], reasons: Mapping[str, str]
+) -> Findings:
     """A table's findings; a row with a cell that has a reason is left out, for that reason."""
     why, rows, baseline = dict[str, str](), dict[str, list[Curve]](), table.variants.baseline
     for title, cells in table.rows.items():
-        stopped = [reasons.get(key_of_cell(bench.study, cell)) for cell in cells]
+        stopped = [reasons.get(cell_key(bench.study, cell)) for cell in cells]
         if reason := next(filter(None, stopped), None):
             why[title] = reason
         else:
-            rows[title] = curves_of(bench, cells)
+            rows[title] = curves_of(bench, cells, controls["identity"])
     columns = [column._replace(paper=None) for column in make_columns(bench.judges)]
     asks = [f"{axis}: {AXES[axis].asks}" for axis in table.axes]
     return make_findings(
-        " × ".join(table.axes), rows, control_scores(bench), columns, study_cards(bench),
+        " × ".join(table.axes), rows, controls, columns, study_cards(bench),
         compare=[(title, baseline) for title in rows if title != baseline],
         at=bench.study.matched_gap, notes=[*asks, *study_notes(bench)],
         skipped=why | {title: f"no such row: {x}" for title, x in table.variants.refused.items()},

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..data.files import sweep, write_atomic
+from ..data.files import DAY, sweep, write_atomic
 from ..metrics.cards import Card
 from ..metrics.judges import Judges, Scores, make_cards
 from ..trainers.config import TrainConfig, differences
@@ -30,8 +30,6 @@ from .evaluation import (
 )
 from .judges import make_judges
 from .presets import Study
-
-DAY = 24 * 60 * 60.0  # seconds
 
 
 class Bench(NamedTuple):
@@ -92,22 +90,23 @@ def study_cards(bench: Bench) -> list[Card]:
 
 def train_and_score(bench: Bench, cells: Sequence[Cell]) -> dict[Cell, str]:
     """Work off what is not scored yet; returns why some cells could not be, if any."""
-    study, origin = bench.study, control_scores(bench)["identity"]
+    study = bench.study
 
     def work(cell: Cell) -> None:
         config = cell_config(study, cell)
         if not is_scored(bench, config):  # meanwhile, by another process
             train_cell(study, cell)
-            cell_curve(bench, config, origin)
+            cell_scores(bench, config)
 
     pending = [cell for cell in cells if not is_scored(bench, cell_config(study, cell))]
     return work_off(study, pending, work)
 
 
-def curves_of(bench: Bench, cells: Sequence[Cell]) -> list[Curve]:
-    """The curves of finished cells."""
-    origin = control_scores(bench)["identity"]
-    return [cell_curve(bench, cell_config(bench.study, cell), origin) for cell in cells]
+def curves_of(bench: Bench, cells: Sequence[Cell], origin: Scores) -> list[Curve]:
+    """The content/style curves of finished cells; ``origin`` are the photo's scores."""
+    strengths = (0.0, *bench.study.strengths)
+    scores = [cell_scores(bench, cell_config(bench.study, cell)) for cell in cells]
+    return [Curve(strengths, (origin, *by_strength.values())) for by_strength in scores]
 
 
 def control_scores(bench: Bench) -> dict[str, Scores]:
@@ -115,16 +114,15 @@ def control_scores(bench: Bench) -> dict[str, Scores]:
     return _scores(bench, "controls", {}, lambda: each(CONTROLS))
 
 
-def cell_curve(bench: Bench, config: TrainConfig, origin: Scores) -> Curve:
-    """A trained cell's content/style curve, kept or computed; ``origin`` are the photo's scores."""
+def cell_scores(bench: Bench, config: TrainConfig) -> dict[str, Scores]:
+    """A trained cell's scores at the study's strengths, in their order, kept or computed."""
     strengths = {f"{s:g}": s for s in bench.study.strengths}
-    scores = _scores(
+    return _scores(
         bench,
         config.out.name,
         {"settings": differences(TrainConfig(), config)},
         lambda: trained_painter(load_model(config.out, bench.device), bench.device, strengths),
     )
-    return Curve((0.0, *bench.study.strengths), (origin, *(scores[name] for name in strengths)))
 
 
 def is_scored(bench: Bench, config: TrainConfig) -> bool:

@@ -19,6 +19,7 @@ from ..data.files import write_atomic
 from ..trainers.config import EncoderConfig, GeneratorConfig, TrainConfig
 from ..trainers.networks import pick_device
 from .measure import copy_ceiling, in_fresh_process, machine, matrix_ceiling
+from .table import markdown
 from .workloads import RIVALS, Case, Outcome, ours, plain, rival
 
 Part = Literal["train", "stylize", "data"]
@@ -153,8 +154,7 @@ def to_text(records: list[dict[str, object]]) -> str:
         "part", "size", "batch", "dtype", "time", "± spread", "images/s", "peak MB", "floor",
         "time/floor", "plain/time", "others/time",
     )  # fmt: skip
-    lines = [head, tuple("---" for _ in head)] + [_line(record) for record in records]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown([head, *map(_line, records)])
 
 
 def _line(record: dict[str, object]) -> tuple[str, ...]:

@@ -77,6 +77,11 @@ def _sized(study: Study, recipe: TrainConfig) -> TrainConfig:
     )  # fmt: skip
 
 
+def cell_key(study: Study, cell: Cell) -> str:
+    """What tells cells apart, whatever they are called."""
+    return cell_config(study, cell).out.name
+
+
 def key_of(config: TrainConfig) -> str:
     """Twelve digits that tell cells apart: of every setting that counts and is not the default,
     and of the start's key.
@@ -126,7 +131,7 @@ def work_off(study: Study, cells: Sequence[Cell], work: Callable[[Cell], None]) 
     while pending:
         for cell in pending:
             try:
-                with claimed(study, cell_config(study, cell).out.name):
+                with claimed(study, cell_key(study, cell)):
                     if cell not in announced:  # it may be put off, while its start is busy
                         _announce(study, cell, len(announced) + 1, len(cells))
                     announced.add(cell)

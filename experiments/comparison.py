@@ -21,6 +21,17 @@ from .statistics import (
 )
 
 
+def check_rising(strengths: Sequence[float]) -> None:
+    """Refuse strengths that make no curve.
+
+    Raises:
+        ValueError: there is none, or they do not rise, over 0 and up to 1.
+    """
+    rising = sorted({*strengths, 0.0})[1:] == list(strengths)
+    if not (rising and strengths and strengths[-1] <= 1):
+        raise ValueError(f"strengths are {strengths}; they must rise, over 0 and up to 1")
+
+
 @dataclass(frozen=True)
 class Curve:
     """One run's scores at rising strengths; the first is 0, the photo itself."""

@@ -19,7 +19,7 @@ from ..trainers.config import TrainConfig
 from ..trainers.model_files import load_config, load_model, own_folder
 from ..trainers.processes import join_processes
 from ..trainers.trainer import collections
-from .comparison import Curve
+from .comparison import Curve, check_rising
 from .evaluation import (
     CONTROLS,
     PairPaths,
@@ -108,9 +108,7 @@ def evaluate(config: EvaluateConfig) -> Findings:
     """
     if not (config.runs or config.outputs or config.manifest):
         raise ValueError("nothing to score: name a run, or --outputs with its --manifest")
-    rising = sorted({*config.strengths, 0.0})[1:] == list(config.strengths)
-    if not (rising and config.strengths and config.strengths[-1] <= 1):
-        raise ValueError(f"strengths are {config.strengths}; they must rise, over 0 and up to 1")
+    check_rising(config.strengths)
     processes, out = join_processes(config.device), out_folder(config)
     device = processes.device
     models = {str(run): load_model(run, device) for run in config.runs}

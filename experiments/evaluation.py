@@ -101,7 +101,7 @@ def score_painter(
     def pool(batch: Sequence[Path]) -> list[Tensor]:
         return judges.references(read_squares(batch, size, device))
 
-    pairs, references = _batches(manifest, batch_size), _batches(paintings, batch_size)
+    pairs, references = batches(manifest, batch_size), batches(paintings, batch_size)
     measured = share_out(processes, look, pairs, "scoring")
     pooled = share_out(processes, pool, references, "looking at the paintings")
     sets = [torch.cat(parts) for parts in zip(*pooled, strict=True)]
@@ -110,7 +110,8 @@ def score_painter(
     return scores
 
 
-def _batches(items: Sequence[T], size: int) -> list[Sequence[T]]:
+def batches(items: Sequence[T], size: int) -> list[Sequence[T]]:
+    """Items, so many at a time."""
     return [items[i : i + size] for i in range(0, len(items), size)]
 
 
@@ -134,7 +135,7 @@ def generator_painter(
     def paint(batch: Batch) -> dict[str, Tensor]:
         code = style_code(batch.style, encoder(batch.style, layers))
         return {
-            name: generator(batch.content, code, strength).image
+            name: generator(batch.content, code, strength, attend=False).image
             for name, strength in strengths.items()
         }
 

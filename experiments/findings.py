@@ -22,6 +22,7 @@ from .table import (
     aligned,
     make_line,
     mark_unstylized,
+    markdown,
     records,
     to_latex,
     to_markdown,
@@ -81,7 +82,7 @@ def make_findings(
         compare: pairs of rows (row, against).
         papers: the paper's figures by row.
         points: scores of systems that have no curve; rows are read at each one's style gap.
-        at: the style gap to compare at; without it, the largest that all rows reach.
+        at: the style gap to compare at; without it, that of ``common_gap``.
         notes: more lines below the table.
         skipped: rows that could not be trained, and why.
     """
@@ -220,8 +221,7 @@ def findings_markdown(findings: Findings) -> str:
 def _differences_markdown(differences: Sequence[Difference], columns: Sequence[Column]) -> str:
     head, *rows = difference_rows(differences, columns)
     bold = [[*row[:3], f"**{row[3]}**" if row[-1] else row[3], *row[4:]] for row in rows]
-    lines = [head, ["---"] * len(head), *bold]
-    return "\n".join("| " + " | ".join(row) + " |" for row in lines)
+    return markdown([head, *bold])
 
 
 def findings_text(findings: Findings) -> str:

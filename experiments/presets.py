@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..trainers.config import GeneratorConfig
+from .comparison import check_rising
 
 CURVE = (0.25, 0.5, 0.75, 1.0)
 
@@ -43,7 +44,8 @@ class Study:
     strengths: tuple[float, ...] = (0.5, 1.0)
     """Strengths at which each row is scored: the points of its content/style curve."""
     matched_gap: float | None = None
-    """Style gap at which rows are compared; without it, the largest that all of them reach."""
+    """Style gap at which rows are compared; without it, the largest that all rows that stylise
+    reach, on every bootstrap sample of the pairs."""
     full_strength: float = 0.5
     """Share of examples trained at full strength; the others draw it from [0,1]."""
     weights_dir: Path | None = None
@@ -60,9 +62,7 @@ class Study:
         for name in ("warmup", "steps", "seeds", "pairs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        rising = sorted({*self.strengths, 0.0})[1:] == list(self.strengths)
-        if not (rising and self.strengths and self.strengths[-1] <= 1):
-            raise ValueError(f"strengths are {self.strengths}; they must rise, over 0 and up to 1")
+        check_rising(self.strengths)
 
 
 def quick() -> Study:

@@ -55,7 +55,7 @@ def reproduce(study: Study) -> Findings:
     if failures:
         cell, why = next(iter(failures.items()))
         raise ValueError(f"{cell.title}, seed {cell.seed}: {why}")
-    curves = {title: curves_of(bench, row) for title, row in rows.items()}
+    curves = {title: curves_of(bench, row, controls["identity"]) for title, row in rows.items()}
     findings = make_findings(
         TITLE, curves, controls, make_columns(bench.judges), study_cards(bench),
         compare=[(later, earlier) for earlier, later in pairwise(rows)],

@@ -34,7 +34,15 @@ from ..trainers.config import TrainConfig
 from ..trainers.model_files import Model, build_encoder, load_model, own_folder
 from ..trainers.processes import join_processes, share_out
 from ..trainers.trainer import collections
-from .evaluation import CONTROLS, Method, PairPaths, make_manifest, read_squares, resolution
+from .evaluation import (
+    CONTROLS,
+    Method,
+    PairPaths,
+    batches,
+    make_manifest,
+    read_squares,
+    resolution,
+)
 from .judges import make_judges
 from .main import run_command
 from .robustness_report import Facts, to_markdown, write_robustness
@@ -122,9 +130,8 @@ def robustness(config: RobustnessConfig) -> tuple[Summary, Facts]:
         manifest, models, encoder.to(device), list(dict.fromkeys(layers)), judges.perceptual,
         config.size or first.size, config.seed, device,
     )  # fmt: skip
-    positions = range(len(manifest))
-    batches = [positions[i : i + BATCH] for i in range(0, len(manifest), BATCH)]
-    measured = share_out(processes, lambda batch: look(bench, batch), batches, "changing photos")
+    positions = batches(range(len(manifest)), BATCH)
+    measured = share_out(processes, lambda batch: look(bench, batch), positions, "changing photos")
     summary = summarise(joined(measured))
     facts = Facts(
         dict(zip(names, config.runs, strict=True)), manifest, resolution(bench.size),

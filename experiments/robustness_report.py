@@ -15,6 +15,7 @@ from .evaluation import PairPaths
 from .report import origin_section, page
 from .report_table import stacked
 from .sensitivity import BASELINES, LOSS, LPIPS, SSIM, Curve, Estimate, Summary
+from .table import markdown
 
 TITLE = "Robust to light, contrast, noise and compression?"
 LEDE = (
@@ -94,7 +95,7 @@ def notes(figure: str) -> str:
 def to_markdown(summary: Summary, facts: Facts) -> str:
     """A table for each figure: losses or methods by changes."""
     sections = [
-        f"## {heading}\n\n{markdown_table(summary, figure)}\n\n{notes(figure)}\n"
+        f"## {heading}\n\n{markdown(table_rows(summary, figure))}\n\n{notes(figure)}\n"
         for figure, heading in headings(facts).items()
     ]
     return f"# {TITLE}\n\n{summary_line(facts)}\n\n" + "\n".join(sections)
@@ -106,13 +107,6 @@ def summary_line(facts: Facts) -> str:
         f"{len(facts.manifest)} photos, each with one painting; {facts.resolution}. "
         f"Features: {facts.encoder[0]}."
     )
-
-
-def markdown_table(summary: Summary, figure: str) -> str:
-    """One figure."""
-    rows = table_rows(summary, figure)
-    rows.insert(1, ["---"] * len(rows[0]))
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 def table_rows(summary: Summary, figure: str) -> list[list[str]]:

@@ -16,6 +16,7 @@ from .axes import variants
 from .comparison import Curve
 from .presets import Study
 from .statistics import percentile_interval, resampled_means
+from .table import markdown
 
 MARGINS = {"style_gap": 0.03, "ssim": 0.03, "lpips": None}
 
@@ -83,16 +84,12 @@ def write_check(found: Sequence[Match], folder: Path) -> None:
 
 def check_markdown(found: Sequence[Match]) -> str:
     """The comparison as a Markdown table."""
-    lines = [
-        "# The model of all strengths, less the model of one, at that one", "",
-        "| strength | figure | difference | 95 % over pairs | margin | within |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]  # fmt: skip
+    rows = [["strength", "figure", "difference", "95 % over pairs", "margin", "within"]]
     for m in found:
         interval = "–" if m.interval is None else f"{m.interval[0]:+.3f} … {m.interval[1]:+.3f}"
         margin = "–" if m.margin is None else f"± {m.margin:g}"
-        lines.append(
-            f"| {m.strength:g} | {m.figure} | {m.difference:+.3f} | {interval} | {margin} "
-            f"| {m.holds} |"
+        rows.append(
+            [f"{m.strength:g}", m.figure, f"{m.difference:+.3f}", interval, margin, m.holds]
         )
-    return "\n".join(lines) + "\n"
+    title = "# The model of all strengths, less the model of one, at that one"
+    return f"{title}\n\n{markdown(rows)}\n"

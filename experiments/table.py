@@ -160,12 +160,17 @@ def to_markdown(table: Table) -> str:
         f"{c.title} {c.better}" + (" (paper · measured · difference)" if c.paper else "")
         for c in table.columns
     ]
-    rows = [["row", *head, ""], ["---"] * (len(head) + 2)]
+    rows = [["row", *head, ""]]
     for line in table.lines:
         title = f"*{line.title}*" if line.control else line.title
         rows.append([title, *_cells(line, table.columns), line.note])
-    body = "\n".join("| " + " | ".join(row) + " |" for row in rows)
-    return "\n\n".join([body, *table.notes]) + "\n"
+    return "\n\n".join([markdown(rows), *table.notes]) + "\n"
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells, the head first, as a Markdown table."""
+    head, *body = rows
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *body])
 
 
 def to_latex(table: Table) -> str:

@@ -100,7 +100,7 @@ class Situation(NamedTuple):
     layers: dict[str, float]
     grid: tuple[int, int]
     budget: float
-    clip: float = 5.0
+    clip: float
 
     def errors(self) -> dict[str, Tensor]:
         """Layer -> E_l (B,1,h,w)."""

@@ -1,4 +1,5 @@
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from underdrawing.experiments.evaluation import CONTROLS
 from underdrawing.experiments.presets import Study, quick
 from underdrawing.experiments.recipes import RECIPES
 from underdrawing.experiments.strength_check import check_strengths, matches, write_check
-from underdrawing.metrics.judges import Judge, Judges, Scores
+from underdrawing.metrics.judges import Judges, Scores
 from underdrawing.models import pretrained
 from underdrawing.trainers.config import GeneratorConfig, TrainConfig, to_json
 from underdrawing.trainers.model_files import build_generator, save_model
@@ -32,19 +33,13 @@ from underdrawing.trainers.model_files import build_generator, save_model
 Trained = list[str]
 
 
-def toy_judges(device: torch.device, weights_dir: Path | None) -> Judges:
-    """Pixels in the place of networks, which would take long here."""
-    words = "toy", "no weights"
-    judge = Judge(lambda x, _: {"pixels": x}, ["pixels"], lambda f: f["pixels"].flatten(1), words)
-    return Judges(
-        style=judge, perceptual=judge, pooled=judge,
-        lpips_name="toy LPIPS", frechet_name="toy Fréchet", kernel_name="toy KID",
-    )  # fmt: skip
-
-
 @pytest.fixture
 def study(
-    offline: None, folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    offline: None,
+    folders: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    toy_judges: Callable[..., Judges],
 ) -> Study:
     monkeypatch.setattr(bench, "make_judges", toy_judges)
     monkeypatch.setattr(pretrained, "PACKAGES", {})

@@ -19,21 +19,11 @@ from underdrawing.experiments.robustness import (
 )
 from underdrawing.experiments.robustness_report import cell, to_markdown
 from underdrawing.experiments.sensitivity import LOSS, LPIPS, SSIM, Curve, Estimate
-from underdrawing.metrics.judges import Judge, Judges
+from underdrawing.metrics.judges import Judges
 from underdrawing.trainers.config import EncoderConfig, TrainConfig, to_json
 from underdrawing.trainers.model_files import build_generator, save_model
 
 Make = Callable[[str], Path]
-
-
-def toy_judges(device: torch.device, weights_dir: Path | None) -> Judges:
-    """Pixels in the place of LPIPS: a network would take long here."""
-    words = "toy", "no weights"
-    judge = Judge(lambda x, _: {"pixels": x}, ["pixels"], lambda f: f["pixels"].flatten(1), words)
-    return Judges(
-        style=judge, perceptual=judge, pooled=judge,
-        lpips_name="toy LPIPS", frechet_name="", kernel_name="",
-    )  # fmt: skip
 
 
 @pytest.fixture
@@ -53,8 +43,9 @@ def make_run(tiny: Callable[..., TrainConfig], tmp_path: Path) -> Make:
 
 
 def test_losses_and_outputs_of_runs_are_measured_and_written(
-    make_run: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    make_run: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    toy_judges: Callable[..., Judges],
+) -> None:  # fmt: skip
     monkeypatch.setattr(module, "make_judges", toy_judges)
     runs = make_run("attention"), make_run("single-layer")
     out = tmp_path / "out"

@@ -37,7 +37,7 @@ def squares() -> dict[str, Tensor]:
 def situation(squared: dict[str, Tensor], photo_features: dict[str, Tensor]) -> Situation:
     """A painted photo without channel attention."""
     photo, stylized = torch.rand(2, 2, 3, 64, 64, dtype=F64)
-    return Situation(squared, {}, photo_features, stylized, photo, LAYERS, GRID, BUDGET)
+    return Situation(squared, {}, photo_features, stylized, photo, LAYERS, GRID, BUDGET, 5.0)
 
 
 def assert_mean_one(a: Tensor) -> None:
