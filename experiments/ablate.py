@@ -36,6 +36,7 @@ from .comparison import Curve
 from .findings import Findings, findings_json, findings_text, make_findings, write_findings
 from .gallery import cell_pictures
 from .main import choice, run_command
+from .maps import maps_section
 from .presets import PRESETS, Study
 from .report import Chapter, write_report
 from .strength_check import check_strengths, matches, write_check
@@ -157,12 +158,14 @@ def table_findings(
             rows[title] = curves_of(bench, cells, controls["identity"])
     columns = [column._replace(paper=None) for column in make_columns(bench.judges)]
     asks = [f"{axis}: {AXES[axis].asks}" for axis in table.axes]
-    return make_findings(
+    findings = make_findings(
         " × ".join(table.axes), rows, controls, columns, study_cards(bench),
         compare=[(title, baseline) for title in rows if title != baseline],
         at=bench.study.matched_gap, notes=[*asks, *study_notes(bench)],
         skipped=why | {title: f"no such row: {x}" for title, x in table.variants.refused.items()},
     )  # fmt: skip
+    shown = {title: cells for title, cells in table.rows.items() if title in rows}
+    return replace(findings, more=maps_section(bench.study, shown))
 
 
 def write_tables(bench: Bench, tables: Sequence[Ablation], found: Sequence[Findings]) -> None:

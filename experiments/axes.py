@@ -146,6 +146,10 @@ AXES: dict[str, Axis] = {
             ("structural", "robust_structural", "robust", "robust_local", "calibrated"),
         ),
     ),
+    "content-weight": Axis(
+        "Does a mere weight win anything at matched style? It should but move along the curve.",
+        _each("balance.content", (0.5, 1.0, 2.0)),
+    ),
     "clip": Axis(
         "How far may the structural target rise above its mean?",
         _each("attention.clip", (2.0, 5.0, 10.0)),

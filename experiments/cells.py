@@ -6,21 +6,31 @@ number of processes may work on one ``OUT``: each takes a cell that no other has
 """
 
 import hashlib
+import json
 import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 from ..data.files import BusyError, locked
-from ..trainers.config import TrainConfig, differences
+from ..trainers.config import (
+    AdversarialConfig,
+    AttentionConfig,
+    GeneratorConfig,
+    TrainConfig,
+    counted,
+)
+from ..trainers.networks import pick_device, pick_precision
 from ..trainers.processes import join_processes
 from ..trainers.trainer import train
 from .endings import explain
 from .presets import Study
-from .recipes import multi_layer
+from .recipes import attention
 
+TRAINING = 1  # raise it when the code changes what a configuration trains: old cells are not met
 LOOK_AGAIN = 2.0  # seconds, while others are at work on what is left
 
 
@@ -35,7 +45,7 @@ class Cell(NamedTuple):
 def cell_config(study: Study, cell: Cell) -> TrainConfig:
     """The run of a cell. It starts from a warm-up that all cells of a seed share."""
     start = warmup_config(study, cell)
-    config = _sized(study, cell.recipe)
+    config = without_idle(_sized(study, cell.recipe))
     config = replace(
         config, init=start.out, steps=study.steps, seed=1000 + cell.seed,  # it sees new crops
         optimizer=replace(config.optimizer, warmup=5),  # the generator is trained already
@@ -44,14 +54,16 @@ def cell_config(study: Study, cell: Cell) -> TrainConfig:
 
 
 def warmup_config(study: Study, cell: Cell) -> TrainConfig:
-    """The start of a cell: multi-layer content, no attention, no D. Of the cell it has only what a
-    generator cannot take over later (the encoder with its layers, its own base), gradient shares,
-    which only mean the same for all encoders if all have them, and the strengths.
+    """The start of a cell: multi-layer content in which attention is learned but not used, no D. Of
+    the cell it has only what a generator cannot take over later (the encoder with its layers, its
+    own base), gradient shares, which only mean the same for all encoders if all have them, and the
+    strengths.
     """
-    recipe, start = cell.recipe, multi_layer()
+    recipe, start = cell.recipe, attention()
     foreign = recipe.encoder != start.encoder
     start = replace(
-        start, encoder=recipe.encoder, generator=recipe.generator,
+        start, attention=replace(start.attention, objective="observed"),
+        encoder=recipe.encoder, generator=recipe.generator,
         style=replace(start.style, layers=recipe.style.layers),
         strength=recipe.strength, full_strength=recipe.full_strength,
     )  # fmt: skip
@@ -65,16 +77,34 @@ def warmup_config(study: Study, cell: Cell) -> TrainConfig:
 
 def _sized(study: Study, recipe: TrainConfig) -> TrainConfig:
     """A recipe with the study's data and sizes."""
+    own = recipe.generator.base != GeneratorConfig.base  # an axis varies it
+    base = recipe.generator.base if own else study.generator.base
     alone = recipe.full_strength == 1  # it is trained at one strength, whatever the others are
+    precision = pick_precision(study.precision, pick_device(study.device))
     return replace(
         recipe, photos=study.photos, paintings=study.paintings, device=study.device,
-        precision=study.precision, batch_size=study.batch_size, size=study.size,
+        precision=precision, batch_size=study.batch_size, size=study.size,
         full_strength=1.0 if alone else study.full_strength, workers=study.workers,
         encoder=replace(recipe.encoder, weights_dir=study.weights_dir),
-        generator=replace(study.generator, base=recipe.generator.base),
+        generator=replace(study.generator, base=base),
         optimizer=replace(recipe.optimizer, lr=study.lr),
         validate_every=max(study.steps, study.warmup),  # the last model counts, not the best
     )  # fmt: skip
+
+
+def without_idle(config: TrainConfig) -> TrainConfig:
+    """The run with settings that its others leave no part to play at their defaults, so that a grid
+    trains no cell twice under two names.
+    """
+    a, idle = config.attention, AttentionConfig()
+    if a.objective in ("uniform", "joint", "gate"):
+        a = replace(a, target=idle.target, clip=idle.clip, budget=idle.budget)
+    elif a.target.startswith("robust"):
+        a = replace(a, clip=idle.clip)
+    else:
+        a = replace(a, budget=idle.budget)
+    d = config.adversarial if config.balance.adversarial else AdversarialConfig()
+    return replace(config, attention=a, adversarial=d)
 
 
 def cell_key(study: Study, cell: Cell) -> str:
@@ -83,12 +113,12 @@ def cell_key(study: Study, cell: Cell) -> str:
 
 
 def key_of(config: TrainConfig) -> str:
-    """Twelve digits that tell cells apart: of every setting that counts and is not the default,
-    and of the start's key.
+    """Twelve digits that tell cells apart: of every setting that counts, default or not, with the
+    start's key for its path.
     """
-    start = config.init.name if config.init else ""
-    settings = differences(TrainConfig(), replace(config, init=None))
-    return hashlib.sha256("\n".join([start, *settings]).encode()).hexdigest()[:12]
+    start = Path(config.init.name) if config.init else None
+    settings = {"training": TRAINING} | counted(replace(config, init=start))
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def train_cell(study: Study, cell: Cell) -> None:

@@ -97,6 +97,10 @@ def chapter_section(chapter: Chapter, i: int) -> str:
         note = escape(differences_note(findings))
         parts.append(f'<h3>{DIFFERENCES}</h3><p class="hint">{note}</p>')
         parts.append(f'<div class="charts">{charts}</div>')
+    for j, section in enumerate(findings.more):
+        name = f"more-{i}-{j}"
+        parts.append(f'<h3 id="{name}">{escape(section.heading)}</h3>')
+        parts.append(table_html(section.table, name))
     if chapter.pictures:
         parts.append(pictures_html(chapter.pictures))
     return f"<section>\n{stacked(parts)}\n</section>"

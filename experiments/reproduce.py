@@ -8,6 +8,7 @@ all of them, and the pairs to score are shared out.
 """
 
 import sys
+from dataclasses import replace
 from itertools import pairwise
 
 import tyro
@@ -25,6 +26,7 @@ from .cells import Cell
 from .findings import Findings, findings_text, make_findings, write_findings
 from .gallery import cell_pictures
 from .main import choice, run_command
+from .maps import maps_section
 from .presets import PRESETS, Study
 from .recipes import RECIPES
 from .report import Chapter, write_report
@@ -35,6 +37,10 @@ LEDE = (
     "Style transfer with different content losses: every row of the paper’s table was trained "
     "anew and scored on held-out pairs of a photo and a painting, next to controls that do "
     "nothing clever."
+)
+ENDPOINT = (
+    "Primary endpoint, fixed beforehand: SSIM worst tenth and LPIPS at matched style, of “+ "
+    "attention” less “content, multi-layer”. All other comparisons are secondary."
 )
 
 
@@ -60,8 +66,9 @@ def reproduce(study: Study) -> Findings:
         TITLE, curves, controls, make_columns(bench.judges), study_cards(bench),
         compare=[(later, earlier) for earlier, later in pairwise(rows)],
         papers={row.title: row.paper for row in ROWS}, at=study.matched_gap,
-        notes=[*study_notes(bench), FOOTNOTE],
+        notes=[*study_notes(bench), FOOTNOTE, ENDPOINT],
     )  # fmt: skip
+    findings = replace(findings, more=maps_section(study, rows))
     if bench.main:
         write_findings(findings, study.out, study.json)
         pictures = cell_pictures(bench, {title: cells[0] for title, cells in rows.items()})

@@ -34,7 +34,7 @@ def kl_to_uniform(attention: Tensor) -> Tensor:
     return torch.special.xlogy(attention, attention).mean(dim=(1, 2, 3))
 
 
-def robust_weights(error: Tensor, budget: float) -> Tensor:
+def robust_weights(error: Tensor, budget: float | Tensor) -> Tensor:
     """The weights that maximise mean(A·E) subject to KL(A/hw || uniform) <= budget.
 
     Closed form A* = hw · softmax(E/τ); τ by bisection on its logarithm (KL falls as τ grows), a
@@ -43,7 +43,7 @@ def robust_weights(error: Tensor, budget: float) -> Tensor:
 
     Args:
         error: (B,...,n) any non-negative error, weighted over all its dimensions but the first.
-        budget: ρ in nats.
+        budget: ρ in nats, one for all or (B,).
     """
     flat = error.detach().flatten(1).double()
     n = flat.shape[1]
@@ -141,9 +141,9 @@ def _calibrated(s: Situation) -> Tensor:
     return mean_one(_structural(s) / (error + floor))
 
 
-def _saliency(s: Situation) -> Tensor:
-    """Softmax of the encoder's energy at a matched KL: what shouts, whether in danger or not."""
-    return robust_weights(error_map(s.energy(), s.layers, s.grid), s.budget)
+def _saliency(s: Situation, kl: Tensor) -> Tensor:
+    """Softmax of the encoder's energy at this KL (B,): what shouts, whether in danger or not."""
+    return robust_weights(error_map(s.energy(), s.layers, s.grid), kl)
 
 
 TARGETS: dict[str, Callable[[Situation], Tensor]] = {
@@ -153,12 +153,12 @@ TARGETS: dict[str, Callable[[Situation], Tensor]] = {
     "robust_local": _robust_local,
     "calibrated": _calibrated,
 }
-OBJECTIVES = ("uniform", "learned", "oracle", "shuffled", "saliency", "joint", "gate")
+OBJECTIVES = ("uniform", "observed", "learned", "oracle", "shuffled", "saliency", "joint", "gate")
 
 
 def needs_branch(objective: str) -> bool:
     """Whether the generator must have an attention branch for this objective."""
-    return objective in ("learned", "shuffled", "joint", "gate")
+    return objective in ("observed", "learned", "shuffled", "joint", "gate")
 
 
 def branch_loss(attention: Tensor, target: Tensor) -> Tensor:
@@ -176,13 +176,15 @@ class Weighting(NamedTuple):
 
 
 class AttentionObjective(nn.Module):
-    """One of the seven objectives, as (predicted maps, squared errors) -> ``Weighting``.
+    """One of the objectives, as (predicted maps, squared errors) -> ``Weighting``.
 
     - ``uniform``   A = 1.
+    - ``observed``  A = 1, and the branch is taught the target all the same: to be looked at, or to
+      be used by a run that starts from this one.
     - ``learned``   the branch's A, detached, taught the target.
     - ``oracle``    the target itself, no branch: is the branch worth it?
     - ``shuffled``  another photo's A: is *where* what matters? Needs two pictures per process.
-    - ``saliency``  the encoder's energy at a matched KL.
+    - ``saliency``  the encoder's energy, as far from uniform (KL) as the target.
     - ``joint``     the naive minimiser, A with gradient; kept to show the collapse.
     - ``gate``      A as predicted, detached; it learns only through the decoder's mixing.
 
@@ -245,10 +247,14 @@ class AttentionObjective(nn.Module):
             self.clip,
         )
         with torch.no_grad():
-            goal = _saliency(situation) if self.objective == "saliency" else self.target(situation)
+            goal = self.target(situation)
+            if self.objective == "saliency":
+                goal = _saliency(situation, kl_to_uniform(goal))
         if self.objective in ("oracle", "saliency"):
             return Weighting(goal, frozen, channel_loss)
         loss = channel_loss + branch_loss(attention, goal)
+        if self.objective == "observed":
+            return Weighting(None, frozen, loss)
         used = attention.detach()
         if self.objective == "shuffled":
             if len(used) < 2:

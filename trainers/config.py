@@ -72,14 +72,15 @@ class ContentConfig:
 class AttentionConfig:
     """Where content counts more."""
 
-    objective: Literal["uniform", "learned", "oracle", "shuffled", "saliency", "joint", "gate"] = (
-        "learned"
-    )
-    """How the attention map comes about; shuffled: another picture's of the micro-batch."""
+    objective: Literal[
+        "uniform", "observed", "learned", "oracle", "shuffled", "saliency", "joint", "gate"
+    ] = "learned"
+    """How the attention map comes about; observed: it is learned, but not used; shuffled: another
+    picture's of the micro-batch."""
     target: Literal["structural", "robust_structural", "robust", "robust_local", "calibrated"] = (
         "structural"
     )
-    """What learned, oracle and shuffled maps are aimed at."""
+    """What maps are aimed at; saliency has its KL alone."""
     budget: float = 0.5
     """ρ: KL of the robust maps to uniform weights, in nats."""
     clip: float = 5.0
@@ -330,10 +331,16 @@ FREE = {
 }  # fmt: skip
 
 
+def counted(config: TrainConfig) -> dict[str, Any]:
+    """Every setting that counts, by its name on the command line: all but the free ones."""
+    flat = _flatten(json.loads(to_json(config)))
+    return {key: value for key, value in flat.items() if key not in FREE}
+
+
 def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
-    """Lines ``field: old -> new`` for every field that differs, the free ones excepted."""
-    a, b = _flatten(json.loads(to_json(old))), _flatten(json.loads(to_json(new)))
-    return [f"{key}: {a[key]} -> {b[key]}" for key in a if a[key] != b[key] and key not in FREE]
+    """Lines ``field: old -> new`` for every field that counts and differs."""
+    a, b = counted(old), counted(new)
+    return [f"{key}: {a[key]} -> {b[key]}" for key in a if a[key] != b[key]]
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

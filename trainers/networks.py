@@ -4,6 +4,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from accelerate import Accelerator
@@ -76,6 +77,13 @@ def has_bfloat16(device: torch.device) -> bool:
     return torch.cpu._is_avx512_bf16_supported()
 
 
+def pick_precision(name: str, device: torch.device) -> Literal["fp32", "bf16"]:
+    """The precision for ``auto``, ``fp32`` or ``bf16``."""
+    # fp16 is not offered: with two optimizers and clipping its loss scaling goes wrong.
+    bf16 = name == "bf16" or (name == "auto" and has_bfloat16(device))
+    return "bf16" if bf16 else "fp32"
+
+
 def make_accelerator(config: TrainConfig) -> Accelerator:
     """An Accelerator for the config's device and precision.
 
@@ -83,14 +91,13 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
         ValueError: cuda asked for, none here; or a batch that does not divide.
     """
     device = pick_device(config.device)
-    # fp16 is not offered: with two optimizers and clipping its loss scaling goes wrong.
-    bf16 = config.precision == "bf16" or (config.precision == "auto" and has_bfloat16(device))
+    precision = pick_precision(config.precision, device)
     torch.backends.cudnn.benchmark = True  # every crop has one size
     # Accelerate shares its state within a process and refuses a second run of another precision.
     AcceleratorState._reset_state()
     accelerator = Accelerator(
         cpu=device.type == "cpu",
-        mixed_precision="bf16" if bf16 else "no",
+        mixed_precision="bf16" if precision == "bf16" else "no",
     )
     world = accelerator.num_processes
     if config.batch_size % (world * config.accumulate):

@@ -14,6 +14,7 @@ from underdrawing.experiments.axes import with_settings
 from underdrawing.experiments.cells import (
     Cell,
     cell_config,
+    cell_key,
     claimed,
     key_of,
     warmup_config,
@@ -21,7 +22,8 @@ from underdrawing.experiments.cells import (
 )
 from underdrawing.experiments.presets import Study, quick
 from underdrawing.experiments.recipes import RECIPES
-from underdrawing.trainers.config import TrainConfig
+from underdrawing.trainers import networks
+from underdrawing.trainers.config import GeneratorConfig, TrainConfig
 
 HOLD = """
 import fcntl, pathlib, sys
@@ -103,6 +105,54 @@ def test_cells_of_a_seed_share_a_start_that_differs_only_where_it_must(study: St
         {"strength": 0.5}, {"full_strength": 1.0},
     ):  # fmt: skip
         assert start(**own) != start()
+
+
+def test_a_default_that_changes_changes_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else scores of the old default would be printed as the new one's."""
+    before = key_of(TrainConfig())
+    monkeypatch.setattr(cells, "TRAINING", cells.TRAINING + 1)
+    assert key_of(TrainConfig()) != before
+    asked = {"attention.target": "robust"}
+    assert key_of(with_settings(TrainConfig(), asked)) != key_of(TrainConfig())
+
+
+def test_the_key_knows_the_precision_that_the_machine_picks(
+    study: Study, three: list[Cell], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = set()
+    for there in (True, False):
+        monkeypatch.setattr(networks, "has_bfloat16", lambda device, there=there: there)
+        keys.add(cell_key(study, three[0]))
+    assert len(keys) == 2
+    assert cell_key(replace(study, precision="fp32"), three[0]) in keys
+
+
+def test_a_grid_trains_no_cell_twice_under_two_names(study: Study) -> None:
+    def key(**settings: object) -> str:
+        return cell_key(study, Cell("", with_settings(RECIPES["attention"](), settings), 0))
+
+    uniform = {"attention.objective": "uniform"}
+    assert key(**uniform) == key(**uniform, **{"attention.target": "robust"})
+    assert key() == key(**{"attention.budget": 2.0})  # of robust targets alone
+    assert key() == key(**{"adversarial.scales": 2})  # there is no discriminator
+    robust = {"attention.target": "robust"}
+    assert key(**robust) == key(**robust, **{"attention.clip": 2.0})
+    assert key(**robust) != key(**robust, **{"attention.budget": 2.0})
+    assert key() != key(**{"attention.clip": 2.0})
+    assert key() != key(**{"balance.adversarial": 1.0, "adversarial.scales": 2})
+
+
+def test_what_a_base_is_painted_on_is_the_studys_unless_an_axis_varies_it(study: Study) -> None:
+    photo = replace(study, generator=GeneratorConfig(base="photo"))
+    for recipe, expected in (({}, "photo"), ({"generator.base": "photo"}, "photo")):
+        cell = Cell("", with_settings(RECIPES["attention"](), recipe), 0)
+        assert cell_config(photo, cell).generator.base == expected
+    assert cell_config(study, cell).generator.base == "photo"
+
+
+def test_the_start_teaches_the_branch_but_does_not_use_it(study: Study, three: list[Cell]) -> None:
+    for cell in three:
+        assert warmup_config(study, cell).attention.objective == "observed"
 
 
 # -- the queue ------------------------------------------------------------------------------------
