@@ -62,7 +62,7 @@ def warmup_config(study: Study, cell: Cell) -> TrainConfig:
     recipe, start = cell.recipe, attention()
     foreign = recipe.encoder != start.encoder
     start = replace(
-        start, attention=replace(start.attention, objective="observed"),
+        start, attention=AttentionConfig(objective="observed", target="structural"),
         encoder=recipe.encoder, generator=recipe.generator,
         style=replace(start.style, layers=recipe.style.layers),
         strength=recipe.strength, full_strength=recipe.full_strength,

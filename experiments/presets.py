@@ -79,7 +79,7 @@ def cpu() -> Study:
     Command: ``underdrawing reproduce --preset cpu --photos PHOTOS --paintings PAINTINGS``
     """
     return replace(
-        quick(), preset="cpu", out=Path("runs/reproduce-cpu"), warmup=300, steps=100, lr=1e-3,
+        quick(), preset="cpu", out=Path("runs/reproduce-cpu"), warmup=800, steps=250, lr=1e-3,
         seeds=3, pairs=64, strengths=CURVE,
     )  # fmt: skip
 
