@@ -1,7 +1,6 @@
 """Curves with their bands as inline SVG, for the report: no script and nothing to fetch."""
 
 from collections.abc import Iterator, Sequence
-from html import escape
 from itertools import chain, groupby
 from typing import NamedTuple
 
@@ -101,11 +100,6 @@ def line_chart(
         body,
     )
     return chart(title, svg, (series_key(i, series[i].name, c) for i, c in enumerate(curves)))
-
-
-def figure(drawn: str, caption: str) -> str:
-    """A chart with its caption."""
-    return f"<figure>{drawn}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
 def stretches(series: Series) -> Iterator[list[Sample]]:
