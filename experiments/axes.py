@@ -163,6 +163,10 @@ AXES: dict[str, Axis] = {
         "Does it help to let the decoder keep more of the photo where the map is high?",
         _switch("attention.decoder"),
     ),
+    "attended-strength": Axis(
+        "Does it help to let the strength follow the map, as s^A?",
+        _switch("attention.strength"),
+    ),
     "channels": Axis(
         "Does weighing the channels of the content features help, beside the places?",
         _switch("attention.channels"),

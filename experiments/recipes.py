@@ -2,7 +2,7 @@
 
     underdrawing train --recipe attention-adversarial --photos PHOTOS --paintings PAINTINGS
 
-The first five are the rows of the paper's table, in its order; every later one says in its first
+The first six are the rows of the table, the paper's in its order; every later one says in its first
 line what it changes. Add your own here: it is on the command line at once.
 """
 
@@ -49,6 +49,17 @@ def attention() -> TrainConfig:
     """
     config = attention_adversarial()
     return replace(config, recipe="attention", balance=replace(config.balance, adversarial=0.0))
+
+
+def attention_strength() -> TrainConfig:
+    """The learned attention map weighs the content loss, and the strength follows it, as s^A.
+
+    Command: ``underdrawing train --recipe attention-strength``
+    """
+    config = attention()
+    return replace(
+        config, recipe="attention-strength", attention=replace(config.attention, strength=True)
+    )
 
 
 def attention_adversarial() -> TrainConfig:
@@ -99,6 +110,7 @@ _ALL: tuple[Callable[[], TrainConfig], ...] = (
     single_layer,
     multi_layer,
     attention,
+    attention_strength,
     attention_adversarial,
     paper_weights,
     gradient_balance,

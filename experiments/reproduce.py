@@ -9,7 +9,6 @@ all of them, and the pairs to score are shared out.
 
 import sys
 from dataclasses import replace
-from itertools import pairwise
 
 import tyro
 
@@ -52,6 +51,7 @@ def reproduce(study: Study) -> Findings:
         ValueError: a mistake in the options or folders, no weights to be had, or a row that could
             not be trained.
     """
+    titles = {row.recipe: row.title for row in ROWS}
     rows = {row.title: [Cell(row.title, RECIPES[row.recipe](), s) for s in range(study.seeds)]
             for row in ROWS}  # fmt: skip
     cells = [cells[seed] for seed in range(study.seeds) for cells in rows.values()]
@@ -64,7 +64,7 @@ def reproduce(study: Study) -> Findings:
     curves = {title: curves_of(bench, row, controls["identity"]) for title, row in rows.items()}
     findings = make_findings(
         TITLE, curves, controls, make_columns(bench.judges), study_cards(bench),
-        compare=[(later, earlier) for earlier, later in pairwise(rows)],
+        compare=[(row.title, titles[other]) for row in ROWS for other in row.against],
         papers={row.title: row.paper for row in ROWS}, at=study.matched_gap,
         notes=[*study_notes(bench), FOOTNOTE, ENDPOINT],
     )  # fmt: skip

@@ -25,15 +25,28 @@ class Row(NamedTuple):
     recipe: str
     title: str
     paper: Paper | None
+    against: tuple[str, ...] = ()  # recipes of the rows that it is compared with
 
 
-#: The paper's table, in its order; it has no row for attention without a discriminator.
+#: The paper's table, in its order; it has no row for attention without a discriminator, nor for a
+#: map that the painting itself follows.
 ROWS = (
     Row("pixel-style", "pixel + style", Paper(0.72, 0.18, 45.2)),
-    Row("single-layer", "content, single layer", Paper(0.85, 0.12, 32.7)),
-    Row("multi-layer", "content, multi-layer", Paper(0.89, 0.10, 28.1)),
-    Row("attention", "+ attention", None),
-    Row("attention-adversarial", "+ attention + adversarial ¹", Paper(0.91, 0.09, 25.4)),
+    Row("single-layer", "content, single layer", Paper(0.85, 0.12, 32.7), ("pixel-style",)),
+    Row("multi-layer", "content, multi-layer", Paper(0.89, 0.10, 28.1), ("single-layer",)),
+    Row("attention", "+ attention", None, ("multi-layer",)),
+    Row(
+        "attention-strength",
+        "+ attention, strength follows A",
+        None,
+        ("multi-layer", "attention"),
+    ),
+    Row(
+        "attention-adversarial",
+        "+ attention + adversarial ¹",
+        Paper(0.91, 0.09, 25.4),
+        ("attention",),
+    ),
 )
 FOOTNOTE = (
     "¹ The paper's table calls this row “with attention”; "

@@ -6,7 +6,7 @@
 
 ``base`` is the photo, moved towards the painting's colours by the strength s; ``paint`` starts at
 zero, so training starts from a faithful picture and learns brushwork. s = 0 returns the photo.
-(Base ``photo`` leaves the colours to the paint as well.)
+(Base ``photo`` leaves the colours to the paint as well. With attended strength, s is s^A.)
 """
 
 from collections.abc import Mapping
@@ -131,6 +131,8 @@ class Generator(nn.Module):
         attention: whether it has the attention branch (without it A = 1 everywhere).
         gate: let A mix trunk and styled features in the decoder.
         gate_teaches: A learns from that mixing (objective ``gate``); else it is mixed in detached.
+        attended_strength: the strength follows A, as s^A: less paint where A is high. A strength of
+            0, of 1, and an even map leave everything as it is.
         base: what is painted on: the photo moved by s to the painting's colours (``colour``), or
             the ``photo`` as it is.
         channels: loss layers with their channel counts, for channel attention.
@@ -147,13 +149,15 @@ class Generator(nn.Module):
         attention: bool = True,
         gate: bool = False,
         gate_teaches: bool = True,
+        attended_strength: bool = False,
         base: Literal["colour", "photo"] = "colour",
         channels: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__()
-        assert attention or not gate
+        assert attention or not (gate or attended_strength)
         hidden = 4 * width
         self.gate, self.gate_teaches, self.base = gate, gate_teaches, base
+        self.attended_strength = attended_strength
         self.register_buffer("code_mean", torch.zeros(style_size))
         self.register_buffer("code_std", torch.ones(style_size))
         self.style = nn.Sequential(
@@ -210,16 +214,20 @@ class Generator(nn.Module):
             raise ValueError(
                 f"the photo is {width}x{height} pixels; each side must be at least {MIN_SIDE}"
             )
-        s = torch.as_tensor(strength, dtype=photo.dtype, device=photo.device)
-        s = s.view(-1, 1, 1, 1) if s.dim() < 4 else s
-        mean_strength = s.mean(dim=(1, 2, 3)).expand(b)
-        style = self.style(torch.cat([self.standard(code), mean_strength[:, None]], dim=1))
-
         x = F.pad(photo, (0, -width % STRIDE, 0, -height % STRIDE), mode="reflect")
         x = F.pixel_unshuffle(x, 4).contiguous(memory_format=layout())  # (B,48,H/4,W/4)
         x = torch.relu_(normalise(self.stem(x)))
         trunk = torch.relu_(normalise(self.trunk(x)))  # (B,C,H/4,W/4)
-        attention, channels = self._attend(trunk.detach(), attend or self.gate)
+        attend = attend or self.gate or self.attended_strength
+        attention, channels = self._attend(trunk.detach(), attend)
+
+        s = torch.as_tensor(strength, dtype=photo.dtype, device=photo.device)
+        s = asked = s.view(-1, 1, 1, 1) if s.dim() < 4 else s
+        if self.attended_strength:
+            a = F.interpolate(attention.detach(), scale_factor=STRIDE, mode="bilinear")
+            s = asked ** a[..., :height, :width]
+        mean_strength = s.mean(dim=(1, 2, 3)).expand(b)
+        style = self.style(torch.cat([self.standard(code), mean_strength[:, None]], dim=1))
 
         h = trunk
         for block in self.blocks:
@@ -237,7 +245,7 @@ class Generator(nn.Module):
         if self.base == "colour":
             base = photo + s * (match_colour(photo, code) - photo)
         stylized = from_logit(to_logit(base) + s * paint)
-        return Stylized(torch.where(s == 0, photo, stylized), attention, channels)
+        return Stylized(torch.where(asked == 0, photo, stylized), attention, channels)
 
     def standard(self, code: Tensor) -> Tensor:
         """The code (B,D) in units of the training paintings' spread, scaled down.

@@ -92,6 +92,9 @@ class AttentionConfig:
     decoder: bool = False
     """Let the decoder keep more of the photo where the map is high, without teaching the map.
     Objective gate always does, and is taught by that alone."""
+    strength: bool = False
+    """Let the strength s follow the map, as s^A: less paint where content counts. Full strength
+    stays full everywhere."""
 
     def __post_init__(self) -> None:
         _within(self, TINY, 100, "budget", "channel_budget")
@@ -281,11 +284,13 @@ class TrainConfig:
             )
         if self.content.kind == "pixel" and self.attention.objective != "uniform":
             raise ValueError("pixel content loss has no attention: set attention.objective uniform")
-        if self.attention.decoder and not needs_branch(self.attention.objective):
-            raise ValueError(
-                f"attention.decoder needs a predicted map, and objective {self.attention.objective}"
-                " predicts none: set attention.decoder False, or objective learned"
-            )
+        for name in ("decoder", "strength"):
+            if getattr(self.attention, name) and not needs_branch(self.attention.objective):
+                raise ValueError(
+                    f"attention.{name} needs a predicted map, and objective "
+                    f"{self.attention.objective} predicts none: set attention.{name} False, or "
+                    "objective learned"
+                )
         if self.compile and self.adversarial.r1 > 0:
             raise ValueError("compile cannot differentiate R1 twice: set adversarial.r1 0")
 

@@ -44,6 +44,7 @@ def build_generator(config: TrainConfig) -> Generator:
         attention=needs_branch(a.objective),
         gate=a.decoder or a.objective == "gate",
         gate_teaches=a.objective == "gate",
+        attended_strength=a.strength,
         base=config.generator.base,
         channels=channels if a.channels else None,
     )

@@ -218,6 +218,39 @@ def test_a_map_that_is_mixed_in_changes_the_picture() -> None:
     assert (gated(photo, code).image - plain(photo, code).image).abs().mean() > 1e-3
 
 
+def attended_and_plain() -> tuple[Generator, Generator]:
+    attended, plain = trained(attended_strength=True), trained()
+    plain.load_state_dict(attended.state_dict())
+    return attended, plain
+
+
+@pytest.mark.parametrize("strength", [0.0, 1.0])
+def test_no_and_full_strength_are_what_they_are_whatever_the_map(strength: float) -> None:
+    attended, plain = attended_and_plain()
+    photo, code = torch.rand(2, 3, 44, 52), codes(2)
+    ours, theirs = (g(photo, code, strength).image for g in (attended, plain))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+    assert strength == 1 or torch.equal(ours, photo)
+
+
+def test_an_attended_strength_is_s_to_the_power_of_the_map() -> None:
+    attended, plain = attended_and_plain()
+    photo, code = torch.rand(2, 3, 44, 52), codes(2)
+    image, attention, _ = attended(photo, code, 0.5)
+    a = torch.nn.functional.interpolate(attention, scale_factor=8, mode="bilinear")[..., :44, :52]
+    assert (a.amax(dim=(1, 2, 3)) > 1.05).all()
+    torch.testing.assert_close(image, plain(photo, code, 0.5**a).image)
+    assert (image - plain(photo, code, 0.5).image).abs().mean() > 1e-4
+
+
+def test_the_picture_does_not_teach_the_map_that_its_strength_follows() -> None:
+    attended, _ = attended_and_plain()
+    attended(torch.rand(2, 3, 48, 48), codes(2), 0.5).image.square().sum().backward()
+    assert attended.attention is not None
+    assert not touched(attended.attention)
+    assert touched(attended.trunk)
+
+
 def test_channel_attention_has_mean_one_per_layer() -> None:
     channels = trained(channels=CHANNELS)(torch.rand(2, 3, 32, 32), codes(2)).channels
     assert {layer: a.shape for layer, a in channels.items()} == {

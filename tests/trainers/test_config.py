@@ -67,6 +67,7 @@ CHANGES: dict[str, Any] = {
     "content.layers": [["conv4_2", 1.0]],
     "attention.channels": True,
     "attention.decoder": True,
+    "attention.strength": True,
     "attention.objective": "shuffled",
     "style.layers": ["relu1_1"],
     "balance.style": 0.123,
@@ -224,10 +225,11 @@ def test_a_difference_shows_old_and_new() -> None:
         ({"batch_size": 4, "accumulate": 3}, "batch_size 4 does not divide into 3"),
         *(
             (
-                {"attention": AttentionConfig(objective=objective, decoder=True)},
-                f"objective {objective} predicts none",
+                {"attention": AttentionConfig(objective=objective, **{use: True})},
+                f"attention.{use} needs a predicted map, and objective {objective} predicts none",
             )
             for objective in ("uniform", "oracle", "saliency")
+            for use in ("decoder", "strength")
         ),
         (
             {"content": ContentConfig(kind="pixel"), "attention": BASE.attention},

@@ -110,6 +110,12 @@ def test_the_decoder_mixes_by_attention_if_told_to_or_by_the_gate(
     assert generator.gate_teaches == teaches
 
 
+@pytest.mark.parametrize("follows", [False, True])
+def test_the_strength_follows_attention_if_told_to(follows: bool) -> None:
+    config = replace(SMALL, attention=AttentionConfig(strength=follows))
+    assert build_generator(config).attended_strength == follows
+
+
 def test_what_it_paints_on_is_the_configs() -> None:
     assert build_generator(SMALL).base == "colour"
     photo = replace(SMALL, generator=replace(SMALL.generator, base="photo"))
