@@ -39,6 +39,7 @@ class Bench(NamedTuple):
     judges: Judges
     manifest: list[PairPaths]
     paintings: Sequence[Path]  # the reference set
+    pictures: list[object]  # sha256 of the listings of photos and paintings, sizes and all
     device: torch.device
     main: bool  # whether this process writes the files
 
@@ -64,7 +65,8 @@ def make_bench(study: Study, cell: Cell) -> Bench:
     if main:
         pairs = [[photo.name, painting.name] for photo, painting in manifest]
         write_atomic(study.out / "manifest.json", json.dumps(pairs, indent=1))
-    return Bench(study, judges, manifest, held_out[1], device, main)
+    pictures = [collection.manifest()["sha256"] for collection in (photos, paintings)]
+    return Bench(study, judges, manifest, held_out[1], pictures, device, main)
 
 
 def study_notes(bench: Bench) -> list[str]:
@@ -154,7 +156,7 @@ def _scores(
 
 
 def _file(bench: Bench, name: str) -> Path:
-    return bench.study.out / "scores" / f"{name}.json"
+    return bench.study.out / "scores" / bench.study.split / f"{name}.json"
 
 
 def _kept(bench: Bench, name: str) -> dict[str, Scores] | None:
@@ -173,7 +175,7 @@ def _identity(bench: Bench) -> dict[str, object]:
     return {
         "size": study.size,
         "strengths": list(study.strengths),
+        "pictures": bench.pictures,
         "pairs": [f"{photo.name} {painting.name}" for photo, painting in bench.manifest],
-        "paintings": [painting.name for painting in bench.paintings],
         "judges": [list(judge.words) for judge in judges.all],
     }

@@ -54,10 +54,6 @@ class Curve:
         values = [getattr(scores, key) for scores in self.scores]
         return np.array([math.nan if value is None else value for value in values])
 
-    def per_pair(self, key: str) -> Array:
-        """A figure of every pair over the strengths, (S,N)."""
-        return np.array([scores.per_pair[key] for scores in self.scores], dtype=np.float64)
-
     def at(self, gap: float, key: str) -> float | None:
         """A figure where the curve has closed this style gap; None if it never does, or n/a."""
         value = float(read_off(self.figure("style_gap"), self.figure(key), gap))
@@ -68,17 +64,25 @@ class Curve:
         value = float(read_off(self.figure("style_gap"), np.array(self.strengths), gap))
         return None if math.isnan(value) else value
 
-    def reach(self) -> float:
-        """The style gap that the curve closes on every bootstrap sample of the pairs."""
-        samples = resampled_means(self.per_pair("style_gap"))
-        return float(samples.max(axis=0).min())
+    def reach(self) -> Array:
+        """The largest style gap closed: by the pairs scored, and by bootstrap samples of them,
+        (1+RESAMPLES,).
+        """
+        samples = resampled(self.scores, "style_gap").max(axis=0)
+        return np.append(self.figure("style_gap").max(), samples)
 
     def resampled_at(self, gap: float | Array, key: str) -> Array:
         """``at`` for bootstrap samples of the pairs, (RESAMPLES,): each is matched anew, at one
         style gap or (RESAMPLES,) its own.
         """
-        gaps, figures = (resampled_means(self.per_pair(name)) for name in ("style_gap", key))
+        gaps, figures = (resampled(self.scores, name) for name in ("style_gap", key))
         return read_off(gaps.T, figures.T, gap)
+
+
+def resampled(scores: Sequence[Scores], key: str) -> Array:
+    """Means of a figure over bootstrap samples of the pairs, S scores -> (S,RESAMPLES)."""
+    per_pair = np.array([s.per_pair[key] for s in scores], dtype=np.float64)
+    return resampled_means(per_pair, scores[0].photo, scores[0].painting)
 
 
 #: The seeds of a row.
@@ -86,18 +90,22 @@ Seeds = Sequence[Curve]
 
 
 def common_gap(rows: Mapping[str, Seeds], least: float) -> float | None:
-    """The largest style gap, in hundredths, that every seed of every row reaches, on whatever
-    bootstrap sample of the pairs: where a sample falls short there is no interval over pairs.
+    """The largest style gap, in hundredths, that every seed of every row reaches on 97.5 % of the
+    bootstrap samples of the pairs: samples that fall short are left out of intervals over pairs,
+    and must be few.
 
     Rows whose mean stays under ``least`` did not stylise; they don't hold the others back, and at
     the common gap they are "not reached". None if no row stylised.
     """
     reached = [
-        [curve.reach() for curve in seeds]
+        curve.reach()
         for seeds in rows.values()
         if np.mean([curve.full.style_gap for curve in seeds]) >= least
+        for curve in seeds
     ]
-    return math.floor(100 * min(map(min, reached))) / 100 if reached else None
+    if not reached:
+        return None
+    return math.floor(100 * np.nanpercentile(np.min(reached, axis=0), 2.5)) / 100
 
 
 @dataclass(frozen=True)
@@ -149,10 +157,7 @@ def point_difference(
     gains = [None if value is None or other is None else value - other for other in kept]
     pairs = None
     if key in PER_PAIR and None not in gains:
-        gaps, figures = (
-            resampled_means(np.array(ours.per_pair[name], dtype=np.float64))
-            for name in ("style_gap", key)
-        )
+        (gaps,), (figures,) = (resampled([ours], name) for name in ("style_gap", key))
         pairs = percentile_interval(
             figures - np.mean([curve.resampled_at(gaps, key) for curve in theirs], axis=0)
         )

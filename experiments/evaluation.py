@@ -1,6 +1,8 @@
 """Scoring a method on a fixed manifest of held-out (photo, painting) pairs."""
 
+import hashlib
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -33,7 +35,7 @@ Painter = Callable[[Batch], dict[str, Tensor]]  # outputs (B,3,S,S) in [0,1], by
 
 
 def make_manifest(photos: Sequence[Path], paintings: Sequence[Path], pairs: int) -> list[PairPaths]:
-    """The first ``pairs`` of all combinations, photos and paintings used evenly.
+    """The first ``pairs`` of all combinations, both sides in ``mixed`` order and used evenly.
 
     Raises:
         ValueError: there is no held-out photo or painting.
@@ -45,10 +47,25 @@ def make_manifest(photos: Sequence[Path], paintings: Sequence[Path], pairs: int)
         )
     if pairs < 1:
         raise ValueError(f"pairs is {pairs}; score on at least 1")
+    photos, paintings = mixed(photos), mixed(paintings)
     n, m = len(photos), len(paintings)
     count = min(pairs, n * m)
     # Both walk round at every pair; the extra shift per lcm meets each combination exactly once.
     return [(photos[i % n], paintings[(i + i // math.lcm(n, m)) % m]) for i in range(count)]
+
+
+def mixed(paths: Sequence[Path]) -> list[Path]:
+    """Files in an order that has to do with their names alone, so that the first of them are of
+    all folders: splits are listed folder by folder.
+    """
+    # Not SHA-1: a split takes the first of each folder by that, so a small folder's would be last.
+    return sorted(paths, key=lambda p: (hashlib.sha256(os.fsencode(p.name)).digest(), p))
+
+
+def numbered(paths: Sequence[Path]) -> list[int]:
+    """Each file's number among the different ones, from 0 on."""
+    number = {path: i for i, path in enumerate(dict.fromkeys(paths))}
+    return [number[path] for path in paths]
 
 
 def read_squares(paths: Sequence[Path], size: int, device: torch.device) -> Tensor:
@@ -105,7 +122,11 @@ def score_painter(
     measured = share_out(processes, look, pairs, "scoring")
     pooled = share_out(processes, pool, references, "looking at the paintings")
     sets = [torch.cat(parts) for parts in zip(*pooled, strict=True)]
-    scores = {name: score([batch[name] for batch in measured], *sets) for name in measured[0]}
+    photo, painting = map(numbered, zip(*manifest, strict=True))
+    scores = {
+        name: score([batch[name] for batch in measured], photo, painting, *sets)
+        for name in measured[0]
+    }
     assert all(s.pairs == len(manifest) for s in scores.values())
     return scores
 

@@ -29,7 +29,7 @@ from .table import (
     to_text,
 )
 
-UNMATCHED = ("style_gap", "style_gap_independent", "frechet")  # no figures to compare at a gap
+UNMATCHED = ("style_gap", "frechet")  # no figures to compare at a gap
 STRENGTH = Column("strength", "strength", "", None, 2)
 FULL, MATCHED, DIFFERENCES = "At full strength", "At matched style", "Differences"
 
@@ -194,12 +194,14 @@ def differences_note(findings: Findings) -> str:
     """What the intervals are of."""
     seeds = max(map(len, findings.curves.values()), default=0)
     of_seeds = f"Student's t of the differences of {seeds} seeds, same start and same pictures"
+    columns = [c for c in findings.full.columns if c.key in PER_PAIR and c.key not in UNMATCHED]
     return (
         f"At a style gap of {findings.at}. Over seeds: "
         f"{of_seeds if seeds > 1 else 'one seed each, so none, and no verdict on methods'}. "
-        "Over pairs: bootstrap of the test pairs"
-        + (f" ({', '.join(c.title for c in findings.full.columns if c.key in PER_PAIR)})")
-        + ", each sample matched anew. “better” and “worse” only where all intervals exclude zero."
+        "Over pairs: bootstrap in which photos and paintings are each drawn anew, and a pair "
+        "counts as often as its photo times its painting was drawn (pigeonhole bootstrap, Owen "
+        f"2007), each sample matched anew ({', '.join(c.title for c in columns)}). "
+        "“better” and “worse” only where all intervals exclude zero."
     )
 
 
@@ -260,7 +262,8 @@ def findings_json(findings: Findings) -> str:
     tree = asdict(findings)
     curves = [curve for seeds in tree["curves"].values() for curve in seeds]
     for scores in [*tree["controls"].values(), *(s for curve in curves for s in curve["scores"])]:
-        del scores["per_pair"]
+        for key in ("per_pair", "photo", "painting"):
+            del scores[key]
     return json.dumps(tree, indent=1)
 
 

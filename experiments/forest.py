@@ -34,13 +34,15 @@ class Estimate(NamedTuple):
     """A figure, often a difference between two rows of the table, and how sure it is.
 
     ``half_interval`` is half the 95 % interval over seeds, ``span`` a second interval (low, high),
-    say by bootstrap over pairs. A value that is None or NaN is printed as n/a.
+    say by bootstrap over pairs; ``settled`` says whether they put a difference's sign beyond doubt.
+    A value that is None or NaN is printed as n/a.
     """
 
     name: str
     value: float | None
     half_interval: float | None = None
     span: Span | None = None
+    settled: bool = False
 
 
 def interval_chart(
@@ -57,7 +59,7 @@ def interval_chart(
         estimates: the rows, from top to bottom.
         x_label: what is estimated, with its unit.
         zero: the estimates are differences: a line stands at zero, numbers carry their sign, and
-            a dot is full, and the number bold, only where there is an interval and none holds zero.
+            a dot is full, and the number bold, only where the estimate is settled.
         title: over the chart, and what a screen reader says first.
         half_label: what the heavy whisker is, for the legend.
         span_label: what the light whisker is, for the legend.
@@ -94,7 +96,7 @@ class Row:
 
     def drawn(self, top: float) -> str:
         """The row below ``top``."""
-        sure = self.zero and settled(self.estimate)
+        sure = self.zero and self.estimate.settled
         lines = enumerate(self.lines, start=1)
         words = "".join(letters(0, top + LINE * i, part, "name") for i, part in lines)
         kind = "name settled" if sure else "name"
@@ -143,12 +145,6 @@ def light(estimate: Estimate) -> Span | None:
     return span if finite(value) and span and all(map(finite, span)) else None
 
 
-def settled(estimate: Estimate) -> bool:
-    """Whether there is an interval over seeds, and no interval holds zero."""
-    spans = [span for span in (heavy(estimate), light(estimate)) if span]
-    return heavy(estimate) is not None and not any(low <= 0 <= high for low, high in spans)
-
-
 def in_numbers(estimate: Estimate, digits: int, zero: bool) -> str:
     """A value with one of its intervals, that over seeds if it has one."""
     if not finite(estimate.value):
@@ -171,5 +167,5 @@ def keys(
     if any(map(light, estimates)):
         yield key("estimate", light_whisker(1, 31, 7), span_label)
     if zero:
-        yield key("estimate", mark(DISC, 16, 7), "no interval holds zero")
-        yield key("estimate hollow", mark(DISC, 16, 7), "an interval holds zero, or there is none")
+        yield key("estimate", mark(DISC, 16, 7), "all intervals exclude zero")
+        yield key("estimate hollow", mark(DISC, 16, 7), "an interval holds zero or is missing")

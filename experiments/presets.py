@@ -45,7 +45,7 @@ class Study:
     """Strengths at which each row is scored: the points of its content/style curve."""
     matched_gap: float | None = None
     """Style gap at which rows are compared; without it, the largest that all rows that stylise
-    reach, on every bootstrap sample of the pairs."""
+    reach, on 97.5 % of the bootstrap samples of the pairs."""
     full_strength: float = 0.5
     """Share of examples trained at full strength; the others draw it from [0,1]."""
     weights_dir: Path | None = None

@@ -20,8 +20,8 @@ from .report_style import CSS
 from .report_table import stacked, table_html
 
 TABLE_HINT = (
-    "Difference is measured − paper, coloured where the arrow says which way is better and the row "
-    "stylises. ± is the 95 % interval over seeds, where there are several."
+    "Difference is measured − paper; the paper states no intervals and no protocol, so it is no "
+    "verdict. ± is the 95 % interval over seeds, where there are several."
 )
 CURVES_HINT = (
     "Each row from strength 0, the photo itself, to full strength: what it keeps of the photo, and "

@@ -46,7 +46,9 @@ def difference_charts(findings: Findings) -> list[str]:
     charts = []
     for column in measured_columns(findings):
         estimates = [
-            Estimate(f"{d.row} less {d.against}", d.mean, d.half_interval, d.pairs_interval)
+            Estimate(
+                f"{d.row} less {d.against}", d.mean, d.half_interval, d.pairs_interval, d.decided
+            )
             for d in findings.differences
             if d.key == column.key
         ]

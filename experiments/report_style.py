@@ -4,15 +4,14 @@ CSS = """
 :root {
   color-scheme: light dark;
   --paper: #fbfaf7; --ink: #23211d; --muted: #6d685f; --rule: #dcd7cc; --strong-rule: #8d877b;
-  --panel: #f3f0e9; --better: #1b6e63; --worse: #a0432a; --badge: #8a5a00; --badge-ground: #f8ecd0;
+  --panel: #f3f0e9; --badge: #8a5a00; --badge-ground: #f8ecd0;
   --shadow: #0000001f;
   --serif: "Iowan Old Style", "Palatino Linotype", Palatino, "URW Palladio L", Georgia, serif;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --paper: #171614; --ink: #e6e2d9; --muted: #a19b8f; --rule: #37342f; --strong-rule: #7b756a;
-    --panel: #201e1b; --better: #6fc3b4; --worse: #e59277;
-    --badge: #f0c878; --badge-ground: #3b2f16; --shadow: #000000b0;
+    --panel: #201e1b; --badge: #f0c878; --badge-ground: #3b2f16; --shadow: #000000b0;
   }
 }
 * { box-sizing: border-box; }
@@ -69,12 +68,9 @@ th.row {
 }
 td { white-space: nowrap; }
 @media (min-width: 46rem) { th.row { white-space: nowrap; max-width: none; } }
-.measured { font-weight: 600; }
 .starts { padding-left: 1.1rem; }
-.interval { display: block; color: var(--muted); font-size: .75rem; font-weight: 400; }
-.none, .from-paper { color: var(--muted); font-weight: 400; }
-.better { color: var(--better); }
-.worse { color: var(--worse); }
+.interval { display: block; color: var(--muted); font-size: .75rem; }
+.none, .from-paper { color: var(--muted); }
 .controls th, .controls td { color: var(--muted); font-style: italic; font-weight: 400; }
 .controls .group {
   padding: .9rem 0 .15rem; text-align: left; font-size: .75rem; font-style: normal;

@@ -77,9 +77,9 @@ def figure_cells(line: Line, column: Column) -> str:
     """The cells of one figure."""
     figure = line.figures[column.key]
     if not column.paper:
-        return measured_cell(figure, column.digits, "measured starts")
-    measured = measured_cell(figure, column.digits, "measured")
-    return paper_cell(figure, column.digits) + measured + difference_cell(line, column)
+        return measured_cell(figure, column.digits, "starts")
+    measured = measured_cell(figure, column.digits)
+    return paper_cell(figure, column.digits) + measured + difference_cell(figure, column.digits)
 
 
 def paper_cell(figure: Figure, digits: int) -> str:
@@ -89,32 +89,18 @@ def paper_cell(figure: Figure, digits: int) -> str:
     return f'<td class="from-paper starts">{figure.paper:.{min(digits, 2)}f}</td>'
 
 
-def measured_cell(figure: Figure, digits: int, classes: str) -> str:
-    """What was measured, its interval below it."""
+def measured_cell(figure: Figure, digits: int, starts: str = "") -> str:
+    """What was measured, its interval below it; the first cell of a figure ``starts`` it."""
     if figure.measured is None:
-        return f'<td class="{classes} none">n/a</td>'
+        return f'<td class="{starts} none">n/a</td>'
     interval = ""
     if figure.half_interval is not None:
         interval = f'<span class="interval">± {figure.half_interval:.{digits}f}</span>'
-    return f'<td class="{classes}">{number(figure.measured, digits)}{interval}</td>'
+    return f'<td class="{starts}">{number(figure.measured, digits)}{interval}</td>'
 
 
-def difference_cell(line: Line, column: Column) -> str:
-    """Measured - paper."""
-    difference = line.figures[column.key].difference
-    if difference is None:
+def difference_cell(figure: Figure, digits: int) -> str:
+    """Measured - paper, without a verdict: the paper states no interval and no protocol."""
+    if figure.difference is None:
         return '<td class="none">–</td>'
-    kind = verdict(line, column, difference)
-    title = f' title="{kind} than the paper"' if kind else ""
-    return f'<td class="difference {kind}"{title}>{number(difference, column.digits, "+")}</td>'
-
-
-def verdict(line: Line, column: Column, difference: float) -> str:
-    """Better or worse than the paper, or nothing where the difference says neither.
-
-    A row with a note (it did not stylise) gets no praise for keeping its content.
-    """
-    shown = round(difference, column.digits)
-    if line.note or not shown or column.better not in ("↑", "↓"):
-        return ""
-    return "better" if (shown > 0) == (column.better == "↑") else "worse"
+    return f"<td>{number(figure.difference, digits, '+')}</td>"

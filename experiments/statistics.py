@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 RESAMPLES = 2000
+MAX_MISSING = 0.05  # share of samples without the figure that an interval may leave out
 # Student's t, two-sided 95 %, by degrees of freedom; rows have at most a handful of seeds
 T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
@@ -54,27 +55,54 @@ def read_off(gaps: Array, figures: Array, at: float | Array) -> Array:
     return np.where(within, value, np.nan)
 
 
-def resampled_means(per_pair: Array, seed: int = 0) -> Array:
-    """Means over bootstrap samples of the pairs: (..., N) -> (..., RESAMPLES).
+def resampled_means(per_pair: Array, *pictures: Sequence[int], seed: int = 0) -> Array:
+    """Means over bootstrap samples of pairs: (..., N) -> (..., RESAMPLES).
 
-    The draws depend on N and the seed alone, so that two rows' resamples are of the same pairs
-    (the bootstrap is paired). Pairs that are NaN are left out of a mean.
+    Pairs that share a picture are not independent of each other. So pictures are resampled, photos
+    and paintings apart, and a pair counts as often as its photo times as often as its painting was
+    drawn: the pigeonhole bootstrap (Owen 2007, Annals of Applied Statistics 1). It is valid for
+    whatever effects photos and paintings have, and conservative: what is a pair's own gets up to
+    three times its variance. Pictures that come once each are resampled with those that they are
+    paired with, not once more; where no picture comes twice, that is resampling pairs. A picture
+    that all pairs share is taken as given.
+
+    With fewer than about ten pictures a side, intervals are still too narrow: three to six photos
+    and as many paintings cover 82 to 92 % in a simulation of strong effects.
+
+    The draws depend on the pairs' pictures and the seed alone, so that two rows' resamples are of
+    the same pairs (the bootstrap is paired). Pairs that are NaN are left out of a mean; the mean
+    of a sample without any pair is NaN.
+
+    Args:
+        per_pair: figures (..., N).
+        pictures: numbers (N,) from 0 on, of each pair's photo, and of its painting; without any,
+            each pair is by itself.
+        seed: of the draws.
     """
-    draws, counted = _draws(per_pair.shape[-1], seed), ~np.isnan(per_pair)
-    totals = np.where(counted, per_pair, 0) @ draws
-    return totals / np.maximum(counted.astype(float) @ draws, 1)
+    n = per_pair.shape[-1]
+    shared = tuple(tuple(side) for side in pictures if 1 < len(set(side)) < n)
+    draws, counted = _draws(shared or (tuple(range(n)),), seed), ~np.isnan(per_pair)
+    totals, counts = np.where(counted, per_pair, 0) @ draws, counted.astype(float) @ draws
+    return np.divide(totals, counts, out=np.full_like(totals, np.nan), where=counts > 0)
 
 
 @lru_cache(maxsize=1)  # drawing takes longer than all that is done with the draws
-def _draws(n: int, seed: int) -> Array:
+def _draws(sides: tuple[tuple[int, ...], ...], seed: int) -> Array:
     """How often each of N pairs is in each bootstrap sample, (N, RESAMPLES)."""
-    draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
-    return draws.T.astype(np.float64)
+    rng, draws = np.random.default_rng(seed), np.ones((len(sides[0]), RESAMPLES))
+    for side in sides:
+        n = max(side) + 1
+        # One draw fewer than there are pictures: else the variance is too small by 1/n (Rao and
+        # Wu 1988), which with a handful of pictures is much.
+        drawn = rng.multinomial(n - 1, np.full(n, 1 / n), size=RESAMPLES)
+        draws *= drawn.T[np.array(side)]
+    return draws
 
 
 def percentile_interval(samples: Array) -> tuple[float, float] | None:
-    """The middle 95 % of bootstrap samples; None if any is not to be had."""
-    if np.isnan(samples).any():
+    """The middle 95 % of bootstrap samples, those that are NaN left out; None if over 5 % are."""
+    missing = np.isnan(samples)
+    if missing.mean() > MAX_MISSING:
         return None
-    low, high = np.percentile(samples, [2.5, 97.5])
+    low, high = np.percentile(samples[~missing], [2.5, 97.5])
     return float(low), float(high)

@@ -28,7 +28,7 @@ class Match:
     strength: float
     figure: str
     difference: float  # mean over pairs and seeds
-    interval: tuple[float, float] | None  # 95 %, bootstrap over the pairs
+    interval: tuple[float, float] | None  # 95 %, bootstrap of photos and paintings
     margin: float | None  # at most so far apart, either way
 
     @property
@@ -66,12 +66,12 @@ def _alone() -> dict[str, float]:
 
 
 def _match(ours: Sequence[Curve], theirs: Sequence[Curve], strength: float, figure: str) -> Match:
-    pairs = [
-        np.subtract(*(c.per_pair(figure)[c.strengths.index(strength)] for c in both))
-        for both in zip(ours, theirs, strict=True)
+    at, scores = ours[0].strengths.index(strength), ours[0].scores[0]
+    both = [
+        np.array([curve.scores[at].per_pair[figure] for curve in row]) for row in (ours, theirs)
     ]
-    mean = np.mean(pairs, axis=0)  # (N,), over seeds
-    interval = percentile_interval(resampled_means(mean))
+    mean = (both[0] - both[1]).mean(axis=0)  # (N,), over seeds
+    interval = percentile_interval(resampled_means(mean, scores.photo, scores.painting))
     return Match(strength, figure, float(np.nanmean(mean)), interval, MARGINS[figure])
 
 

@@ -3,16 +3,17 @@
 import torch
 from torch import Tensor
 
-MIN_KID = 20  # pictures a side; below, the estimate's own spread exceeds what it measures
+MIN_PICTURES = 20  # a side; below, the estimate's own spread exceeds what it measures
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> float | None:
     """||μ_a - μ_b||² + tr(Σ_a + Σ_b - 2 (Σ_a Σ_b)^½) (Heusel et al. 2017), in float64.
 
     It is "FID" only on Inception-2048 features. None ("n/a") unless both sets are larger than
-    the feature dimension: the covariances would be singular and the distance biased upwards.
+    the feature dimension (the covariances would be singular and the distance biased upwards), or
+    for fewer than ``MIN_PICTURES`` pictures on a side.
     """
-    if min(len(a), len(b)) <= a.shape[1]:
+    if min(len(a), len(b)) < max(MIN_PICTURES, a.shape[1] + 1):
         return None
     a, b = a.double(), b.double()
     gap = (a.mean(0) - b.mean(0)).square().sum()
@@ -25,9 +26,9 @@ def frechet_distance(a: Tensor, b: Tensor) -> float | None:
 def kernel_distance(a: Tensor, b: Tensor) -> float | None:
     """KID: unbiased MMD² with the kernel (x·y/D + 1)³ (Bińkowski et al. 2018), over whole sets.
 
-    None ("n/a") for fewer than ``MIN_KID`` pictures on a side. Can be slightly negative.
+    None ("n/a") for fewer than ``MIN_PICTURES`` pictures on a side. Can be slightly negative.
     """
-    if min(len(a), len(b)) < MIN_KID:
+    if min(len(a), len(b)) < MIN_PICTURES:
         return None
     a, b = a.double(), b.double()
     # By hand, because torchmetrics' estimator takes two sets of one size.

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from .cards import Card
-from .distribution import frechet_distance, kernel_distance
+from .distribution import MIN_PICTURES, frechet_distance, kernel_distance
 from .perceptual import lpips, ssim_scores
 from .style_gap import style_gap_closed
 
-PER_PAIR = ("ssim", "ssim_worst", "lpips", "style_gap")
-OTHER_GAP = "style_gap_independent"  # per pair too, where there is an independent network
+PER_PAIR = ("ssim", "ssim_worst", "lpips", "style_gap", "style_gap_independent")
 
 Features = dict[str, Tensor]
 Network = Callable[[Tensor, Collection[str]], Features]  # images (B,3,H,W), layers -> features
@@ -107,7 +106,7 @@ class Measured(NamedTuple):
 class Scores:
     """What was measured over N pairs; None is n/a. Per-pair lists are in manifest order.
 
-    The figures of the independent network are None where there is none.
+    The figures of the independent network are None where there is none, and not in ``per_pair``.
     """
 
     ssim: float
@@ -120,6 +119,8 @@ class Scores:
     pairs: int
     left_out: int  # pairs whose photo was already as close to the painting as the floor
     per_pair: dict[str, list[float]]
+    photo: list[int]  # the number of each pair's photo among the different ones, from 0 on
+    painting: list[int]  # likewise
     kernel_independent: float | None = None
     style_gap_independent: float | None = None
 
@@ -146,35 +147,50 @@ def measure(
 
 
 def score(
-    batches: Sequence[Measured], paintings: Tensor, paintings_independent: Tensor | None = None
+    batches: Sequence[Measured],
+    photo: Sequence[int],
+    painting: Sequence[int],
+    paintings: Tensor,
+    paintings_independent: Tensor | None = None,
 ) -> Scores:
     """The scores of a method.
 
     Args:
         batches: its measured outputs, in manifest order.
-        paintings, paintings_independent: the reference paintings (R,D) as ``Judges.references``.
+        photo, painting: as in ``Scores``.
+        paintings, paintings_independent: the reference paintings (R,D), all different, as
+            ``Judges.references``.
     """
     by_field = zip(*batches, strict=True)
     measured = Measured(*(torch.cat(parts) for parts in by_field if parts[0] is not None))
-    names = PER_PAIR if measured.style_gap_independent is None else (*PER_PAIR, OTHER_GAP)
-    columns = {name: getattr(measured, name).double().cpu() for name in names}
-    valid = ~columns["style_gap"].isnan()
-    kernel_independent = None
-    if measured.outputs_independent is not None and paintings_independent is not None:
-        kernel_independent = kernel_distance(measured.outputs_independent, paintings_independent)
+    by_name = {name: getattr(measured, name) for name in PER_PAIR}
+    columns = {name: x.double().cpu() for name, x in by_name.items() if x is not None}
+    valid, other_gap = ~columns["style_gap"].isnan(), columns.get("style_gap_independent")
+    # However many outputs a photo has, they are not so many pictures.
+    enough = len(set(photo)) >= MIN_PICTURES
+
+    def between(
+        distance: Callable[[Tensor, Tensor], float | None], a: Tensor | None, b: Tensor | None
+    ) -> float | None:
+        return distance(a, b) if enough and a is not None and b is not None else None
+
     return Scores(
         ssim=float(columns["ssim"].mean()),
         ssim_worst=float(columns["ssim_worst"].mean()),
         lpips=float(columns["lpips"].mean()),
-        frechet=frechet_distance(measured.outputs, paintings),
-        kernel=kernel_distance(measured.outputs, paintings),
-        frechet_photos=frechet_distance(measured.outputs, measured.photos),
+        frechet=between(frechet_distance, measured.outputs, paintings),
+        kernel=between(kernel_distance, measured.outputs, paintings),
+        frechet_photos=between(frechet_distance, measured.outputs, measured.photos),
         style_gap=float(columns["style_gap"][valid].mean()),
         pairs=len(valid),
         left_out=int((~valid).sum()),
         per_pair={name: column.tolist() for name, column in columns.items()},
-        kernel_independent=kernel_independent,
-        style_gap_independent=float(columns[OTHER_GAP].nanmean()) if OTHER_GAP in columns else None,
+        photo=list(photo),
+        painting=list(painting),
+        kernel_independent=between(
+            kernel_distance, measured.outputs_independent, paintings_independent
+        ),
+        style_gap_independent=None if other_gap is None else float(other_gap.nanmean()),
     )
 
 
@@ -182,7 +198,9 @@ def make_cards(judges: Judges, pairs: int, paintings: int, resolution: str) -> l
     """The card of each figure in ``Scores``."""
     reference = f"{paintings} held-out paintings"
     pooled = judges.pooled.words
-    small = "n/a unless both sets are larger than the feature dimension"
+    few = f"n/a with fewer than {MIN_PICTURES} different photos or paintings"
+    small = f"{few}, or unless both sets are larger than the feature dimension"
+    whole = f"unbiased, whole sets; {few}"
     photo, painting = "the photo of each pair", "the painting of each pair"
     cards = [
         Card("SSIM", "none", "", pairs, photo, resolution, "luminance, 11x11 Gaussian window"),
@@ -197,20 +215,13 @@ def make_cards(judges: Judges, pairs: int, paintings: int, resolution: str) -> l
         ),
         Card(judges.lpips_name, *judges.perceptual.words, pairs, photo, resolution),
         Card(judges.frechet_name, *pooled, pairs, reference, resolution, small),
-        Card(judges.kernel_name, *pooled, pairs, reference, resolution, "unbiased, whole sets"),
+        Card(judges.kernel_name, *pooled, pairs, reference, resolution, whole),
         Card(f"{judges.frechet_name} to photos", *pooled, pairs, "the photos", resolution, small),
         Card("Style gap closed", *judges.style.words, pairs, painting, resolution),
     ]
     if other := judges.independent:
         cards += [
-            Card(
-                f"KID ({other.name})",
-                *other.pooled.words,
-                pairs,
-                reference,
-                resolution,
-                "unbiased, whole sets",
-            ),
+            Card(f"KID ({other.name})", *other.pooled.words, pairs, reference, resolution, whole),
             Card(
                 f"Style gap closed ({other.name})", *other.style.words, pairs, painting, resolution
             ),

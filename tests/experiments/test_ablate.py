@@ -236,6 +236,7 @@ def scores(figure: float, pairs: int = 8) -> Scores:
     return Scores(
         ssim=figure, ssim_worst=figure, lpips=figure, style_gap=figure, frechet=None, kernel=None,
         frechet_photos=None, pairs=pairs, left_out=0, per_pair=per_pair,
+        photo=list(range(pairs)), painting=[0, 1] * (pairs // 2),
     )  # fmt: skip
 
 
@@ -261,6 +262,16 @@ def test_each_strength_is_compared_at_itself(rows: dict[str, list[Curve]]) -> No
     assert full.difference == pytest.approx(0.1)
     assert (half.holds, full.holds, found[1.0, "lpips"].holds) == ("yes", "no", "")
     assert half.interval == pytest.approx((-0.02, -0.02))  # pairs are all alike
+
+
+def test_the_interval_is_over_pictures(rows: dict[str, list[Curve]]) -> None:
+    """What one of the two paintings adds to all its pairs is half of the resamples, or none."""
+    for row in rows["all strengths"]:
+        figures = row.scores[1].per_pair["ssim"]
+        figures[1::2] = [figure + 0.1 for figure in figures[1::2]]
+    found = {(m.strength, m.figure): m for m in matches(rows)}
+    assert found[0.5, "ssim"].difference == pytest.approx(0.03)
+    assert found[0.5, "ssim"].interval == pytest.approx((-0.02, 0.08))
 
 
 def test_pairs_without_a_figure_are_left_out(rows: dict[str, list[Curve]]) -> None:

@@ -27,6 +27,7 @@ def make_scores(
     return Scores(
         **figures, frechet=None, kernel=kernel, frechet_photos=None, pairs=len(away), left_out=0,
         per_pair={key: list(value + away * (key != "style_gap")) for key, value in figures.items()},
+        photo=list(range(len(away))), painting=list(range(len(away))),
     )  # fmt: skip
 
 
@@ -115,6 +116,8 @@ def test_a_distance_between_sets_has_no_interval_over_pairs() -> None:
         ("ssim", 0.03, (0.01, 0.03), False),
         ("ssim", 0.01, None, False),
         ("ssim", None, (0.01, 0.03), False),
+        ("style_gap_independent", 0.01, (-0.01, 0.03), False),
+        ("style_gap_independent", 0.01, (0.01, 0.03), True),
         ("kernel", 0.01, None, True),
         ("kernel", 0.03, None, False),
     ],
@@ -140,21 +143,68 @@ def test_the_common_gap_is_what_every_seed_of_every_row_that_stylised_reaches() 
     assert common_gap({}, least=0.1) is None
 
 
+def spread(curve: Curve, by_pair: Array) -> Curve:
+    """Pairs that close so many times the mean style gap."""
+    scores = [
+        replace(s, per_pair=s.per_pair | {"style_gap": list(s.style_gap * by_pair)})
+        for s in curve.scores
+    ]
+    return replace(curve, scores=tuple(scores))
+
+
 def test_at_the_common_gap_there_is_an_interval_over_pairs() -> None:
-    """Half of the samples of the row that limits the others fall short of its mean."""
-    curves = {"b": make_curve(0.4), "a": make_curve(0.5)}
-    rows = {}
-    for name, curve in curves.items():
-        scores = [
-            replace(s, per_pair=s.per_pair | {"style_gap": list(s.style_gap * (1 + NOISE))})
-            for s in curve.scores
-        ]
-        rows[name] = [replace(curve, scores=tuple(scores))]
+    """Half of the samples of the row that limits the others fall short of its mean; and the seeds,
+    whose pairs differ, do in other samples.
+    """
+    rng = np.random.default_rng(3)
+    rows = {
+        name: [spread(make_curve(price), 1 + 0.3 * rng.standard_normal(PAIRS)) for _ in range(3)]
+        for name, price in (("b", 0.4), ("a", 0.5))
+    }
     at = common_gap(rows, least=0.3)
     assert at is not None
-    assert 0.5 < at < 0.6
+    assert 0.4 < at < 0.6
     assert difference(rows, "b", "a", "ssim", at).pairs_interval is not None
     assert difference(rows, "b", "a", "ssim", 0.6).pairs_interval is None
+    reached = np.mean([curve.reach() >= at for seeds in rows.values() for curve in seeds])
+    assert 0.97 < reached < 1  # 0.975 at least, and not every last one
+
+
+def test_the_common_gap_leaves_out_the_lowest_samples() -> None:
+    rows = {"a": [spread(make_curve(0.5), 1 + 5 * NOISE)]}
+    at = common_gap(rows, least=0.3)
+    assert at == pytest.approx(np.percentile(rows["a"][0].reach(), 2.5), abs=0.01)
+    assert at is not None
+    assert at > rows["a"][0].reach().min() + 0.02
+
+
+def test_one_pair_alone_is_compared_where_it_lies() -> None:
+    rows = {"b": [make_curve(0.4, pairs=QUIET[:1])], "a": [make_curve(0.5, pairs=QUIET[:1])]}
+    assert common_gap(rows, least=0.3) == 0.6
+    found = difference(rows, "b", "a", "ssim", 0.4)
+    assert found.mean == pytest.approx(0.04)
+    assert found.pairs_interval is None
+
+
+def test_pairs_that_share_pictures_decide_less() -> None:
+    """Four paintings, each as good as its ten pairs: the interval is over four, not forty."""
+    by_painting = np.array([0.0, 0.08, 0.02, 0.06])[np.arange(PAIRS) % 4]
+    apart = {"b": [make_curve(0.4, pairs=by_painting)], "a": [make_curve(0.5)]}
+    shared = {
+        name: [
+            replace(c, scores=tuple(
+                replace(s, painting=(np.arange(PAIRS) % 4).tolist()) for s in c.scores
+            ))
+            for c in seeds
+        ]
+        for name, seeds in apart.items()
+    }  # fmt: skip
+    wide, narrow = (difference(rows, "b", "a", "ssim", 0.4) for rows in (shared, apart))
+    assert wide.mean == narrow.mean
+    assert wide.pairs_interval is not None
+    assert narrow.pairs_interval is not None
+    widths = [high - low for low, high in (wide.pairs_interval, narrow.pairs_interval)]
+    assert widths[0] > 2.5 * widths[1]
 
 
 def test_the_bootstraps_interval_covers_the_truth_as_often_as_it_says() -> None:

@@ -49,16 +49,19 @@ def test_figures_are_those_of_one_process(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setitem(sys.modules, "timm", None)
-    run, paintings = train(tiny()), folders[0].parent  # 21 pictures: enough for KID
+    run, both = train(tiny()), folders[0].parent  # 21 pictures: enough for KID
     evaluate(
-        EvaluateConfig((run,), paintings=paintings, pairs=20, device="cpu", out=tmp_path / "1")
+        EvaluateConfig(
+            (run,), photos=both, paintings=both, pairs=20, device="cpu", out=tmp_path / "1"
+        )
     )
     alone = json.loads((tmp_path / "1" / "table.json").read_text())
     assert all(line["figures"]["kernel"]["measured"] is not None for line in alone["full"]["lines"])
     assert alone["curves"][str(run)][0]["strengths"] == [0, 0.25, 0.5, 0.75, 1]
     for processes in (2, 4):  # three batches: the fourth process has nothing to do
         out = tmp_path / str(processes)
-        words = ["--paintings", paintings, "--pairs", 20, "--device", "cpu", "--out", out]
+        words = ["--photos", both, "--paintings", both, "--pairs", 20, "--device", "cpu",
+                 "--out", out]  # fmt: skip
         printed = launch(processes, "evaluate", run, *words)
         assert json.loads((out / "table.json").read_text()) == alone
         assert printed.count("held-out pairs") == 1
@@ -80,10 +83,10 @@ def test_a_reproduction_on_two_processes_trains_scores_and_writes_once(
     assert len(cells) == len(ROWS) + 1  # and the start they share
     for cell in cells:
         assert json.loads((out / "cells" / cell / "run.json").read_text())["processes"] == 2
-    scored = {path.stem for path in (out / "scores").iterdir()} - {"controls"}
+    scored = {path.stem for path in (out / "scores" / "test").iterdir()} - {"controls"}
     assert len(scored) == len(ROWS)
     assert scored < cells
     for cell in scored:
-        kept = json.loads((out / "scores" / f"{cell}.json").read_text())["scores"]
+        kept = json.loads((out / "scores" / "test" / f"{cell}.json").read_text())["scores"]
         for scores in kept.values():
             assert len(scores["per_pair"]["ssim"]) == scores["pairs"] == 9

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
+from underdrawing.data.folders import split
 from underdrawing.data.images import read_image, square
 from underdrawing.experiments import evaluation
 from underdrawing.experiments.evaluation import (
@@ -73,6 +74,33 @@ def test_asked_for_more_it_gives_all_combinations() -> None:
     photos, paintings = names("photos", 4), names("paintings", 6)
     manifest = make_manifest(photos, paintings, 10_000)
     assert set(manifest) == {(photo, painting) for photo in photos for painting in paintings}
+
+
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_the_first_pairs_are_of_all_folders(part: str) -> None:
+    """As many of each kind as it has: though splits are listed folder by folder, and go by the
+    names, too, so that those set aside of a large folder are its very first.
+    """
+    sizes = {"a": 2000, "b": 1000} | {f"small-{i:02}": 12 for i in range(20)}
+    files = [Path(f"{name}/{name}-{i:04}.jpg") for name, n in sizes.items() for i in range(n)]
+    listed = getattr(split(files), part)
+    kinds = [path.parent.name.split("-")[0] for path in listed]
+    assert kinds == ["a"] * 200 + ["b"] * 100 + ["small"] * 60
+    chosen = make_manifest(listed, names("paintings", 7), 120)
+    drawn = Counter(photo.parent.name.split("-")[0] for photo, _ in chosen)
+    assert 55 < drawn["a"] < 78  # of 120, a third of them all, 67 are expected
+    assert 24 < drawn["b"] < 43  # 33
+    assert 12 < drawn["small"] < 28  # 20
+
+
+def test_a_manifest_depends_on_names_alone() -> None:
+    photos, paintings = names("photos", 40), names("paintings", 30)
+    straight = make_manifest(photos, paintings, 50)
+    assert make_manifest(photos[::-1], paintings[::-1], 50) == straight
+    moved = make_manifest(names("else/where", 40), paintings, 50)
+    assert [photo.name for photo, _ in moved] == [photo.name for photo, _ in straight]
+    same_names = [Path(f"{folder}/0.png") for folder in "cab"]
+    assert [photo for photo, _ in make_manifest(same_names, paintings, 3)] == sorted(same_names)
 
 
 @pytest.mark.parametrize(("n", "m"), [(0, 3), (3, 0), (0, 0)])
@@ -228,7 +256,21 @@ def test_scores_come_in_manifest_order_whatever_the_batch(manifest: list[PairPat
         assert cut.per_pair[figure] == pytest.approx(column, rel=1e-4)
         assert backwards.per_pair[figure] == pytest.approx(column[::-1], rel=1e-4)
         assert len(set(column)) > 15
-    assert cut.frechet == pytest.approx(whole.frechet, rel=1e-4)
+
+
+def test_scores_say_which_pictures_each_pair_is_of(manifest: list[PairPaths]) -> None:
+    scores = evaluate(CONTROLS["identity"], manifest, batch_size=5)
+    for numbers, column in zip(
+        (scores.photo, scores.painting), zip(*manifest, strict=True), strict=True
+    ):
+        files = list(dict.fromkeys(column))
+        assert [files[number] for number in numbers] == list(column)
+        assert max(numbers) == len(files) - 1
+
+
+def test_many_pairs_of_few_photos_have_no_kid(manifest: list[PairPaths]) -> None:
+    assert len(manifest) > 20
+    assert evaluate(CONTROLS["colour only"], manifest).kernel is None
 
 
 def test_the_method_sees_each_pair_once_in_batches(manifest: list[PairPaths]) -> None:

@@ -45,22 +45,20 @@ def test_dot_and_whiskers_lie_where_their_figures_say() -> None:
 @pytest.mark.parametrize(
     ("estimate", "settled"),
     [
-        (Estimate("a", 0.5, 0.25), True),
-        (Estimate("a", -0.5, 0.25, (-0.6, -0.1)), True),
-        (Estimate("a", 0.5, 0.25, (-0.1, 0.9)), False),
-        (Estimate("a", 0.5, 0.75), False),
+        (Estimate("a", 0.5, 0.25, settled=True), True),
+        (Estimate("a", -0.5, 0.25, (-0.6, -0.1), settled=True), True),
+        (Estimate("a", -0.5, 0.25, (-0.6, -0.1)), False),  # the chart has no verdict of its own
         (Estimate("a", 0.5), False),
-        (Estimate("a", 0.5, math.nan, (0.1, 0.9)), False),  # one seed is no evidence
     ],
 )
-def test_only_what_leaves_out_zero_is_full_and_bold(estimate: Estimate, settled: bool) -> None:
+def test_only_what_is_settled_is_full_and_bold(estimate: Estimate, settled: bool) -> None:
     tree = parse(estimate)
     assert bool(of_class(tree, "settled")) == settled
     assert bool(of_class(tree, "hollow")) != settled
 
 
 def test_without_zero_there_is_no_line_no_sign_and_no_verdict() -> None:
-    tree = parse(Estimate("a", 20, 1), Estimate("b", 30, 2), zero=False)
+    tree = parse(Estimate("a", 20, 1, settled=True), Estimate("b", 30, 2), zero=False)
     assert not of_class(tree, "zero")
     assert not of_class(tree, "hollow")
     assert not of_class(tree, "settled")
@@ -97,6 +95,8 @@ def test_the_legend_names_what_is_drawn_only() -> None:
     legend = " ".join(next(parse(Estimate("a", 0.1, None, (0, 1))).iter("ul")).itertext())
     assert "bootstrap" in legend
     assert "seeds" not in legend
+    assert "all intervals exclude zero" in legend
+    assert "an interval holds zero or is missing" in legend
 
 
 @pytest.mark.parametrize("estimates", [(), (Estimate("a", None),), (Estimate("a", math.nan),)])

@@ -1,5 +1,5 @@
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,7 +11,6 @@ from underdrawing.experiments.findings import Findings
 from underdrawing.experiments.gallery import Picture
 from underdrawing.experiments.report import Chapter, write_report
 from underdrawing.experiments.report_figures import curve_charts, difference_charts
-from underdrawing.experiments.report_table import verdict
 from underdrawing.experiments.table import FOOTNOTE, ROWS, Column, Figure, Line, Table
 from underdrawing.metrics.cards import Card
 from underdrawing.metrics.judges import Scores
@@ -80,7 +79,7 @@ def make_curve(gain: float) -> Curve:
         return Scores(
             ssim=1 - strength * (0.5 - gain), ssim_worst=1 - strength, lpips=strength / 2,
             frechet=None, kernel=None, frechet_photos=None, style_gap=strength / 2, pairs=1,
-            left_out=0, per_pair={},
+            left_out=0, per_pair={}, photo=[0], painting=[0],
         )  # fmt: skip
 
     strengths = (0.0, 0.5, 1.0)
@@ -182,23 +181,17 @@ def test_command_versions_and_configuration_are_there(page: Reader) -> None:
     assert '"photos": "<photos>"' in page.text
 
 
-@pytest.mark.parametrize(
-    ("better", "difference", "note", "expected"),
-    [
-        ("↑", 0.1, "", "better"),
-        ("↑", -0.1, "", "worse"),
-        ("↓", 0.1, "", "worse"),
-        ("↓", -0.1, "", "better"),
-        ("", 0.1, "", ""),
-        ("↑", 0.0004, "", ""),  # nothing of it is shown
-        ("↑", 0.1, "did not stylise", ""),
-    ],
-)
-def test_a_difference_is_judged_only_by_its_direction(
-    better: str, difference: float, note: str, expected: str
-) -> None:
-    line = make_line("row", Figure(0.5, None, 0.5), note)
-    assert verdict(line, SSIM._replace(better=better), difference) == expected
+def test_figures_beside_the_papers_are_all_alike(html: str) -> None:
+    """The paper states no interval: no difference from it is beyond doubt, whatever its size."""
+    body = html[html.index("<tbody>") : html.index("</table>")]
+    assert "−0.050" in body
+    assert "+0.050" in body
+    classes = {name for part in body.split('class="')[1:] for name in part.split('"')[0].split()}
+    assert classes == {
+        "row", "badge", "from-paper", "starts", "interval", "none", "controls", "group"
+    }  # fmt: skip
+    style = html[: html.index("</style>")]
+    assert not any(f".{name} {{" in style for name in ("measured", "better", "worse"))
 
 
 def test_curves_have_a_chart_for_every_figure_that_was_measured(html: str) -> None:
@@ -214,6 +207,15 @@ def test_differences_are_drawn_by_figure(html: str) -> None:
     (chart,) = difference_charts(make_findings())
     assert chart in html
     assert f"{ROWS[1].title} less {ROWS[0].title}" in chart
+
+
+@pytest.mark.parametrize("pairs", [(0.02, 0.05), (-0.01, 0.05), None])
+def test_a_chart_calls_settled_what_the_table_calls_decided(
+    pairs: tuple[float, float] | None,
+) -> None:
+    found = Difference(ROWS[1].title, ROWS[0].title, "ssim", 0.03, 0.01, pairs)
+    (chart,) = difference_charts(replace(make_findings(), differences=[found]))
+    assert ("name settled" in chart) == found.decided == (pairs == (0.02, 0.05))
 
 
 def test_rows_that_do_not_reach_the_common_style_say_so(page: Reader) -> None:

@@ -63,7 +63,7 @@ def test_every_row_and_control_is_trained_scored_and_shown(
 
     # One row's scores lost: it alone is scored again.
     lost = cell_config(study, cell("attention", 1)).out.name
-    kept = study.out / "scores" / f"{lost}.json"
+    kept = study.out / "scores" / study.split / f"{lost}.json"
     before = json.loads(kept.read_text())["scores"]
     kept.unlink()
     assert reproduce(study).full == findings.full

@@ -44,6 +44,8 @@ def scores(ssim: float = 0.8, style_gap: float = 0.5, frechet: float | None = No
         pairs=48,
         left_out=0,
         per_pair={},
+        photo=[],
+        painting=[],
     )
 
 
@@ -104,7 +106,7 @@ def test_a_figure_missing_for_one_seed_is_missing() -> None:
 
 
 def test_a_row_that_the_paper_lacks_has_no_difference() -> None:
-    (row,) = (row for row in ROWS if row.paper is None)
+    row = next(row for row in ROWS if row.paper is None)
     line = make_line(row.title, [scores()], row.paper, make_columns(judges("FID")), control=False)
     assert all(figure.paper is figure.difference is None for figure in line.figures.values())
 

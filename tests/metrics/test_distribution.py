@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy.linalg import sqrtm
 from torch import Tensor
-from underdrawing.metrics.distribution import MIN_KID, frechet_distance, kernel_distance
+from underdrawing.metrics.distribution import MIN_PICTURES, frechet_distance, kernel_distance
 
 
 def normal(count: int, size: int, seed: int) -> Tensor:
@@ -60,7 +60,9 @@ def test_frechet_survives_features_that_depend_on_each_other() -> None:
 @pytest.mark.parametrize(("n", "m"), [(16, 99), (99, 16), (5, 5)])
 def test_frechet_of_too_few_pictures_is_not_available(n: int, m: int) -> None:
     assert frechet_distance(mixed(n, 16, 0), mixed(m, 16, 1)) is None
-    assert frechet_distance(mixed(17, 16, 0), mixed(17, 16, 1)) is not None
+    assert frechet_distance(mixed(17, 16, 0), mixed(17, 16, 1)) is None  # more than 16, but few
+    assert frechet_distance(mixed(20, 16, 0), mixed(20, 16, 1)) is not None
+    assert frechet_distance(mixed(20, 20, 0), mixed(20, 20, 1)) is None
 
 
 def kernel(x: np.ndarray, y: np.ndarray) -> float:
@@ -137,7 +139,7 @@ def test_kernel_distance_sees_a_shift() -> None:
 
 
 def test_kernel_distance_of_too_few_pictures_is_not_available() -> None:
-    enough, few = normal(MIN_KID, 4, 0), normal(MIN_KID - 1, 4, 1)
+    enough, few = normal(MIN_PICTURES, 4, 0), normal(MIN_PICTURES - 1, 4, 1)
     assert kernel_distance(enough, few) is None
     assert kernel_distance(few, enough) is None
-    assert kernel_distance(enough, normal(MIN_KID, 4, 1)) is not None
+    assert kernel_distance(enough, normal(MIN_PICTURES, 4, 1)) is not None

@@ -72,6 +72,7 @@ def pictures(count: int, seed: int, low: float = 0.0, high: float = 1.0) -> Tens
 CONTENT, STYLE = pictures(24, 0, 0.0, 0.5), pictures(24, 1, 0.4, 1.0)
 STYLIZED = 0.5 * CONTENT + 0.5 * STYLE
 PAINTINGS = JUDGES.pooled(pictures(24, 2, 0.4, 1.0))
+PAIR = list(range(24))  # no picture comes twice
 
 
 def score_in_batches(
@@ -79,7 +80,7 @@ def score_in_batches(
 ) -> Scores:
     batches = zip(*(images.split(size) for images in (stylized, content, STYLE)), strict=True)
     measured = [measure(judges.look(a), judges.look(b), *judges.goals(c)) for a, b, c in batches]
-    return score(measured, *judges.references(pictures(24, 2, 0.4, 1.0)))
+    return score(measured, PAIR, PAIR, *judges.references(pictures(24, 2, 0.4, 1.0)))
 
 
 def test_the_scores_are_the_metrics_over_all_pairs() -> None:
@@ -141,9 +142,39 @@ def test_near_pairs_are_left_out_of_the_gap_alone_and_counted() -> None:
 
 def test_too_few_pictures_have_no_distances_between_sets() -> None:
     few = measure(JUDGES.look(STYLIZED[:5]), JUDGES.look(CONTENT[:5]), JUDGES.style(STYLE[:5]))
-    scores = score([few], PAINTINGS)
+    scores = score([few], PAIR[:5], PAIR[:5], PAINTINGS)
     assert scores.frechet is scores.kernel is scores.frechet_photos is None
     assert scores.ssim < 1
+
+
+def score_all(photo: list[int], painting: list[int], references: int = 24) -> Scores:
+    measured = measure(TWO.look(STYLIZED), TWO.look(CONTENT), *TWO.goals(STYLE))
+    kept = TWO.references(pictures(references, 2, 0.4, 1.0))
+    return score([measured], photo, painting, *kept)
+
+
+def test_repeated_photos_do_not_make_a_set_larger() -> None:
+    distances = ("frechet", "kernel", "frechet_photos", "kernel_independent")
+    twenty, twelve = [i % 20 for i in PAIR], [i // 2 for i in PAIR]
+    enough, few = (score_all(photo, PAIR) for photo in (twenty, twelve))
+    assert all(getattr(enough, name) is not None for name in distances)
+    assert all(getattr(few, name) is None for name in distances)
+    assert (few.ssim, few.per_pair) == (enough.ssim, enough.per_pair)
+    same_painting = score_all(PAIR, [0] * 24)
+    assert all(getattr(same_painting, name) == getattr(enough, name) for name in distances)
+
+
+def test_few_reference_paintings_leave_the_distance_to_the_photos_alone() -> None:
+    scores = score_all(PAIR, PAIR, references=19)
+    assert scores.frechet is scores.kernel is scores.kernel_independent is None
+    assert scores.frechet_photos is not None
+
+
+def test_scores_say_which_pictures_each_pair_is_of() -> None:
+    photo, painting = [0, 1] * 12, [0, 0, 1] * 8
+    scores = score_all(photo, painting)
+    assert (scores.photo, scores.painting) == (photo, painting)
+    assert Scores(**json.loads(json.dumps(asdict(scores)))) == scores
 
 
 class Counter:
@@ -202,7 +233,9 @@ def test_the_cards_name_networks_sizes_and_references() -> None:
         "Style gap closed": ("style net", "a" * 64),
     }
     assert {(card.pictures, card.resolution) for card in cards.values()} == {(48, "64 px")}
-    assert all("32 held-out" in cards[f"{name} of a toy"].reference for name in ("Fréchet", "KID"))
+    for name in ("Fréchet", "KID"):
+        assert "32 held-out" in cards[f"{name} of a toy"].reference
+        assert "n/a with fewer than 20 different photos" in cards[f"{name} of a toy"].note
 
 
 def test_only_the_judges_decide_what_is_called_fid() -> None:
@@ -263,6 +296,7 @@ def test_the_cards_of_an_independent_network_name_it() -> None:
         ("KID (second net)", "second, pooled", "e" * 64),
         ("Style gap closed (second net)", "second, style", "d" * 64),
     ]
+    assert "fewer than 20 different photos" in cards[-2].note
     assert [card.reference for card in cards[-2:]] == [
         "32 held-out paintings",
         "the painting of each pair",
