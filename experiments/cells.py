@@ -1,7 +1,7 @@
 """Cells: the trained runs that tables are made of, each told by its configuration alone.
 
-A cell lies in ``OUT/cells/KEY``, its scores in ``OUT/scores/SPLIT/KEY.json``; the key is a hash of the
-settings. So whatever is finished is kept, cells that two tables share are trained once, and any
+A cell lies in ``OUT/cells/KEY``, its scores in ``OUT/scores/SPLIT/KEY.json``; the key is a hash of
+the settings. So whatever is finished is kept, cells that two tables share are trained once, and any
 number of processes may work on one ``OUT``: each takes a cell that no other has in hand.
 """
 

@@ -12,19 +12,20 @@ from typing import Annotated, Literal, NamedTuple
 
 import tyro
 
-from ..data.folders import Collection, read_collection
+from ..data.folders import read_collection
 from ..metrics.judges import Judges, Scores, make_cards
 from ..models.pretrained import cache_dir
 from ..trainers.config import TrainConfig
 from ..trainers.model_files import load_config, load_model, own_folder
 from ..trainers.processes import join_processes
-from ..trainers.trainer import collections
 from .comparison import Curve, check_rising
 from .evaluation import (
     CONTROLS,
     PairPaths,
     each,
+    every_picture,
     make_manifest,
+    pictures_to_score,
     resolution,
     score_painter,
     together,
@@ -153,14 +154,14 @@ def make_job(config: EvaluateConfig, trained: Sequence[TrainConfig]) -> Job:
             "the runs were trained on different pictures, so they hold out different ones: "
             "name --photos and --paintings that none of them has seen"
         )
-    processes = join_processes(config.device)
+    processes, named = join_processes(config.device), (config.photos, config.paintings)
     with processes.main_process_first():  # the first one fills the caches
-        photos, paintings = collections(own[0], processes.is_main_process)
-    scored_on = every_picture(photos) if config.photos else getattr(photos, config.split)
-    references = every_picture(paintings) if config.paintings else getattr(paintings, config.split)
-    pairs = make_manifest(scored_on, references, config.pairs)
-    note = f"{len(pairs)} held-out pairs, KID against {len(references)} paintings"
-    return Job(pairs, references, {}, note)
+        main = processes.is_main_process
+        photos, paintings = pictures_to_score(own[0], *named, config.split, main)
+    pairs = make_manifest(photos, paintings, config.pairs)
+    held_out = "" if any(named) else "held-out "
+    note = f"{len(pairs)} {held_out}pairs, KID against {len(paintings)} paintings"
+    return Job(pairs, paintings, {}, note)
 
 
 def _job_of_manifests(config: EvaluateConfig) -> Job:
@@ -172,11 +173,6 @@ def _job_of_manifests(config: EvaluateConfig) -> Job:
         paintings = every_picture(read_collection(config.paintings, cache_dir()))
     note = f"{len(pairs)} pairs of the manifest, KID against the {len(paintings)} paintings of "
     return Job(pairs, paintings, systems, note + whose)
-
-
-def every_picture(collection: Collection) -> list[Path]:
-    """All splits, sorted."""
-    return sorted([*collection.train, *collection.validation, *collection.test])
 
 
 def check_names(names: Sequence[str]) -> None:

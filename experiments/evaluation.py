@@ -4,19 +4,23 @@ import hashlib
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
+from ..data.folders import Collection
 from ..data.images import read_image, square
 from ..metrics.judges import Judges, Measured, Scores, measure, score
 from ..models.encoder import Encoder
 from ..models.generator import Generator
 from ..models.style_code import match_colour, mean_std, style_code
+from ..trainers.config import TrainConfig
 from ..trainers.model_files import Model, build_encoder
 from ..trainers.processes import join_processes, share_out
+from ..trainers.trainer import collections
 
 T = TypeVar("T")
 PairPaths = tuple[Path, Path]
@@ -52,6 +56,26 @@ def make_manifest(photos: Sequence[Path], paintings: Sequence[Path], pairs: int)
     count = min(pairs, n * m)
     # Both walk round at every pair; the extra shift per lcm meets each combination exactly once.
     return [(photos[i % n], paintings[(i + i // math.lcm(n, m)) % m]) for i in range(count)]
+
+
+def pictures_to_score(
+    trained: TrainConfig, photos: Path | None, paintings: Path | None, split: str, notify: bool
+) -> tuple[list[Path], list[Path]]:
+    """Photos and paintings: all of the folders named; without one, those that the run held out."""
+    named = (photos, paintings)
+    own = replace(
+        trained, photos=photos or trained.photos, paintings=paintings or trained.paintings
+    )
+    found = [
+        every_picture(collection) if folder else list(getattr(collection, split))
+        for folder, collection in zip(named, collections(own, notify), strict=True)
+    ]
+    return found[0], found[1]
+
+
+def every_picture(collection: Collection) -> list[Path]:
+    """All splits, sorted."""
+    return sorted([*collection.train, *collection.validation, *collection.test])
 
 
 def mixed(paths: Sequence[Path]) -> list[Path]:

@@ -25,7 +25,6 @@ import torch
 import tyro
 from torch import Tensor
 
-from ..data.folders import find_pictures
 from ..losses.content import ContentLoss
 from ..metrics.judges import Judge
 from ..models.encoder import Encoder
@@ -33,13 +32,13 @@ from ..models.style_code import style_code
 from ..trainers.config import TrainConfig
 from ..trainers.model_files import Model, build_encoder, load_model, own_folder
 from ..trainers.processes import join_processes, share_out
-from ..trainers.trainer import collections
 from .evaluation import (
     CONTROLS,
     Method,
     PairPaths,
     batches,
     make_manifest,
+    pictures_to_score,
     read_squares,
     resolution,
 )
@@ -174,15 +173,8 @@ def held_out_pairs(config: RobustnessConfig, trained: TrainConfig, notify: bool)
     Raises:
         ValueError: there are not two photos, or no painting.
     """
-    folders = (config.photos, config.paintings)
-    own = replace(
-        trained,
-        photos=config.photos or trained.photos,
-        paintings=config.paintings or trained.paintings,
-    )
-    photos, paintings = (
-        find_pictures(folder) if folder else getattr(collection, config.split)
-        for folder, collection in zip(folders, collections(own, notify), strict=True)
+    photos, paintings = pictures_to_score(
+        trained, config.photos, config.paintings, config.split, notify
     )
     manifest = make_manifest(photos, paintings, min(config.pairs, len(photos)))
     if len(manifest) < 2:

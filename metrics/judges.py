@@ -196,7 +196,7 @@ def score(
 
 def make_cards(judges: Judges, pairs: int, paintings: int, resolution: str) -> list[Card]:
     """The card of each figure in ``Scores``."""
-    reference = f"{paintings} held-out paintings"
+    reference = f"{paintings} reference paintings"
     pooled = judges.pooled.words
     few = f"n/a with fewer than {MIN_PICTURES} different photos or paintings"
     small = f"{few}, or unless both sets are larger than the feature dimension"

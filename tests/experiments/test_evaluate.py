@@ -272,7 +272,7 @@ def test_kid_compares_with_the_paintings_of_a_folder_that_is_named(
     system = fill(tmp_path / "same", pairs, 0)
     found = evaluate(config_of(tmp_path, system, paintings=folders[1]))
     assert f"the 9 paintings of {folders[1]}" in found.full.notes[0]
-    assert any("9 held-out paintings" in card.reference for card in found.full.cards)
+    assert any("9 reference paintings" in card.reference for card in found.full.cards)
 
 
 @pytest.mark.parametrize(

@@ -234,7 +234,7 @@ def test_the_cards_name_networks_sizes_and_references() -> None:
     }
     assert {(card.pictures, card.resolution) for card in cards.values()} == {(48, "64 px")}
     for name in ("Fréchet", "KID"):
-        assert "32 held-out" in cards[f"{name} of a toy"].reference
+        assert "32 reference" in cards[f"{name} of a toy"].reference
         assert "n/a with fewer than 20 different photos" in cards[f"{name} of a toy"].note
 
 
@@ -298,6 +298,6 @@ def test_the_cards_of_an_independent_network_name_it() -> None:
     ]
     assert "fewer than 20 different photos" in cards[-2].note
     assert [card.reference for card in cards[-2:]] == [
-        "32 held-out paintings",
+        "32 reference paintings",
         "the painting of each pair",
     ]
