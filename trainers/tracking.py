@@ -122,7 +122,7 @@ def provenance(**more: Any) -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},
         "machine": platform.platform(),
-        "command": sys.argv,
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],  # not where it is installed
         **more,
     }
 
