@@ -74,9 +74,10 @@ def study_notes(bench: Bench) -> list[str]:
     study = bench.study
     photos, paintings = (x or "the built-in samples" for x in (study.photos, study.paintings))
     return [
-        f"Preset {study.preset}: {study.warmup} warm-up steps shared by the rows, then "
-        f"{study.steps} per row, batch {study.batch_size}, {study.size} px, {study.seeds} "
-        f"seed(s). Photos: {photos}. Paintings: {paintings}.",
+        f"Preset {study.preset}: {study.warmup} warm-up steps shared by the rows (multi-layer "
+        f"content, uniform weights, no discriminator), then {study.steps} per row, batch "
+        f"{study.batch_size}, {study.size} px, {study.seeds} seed(s). Photos: {photos}. Paintings: "
+        f"{paintings}.",
         f"Scored on {len(bench.manifest)} held-out pairs ({study.split}) at {study.size} px. "
         "n/a: too few pictures for that figure, or no network.",
         "Rows in italics are controls. “did not stylise”: closed less of the style gap than colour "
