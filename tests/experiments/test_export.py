@@ -40,7 +40,7 @@ def job(
     generator.standardise_codes(torch.rand(8, sizes(CONFIG)[0]))
     assert generator.attention is not None
     torch.nn.init.normal_(generator.paint.conv.weight, std=0.1)
-    torch.nn.init.normal_(generator.attention.logits.weight)
+    torch.nn.init.normal_(generator.attention.logits.weight, std=10)
     run = tmp_path_factory.mktemp("run")
     (run / "config.json").write_text(to_json(CONFIG))
     save_model(generator.state_dict(), run)
