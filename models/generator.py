@@ -60,7 +60,7 @@ def normalise(x: Tensor) -> Tensor:
 
 def adain(x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     """Instance norm of (B,C,h,w), then the style's own scale and bias, (B,C) each."""
-    if len(x) == 1:  # they fit into the norm's own affine step: one pass over memory less
+    if x.shape[0] == 1:  # they fit into the norm's own affine step: one pass over memory less
         return F.group_norm(x, x.shape[1], 1 + scale[0], bias[0])
     return torch.addcmul(bias[..., None, None], normalise(x), 1 + scale[..., None, None])
 

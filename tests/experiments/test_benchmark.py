@@ -116,6 +116,13 @@ def test_rivals_run_where_they_can() -> None:
     assert rivals.lite_stylize_with(32) is None  # works at another size only
 
 
+def test_our_network_is_timed_in_onnx_runtime_too() -> None:
+    pytest.importorskip("onnxscript", reason="the extra `export` is not installed")
+    exported = rival(case("stylize"), "ours in ONNX Runtime")
+    assert exported is not None
+    assert exported.timing.median_s > 0
+
+
 def test_adain_decoder_mirrors_the_encoder() -> None:
     decoder = rivals._decoder()
     assert decoder(torch.rand(1, 512, 4, 5)).shape == (1, 3, 32, 40)

@@ -13,6 +13,7 @@ from underdrawing.experiments import (
     benchmark,
     data,
     evaluate,
+    export,
     reproduce,
     robustness,
     stylize,
@@ -63,7 +64,7 @@ def test_help_explains_itself(run: Run, command: str, capsys: pytest.CaptureFixt
     assert run(command, "--help") == 0
     text = capsys.readouterr().out
     assert f"usage: underdrawing {command}" in text
-    assert ("--json" if command == "data" else "--device") in text
+    assert {"data": "--json", "export": "--onnx"}.get(command, "--device") in text
 
 
 def test_no_command_and_unknown_command(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
@@ -86,6 +87,7 @@ def test_no_command_and_unknown_command(run: Run, capsys: pytest.CaptureFixture[
             ["stylize", "a.jpg", "--style", "b.jpg", "--model", "nowhere"],
             "nowhere is no run folder",
         ),
+        (["export", "nowhere", "--onnx", "a.onnx"], "nowhere is no run folder"),
         (["evaluate", "nowhere"], "nowhere is no run folder"),
         (["robustness", "nowhere"], "nowhere is no run folder"),
         (["robustness"], "name at least one run folder"),
@@ -228,6 +230,7 @@ def test_every_command_of_the_readme_parses(line: str) -> None:
         kind = {
             "stylize": stylize.StylizeConfig,
             "evaluate": evaluate.EvaluateConfig,
+            "export": export.ExportConfig,
             "robustness": robustness.RobustnessConfig,
         }[command]
         tyro.cli(kind, args=words)
