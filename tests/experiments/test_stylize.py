@@ -12,6 +12,7 @@ from underdrawing.experiments import stylize as module
 from underdrawing.experiments.stylize import StylizeConfig, stylize
 from underdrawing.trainers.config import TrainConfig
 from underdrawing.trainers.model_files import load_model
+from underdrawing.trainers.painter import load
 from underdrawing.trainers.trainer import train
 
 Tiny = Callable[..., TrainConfig]
@@ -22,7 +23,7 @@ def job(tiny: Tiny, folders: tuple[Path, Path], tmp_path: Path) -> StylizeConfig
     """All photos in the manner of one painting."""
     model = train(tiny(out=tmp_path / "model"))
     return StylizeConfig(
-        photos=(folders[0],), style=folders[1] / "00.png", model=model, out=tmp_path / "out",
+        photos=(folders[0],), style=str(folders[1] / "00.png"), model=model, out=tmp_path / "out",
         device="cpu",
     )  # fmt: skip
 
@@ -31,44 +32,12 @@ def test_photos_come_out_in_order_and_as_the_generator_paints_them(job: StylizeC
     written = stylize(job)
     photos = sorted(job.photos[0].iterdir())
     assert [path.name for path in written] == [f"{photo.stem}-00.png" for photo in photos]
-    generator, trained = load_model(job.model)
-    code = module.painting_code(job.style, job.model, trained, torch.device("cpu"))
+    assert job.model
+    assert job.style
+    generator, code = load_model(job.model).generator, load(job.model, "cpu").code(job.style)
     with torch.inference_mode():
         expected = generator(to_tensor(read_image(photos[3]))[None], code).image[0]
     assert (to_tensor(Image.open(written[3])) - expected).abs().max() <= 0.5 / 255 + 1e-6
-
-
-def test_a_painting_met_before_needs_no_encoder(
-    job: StylizeConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = [path.read_bytes() for path in stylize(job)]
-    monkeypatch.setattr(module, "build_encoder", lambda *_: pytest.fail("asked for an encoder"))
-    assert [path.read_bytes() for path in stylize(job)] == first
-
-
-def test_another_painting_under_the_same_name_is_another_style(
-    job: StylizeConfig, tmp_path: Path
-) -> None:
-    painting = tmp_path / "painting.png"
-    codes = []
-    _, trained = load_model(job.model)
-    for colour in ("red", "blue"):
-        Image.new("RGB", (64, 64), colour).save(painting)
-        codes.append(module.painting_code(painting, job.model, trained, torch.device("cpu")))
-    assert not torch.equal(*codes)
-
-
-def test_a_damaged_kept_code_is_made_again(job: StylizeConfig) -> None:
-    first = [path.read_bytes() for path in stylize(job)]
-    (kept,) = (job.model / "codes").iterdir()
-    kept.write_bytes(b"damaged")
-    assert [path.read_bytes() for path in stylize(job)] == first
-    assert kept.stat().st_size > 100
-
-
-def test_a_folder_that_keeps_nothing_is_no_obstacle(job: StylizeConfig) -> None:
-    (job.model / "codes").write_text("a file where the folder should be")
-    assert len(stylize(job)) == 12
 
 
 def test_a_photo_larger_than_memory_is_refused_in_words(
