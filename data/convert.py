@@ -33,7 +33,7 @@ def to_batch(picture: Picture) -> Tensor:
             raise ValueError(
                 f"an array of shape {picture.shape} is no picture: (H,W,3) or (B,H,W,3)"
             )
-        x = rearrange(_to_unit(torch.from_numpy(picture)), "... h w c -> ... c h w")
+        x = rearrange(_to_unit(torch.from_numpy(picture.copy())), "... h w c -> ... c h w")
     else:
         if picture.dim() not in (3, 4) or picture.shape[-3] != 3:
             raise ValueError(
@@ -73,7 +73,7 @@ def to_map(values: Picture, size: tuple[int, int]) -> Tensor:
         values = read_image(Path(values))
     if isinstance(values, Image.Image):
         values = np.array(to_rgb(values).convert("L"))
-    x = torch.from_numpy(values) if isinstance(values, np.ndarray) else values
+    x = torch.from_numpy(values.copy()) if isinstance(values, np.ndarray) else values
     if x.dim() == 2:
         x = x[None, None]
     elif x.dim() == 3:
