@@ -68,9 +68,10 @@ def read_image(
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Any picture as RGB in sRGB, upright, alpha over white; as ``read_image`` returns them."""
-    picture = _flatten(image)
-    turn = UPRIGHT.get(orientation(image) or 1)
-    return picture if turn is None else picture.transpose(turn)
+    picture, turn = _flatten(image), UPRIGHT.get(orientation(image) or 1)
+    upright = picture if turn is None else picture.transpose(turn)
+    upright.info = {}  # what the file says of itself, its way up for one, is no longer true
+    return upright
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from underdrawing.data.convert import Picture, as_given, to_batch, to_map
+from underdrawing.data.images import to_rgb
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 TENSOR = torch.from_numpy(PIXELS).permute(2, 0, 1) / 255
@@ -50,6 +51,7 @@ def test_images_are_turned_upright_and_put_over_white() -> None:
     image = Image.fromarray(PIXELS)
     image.getexif()[0x0112] = 6
     assert to_batch(image).shape == (1, 3, 7, 5)
+    assert to_batch(to_rgb(image)).shape == (1, 3, 7, 5)  # once is enough
     assert torch.equal(to_batch(Image.new("RGBA", (4, 4))), torch.ones(1, 3, 4, 4))
 
 

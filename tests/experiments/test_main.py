@@ -13,6 +13,7 @@ from underdrawing.experiments import (
     benchmark,
     data,
     evaluate,
+    looks,
     reproduce,
     robustness,
     stylize,
@@ -227,6 +228,7 @@ def test_every_command_of_the_readme_parses(line: str) -> None:
     else:
         kind = {
             "stylize": stylize.StylizeConfig,
+            "looks": looks.LooksConfig,
             "evaluate": evaluate.EvaluateConfig,
             "robustness": robustness.RobustnessConfig,
         }[command]
