@@ -10,10 +10,10 @@ The ``stylize`` command does what it does through this.
 """
 
 from collections.abc import Mapping
-from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, TypeVar, overload
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
@@ -22,7 +22,7 @@ from torch import Tensor
 from ..data.convert import Picture, as_given, to_batch, to_map
 from ..data.regions import region_weights
 from ..models.attention import spare
-from ..models.colour import keep_colours
+from ..models.colour import keep_colours, with_colours_of
 from ..models.tiles import stylize_in_tiles
 from .model_files import PRETRAINED, Model, load_model
 from .networks import pick_device
@@ -30,8 +30,8 @@ from .style_codes import StyleCodes
 
 LARGE = 2**22  # pixels; larger pictures are painted in tiles, one at a time
 
-#: A picture of one, a look's name, a code from `Painter.code`, or several of them with weights.
-Painting = Picture | Mapping[str, float]
+#: A picture of one, a look's name, a code from `Painter.code`; or several by name, with weights.
+Painting = Picture | Mapping[str, Any]
 Given = TypeVar("Given", Image.Image, NDArray[Any], Tensor, list[Any])
 
 
@@ -85,7 +85,7 @@ class Painter:
     def stylize(
         self,
         photo: Picture | list[Any],
-        painting: Painting | Mapping[str, Painting],
+        painting: Painting,
         strength: float | Picture = 1.0,
         *,
         protect: Picture | None = None,
@@ -115,16 +115,18 @@ class Painter:
                 cannot be read.
         """
         if isinstance(photo, list):
-            more = {"protect": protect, "mask": mask, "keep_colors": keep_colors}
-            return [self.stylize(one, painting, strength, **more) for one in photo]  # type: ignore[call-overload]
+            return [
+                self.stylize(
+                    one, painting, strength, protect=protect, mask=mask, keep_colors=keep_colors
+                )
+                for one in photo
+            ]
         content = to_batch(photo).to(self.device)
         s = self._strength(content, strength, protect)
         if mask is None:
-            stylized = self._paint(content, self.code(painting), s)
+            stylized = self._paint(content, painting, s, keep_colors)
         else:
-            stylized = self._paint_regions(content, painting, s, mask)
-        if keep_colors:
-            stylized = keep_colours(stylized, content)
+            stylized = self._paint_regions(content, painting, s, keep_colors, mask)
         return as_given(stylized, photo)
 
     @torch.no_grad()
@@ -161,38 +163,44 @@ class Painter:
         self, content: Tensor, strength: float | Picture, protect: Picture | None
     ) -> Tensor:
         """As a tensor that broadcasts to (B,1,H,W)."""
-        b, _, *size = content.shape
-        if isinstance(strength, Real):
+        b, _, height, width = content.shape
+        size = height, width
+        if isinstance(strength, int | float | np.number):
             if not 0 <= strength <= 1:
                 raise ValueError(f"the strength is {strength}; it goes from 0 to 1")
             s = torch.full((b, 1, 1, 1), float(strength), device=self.device)
         else:
-            s = to_map(strength, tuple(size)).to(self.device)
+            s = to_map(strength, size).to(self.device)
         if isinstance(protect, str) and protect == "attention":
-            return s * spare(self.attention(content), tuple(size))
-        return s if protect is None else s * (1 - to_map(protect, tuple(size)).to(self.device))
+            return s * spare(self.attention(content), size)
+        return s if protect is None else s * (1 - to_map(protect, size).to(self.device))
 
-    def _paint(self, content: Tensor, code: Tensor, s: Tensor) -> Tensor:
+    def _paint(self, content: Tensor, painting: Painting, s: Tensor, keep_colors: bool) -> Tensor:
+        code = self.code(painting)
         b, _, height, width = content.shape
         if len(code) not in (1, b):
             raise ValueError(f"there are {len(code)} paintings for {b} photos")
         code, s = code.expand(b, -1), s.expand(b, -1, -1, -1)
+        if keep_colors:
+            code = with_colours_of(code, content)
         told = s.amax(dim=(1, 2, 3))
         if height * width <= LARGE:
-            return self.generator(content, code, s, False, told).image
-        each = zip(content.split(1), code.split(1), s.split(1), told.split(1), strict=True)
-        return torch.cat(
-            [stylize_in_tiles(self.generator, x, c, s, False, t).image for x, c, s, t in each]
-        )
+            stylized = self.generator(content, code, s, False, told).image
+        else:
+            each = zip(content.split(1), code.split(1), s.split(1), told.split(1), strict=True)
+            tiled = [stylize_in_tiles(self.generator, x, c, s, False, t) for x, c, s, t in each]
+            stylized = torch.cat([one.image for one in tiled])
+        return keep_colours(stylized, content) if keep_colors else stylized
 
     def _paint_regions(
-        self, content: Tensor, paintings: object, s: Tensor, mask: Picture
+        self, content: Tensor, paintings: Painting, s: Tensor, keep_colors: bool, mask: Picture
     ) -> Tensor:
         """Each painting's result over the whole photo, blended by its region's weights."""
         if not isinstance(paintings, Mapping):
             raise ValueError("with a mask, the painting is a mapping of its colours to paintings")
-        weights = region_weights(mask, list(paintings), tuple(content.shape[-2:])).to(self.device)
+        height, width = content.shape[-2:]
+        weights = region_weights(mask, list(paintings), (height, width)).to(self.device)
         stylized = torch.zeros_like(content)
         for weight, painting in zip(weights, paintings.values(), strict=True):
-            stylized += weight * self._paint(content, self.code(painting), s)
+            stylized += weight * self._paint(content, painting, s, keep_colors)
         return stylized.clamp_(0, 1)

@@ -88,7 +88,7 @@ def test_the_options_are_those_of_the_painter(
         ({"style": None, "mix": f"{a}:0.7,{b}:0.3"}, painter.stylize(photo, mixed)),
         (
             {"mask": mask, "style": f"black={a},white={b}"},
-            painter.stylize(photo, regions, mask=mask),  # type: ignore[call-overload]
+            painter.stylize(photo, regions, mask=mask),
         ),
     ]:
         (written,) = stylize(replace(one, **options))  # type: ignore[arg-type]

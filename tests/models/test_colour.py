@@ -1,5 +1,6 @@
 import torch
-from underdrawing.models.colour import LUMA, keep_colours
+from underdrawing.models.colour import LUMA, keep_colours, with_colours_of
+from underdrawing.models.style_code import match_colour
 
 
 def luma(x: torch.Tensor) -> torch.Tensor:
@@ -21,3 +22,10 @@ def test_it_stays_in_range_and_leaves_the_photo_alone() -> None:
     assert kept.min() >= 0
     assert kept.max() <= 1
     assert torch.equal(keep_colours(photo, photo), photo)
+
+
+def test_with_its_own_colours_the_photo_is_not_moved() -> None:
+    photo, code = torch.rand(2, 3, 9, 9), torch.rand(1, 14).expand(2, -1)
+    own = with_colours_of(code, photo)
+    assert torch.equal(own[:, 6:], code[:, 6:])
+    torch.testing.assert_close(match_colour(photo, own), photo)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from underdrawing.data.images import read_image, to_tensor
-from underdrawing.models.colour import keep_colours
+from underdrawing.models.colour import keep_colours, with_colours_of
 from underdrawing.trainers import painter as module
 from underdrawing.trainers.config import TrainConfig, to_json
 from underdrawing.trainers.model_files import Model, build_generator, save_model
@@ -67,7 +67,7 @@ def test_what_comes_back_is_what_was_given(
     )
     pixels = (expected[0].permute(1, 2, 0) * 255).round().byte().numpy()
     for given in (np.asarray(read_image(path)), read_image(path), path, str(path)):
-        stylized = painter.stylize(given, style)  # type: ignore[type-var]
+        stylized = painter.stylize(given, style)
         assert isinstance(stylized, np.ndarray if isinstance(given, np.ndarray) else Image.Image)
         np.testing.assert_array_equal(np.asarray(stylized), pixels)
     several = painter.stylize([path, floats], style)
@@ -181,7 +181,12 @@ def test_a_mask_gives_each_region_its_painting(
 
 def test_colours_are_kept(painter: Painter, paintings: list[str], photo: Tensor) -> None:
     kept = painter.stylize(photo, paintings[0], keep_colors=True)
-    assert torch.equal(kept, keep_colours(painter.stylize(photo, paintings[0]), photo))
+    code = with_colours_of(painter.code(paintings[0]), photo)
+    assert torch.equal(kept, keep_colours(painter.stylize(photo, code), photo))
+    half = torch.zeros(56, 72)
+    half[:, 36:] = 1
+    kept = painter.stylize(photo, paintings[0], protect=half, keep_colors=True)
+    assert torch.equal(kept[..., 36:], photo[..., 36:])
 
 
 def test_no_gradients_are_kept_and_the_model_is_as_it_was(
