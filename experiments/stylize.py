@@ -30,7 +30,7 @@ from .styles import codes_and_title
 from .targets import FORMATS, STREAM, find_targets
 
 AHEAD = 2  # pictures read before, and written after, the network's turn
-BYTES_PER_PIXEL = 150  # at the peak of stylizing, measured at 2048x2048 to 8192x8192
+BYTES_PER_PIXEL = 160  # at the peak of stylizing, measured at 2048x2048 to 8192x8192
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ def stylize(config: StylizeConfig) -> list[Path]:
     if mask and isinstance(painting, dict):
         region_weights(mask, list(painting), (MIN_SIDE, MIN_SIDE))  # says now what is wrong
     protect: str | Image.Image | None = config.protect
-    if protect not in (None, "attention"):
-        protect = read_image(Path(protect))
+    if config.protect not in (None, "attention"):
+        protect = read_image(Path(config.protect))
     suffix = FORMATS[config.format]
     targets = find_targets(config.photos, config.out, title, suffix)
     if config.attention and STREAM in targets.values():
