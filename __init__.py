@@ -10,13 +10,24 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "Encoder": "models.encoder",
     "Generator": "models.generator",
+    "Painter": "trainers.painter",
     "PatchGAN": "models.discriminator",
     "TrainConfig": "trainers.config",
     "train": "trainers.trainer",
+    "load": "trainers.painter",
     "load_model": "trainers.model_files",
 }
 
-__all__ = ["Encoder", "Generator", "PatchGAN", "TrainConfig", "load_model", "train"]
+__all__ = [
+    "Encoder",
+    "Generator",
+    "Painter",
+    "PatchGAN",
+    "TrainConfig",
+    "load",
+    "load_model",
+    "train",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -44,7 +44,9 @@ class ImageError(ValueError):
         self.kind = kind
 
 
-def read_image(path: Path, at_least: int | None = None) -> Image.Image:
+def read_image(
+    path: Path, at_least: int | None = None, content: bytes | None = None
+) -> Image.Image:
     """An RGB picture in sRGB, upright (EXIF), alpha over white, deeper ones scaled to 8 bits, of an
     animation the first frame. What is wrong with EXIF or a colour profile is passed over.
 
@@ -52,33 +54,42 @@ def read_image(path: Path, at_least: int | None = None) -> Image.Image:
         path: the file.
         at_least: if given, JPEGs may be decoded at a lower resolution whose shorter side is
             still at least this; much faster for large photos.
+        content: that of the file if it is on no disk; ``path`` then only names it.
 
     Raises:
         ImageError: the file is missing, no picture, truncated or too large; says which.
     """
-    with open_image(path) as image:
+    with open_image(path, content) as image:
         if at_least is not None:
             image.draft("RGB", (at_least, at_least))
         image.load()
-        picture = _to_rgb(image)
-        turn = UPRIGHT.get(orientation(image) or 1)
-        return picture if turn is None else picture.transpose(turn)
+        return to_rgb(image)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any picture as RGB in sRGB, upright, alpha over white; as ``read_image`` returns them."""
+    picture, turn = _flatten(image), UPRIGHT.get(orientation(image) or 1)
+    upright = picture if turn is None else picture.transpose(turn)
+    upright.info = {}  # what the file says of itself, its way up for one, is no longer true
+    return upright
 
 
 @contextmanager
-def open_image(path: Path) -> Iterator[ImageFile]:
+def open_image(path: Path, content: bytes | None = None) -> Iterator[ImageFile]:
     """An image file with its header read; all that goes wrong inside becomes an `ImageError`."""
     _hush_pillow()
     try:
-        _check_file(path)
-        with Image.open(path, formats=list(dict.fromkeys(SUFFIXES.values()))) as image:
+        if content is None:
+            _check_file(path)
+        file = path if content is None else io.BytesIO(content)
+        with Image.open(file, formats=list(dict.fromkeys(SUFFIXES.values()))) as image:
             _check_header(image)
             yield image
     except Exception as error:  # Pillow's decoders raise anything: OSError, struct.error, …
         raise _explained(path, error) from None
 
 
-def orientation(image: ImageFile) -> int | None:
+def orientation(image: Image.Image) -> int | None:
     """What EXIF says about the picture's way up, 1 to 8; None if that makes no sense."""
     try:
         value = image.getexif().get(0x0112, 1)
@@ -177,7 +188,7 @@ def _explained(path: Path, error: Exception) -> ImageError:
     return ImageError(f"{path} cannot be read: {error}", "damaged")
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _flatten(image: Image.Image) -> Image.Image:
     """In sRGB and over white."""
     try:
         convert = to_srgb(image)
@@ -215,13 +226,23 @@ def to_image(tensor: Tensor) -> Image.Image:
     return Image.fromarray(array.cpu().numpy())
 
 
-def save_image(tensor: Tensor, path: Path) -> None:
-    """Write (3,H,W) in [0,1] in the format of the suffix; the file is whole or not there."""
+def save_image(picture: Tensor | Image.Image, path: Path) -> None:
+    """Write a picture, or (3,H,W) in [0,1], as its suffix says; the file is whole or not there."""
+    image = to_image(picture) if isinstance(picture, Tensor) else picture
+    write_atomic(path, encode_image(image, path.suffix))
+
+
+def encode_image(image: Image.Image, suffix: str) -> bytes:
+    """What a file of this suffix, like ``.png``, would hold.
+
+    Raises:
+        ValueError: the picture has more pixels than the format can hold.
+    """
     buffer = io.BytesIO()
-    kind = Image.registered_extensions()[path.suffix.lower()]
+    kind = Image.registered_extensions()[suffix.lower()]
     # PNG at level 1: a third of the time for 4 % more bytes; writing outlasts stylizing otherwise.
-    to_image(tensor).save(buffer, kind, quality=92, compress_level=1)
-    write_atomic(path, buffer.getvalue())
+    image.save(buffer, kind, quality=92, compress_level=1)
+    return buffer.getvalue()
 
 
 def square(image: Image.Image, size: int) -> Tensor:

@@ -18,6 +18,15 @@ def spatial_softmax(logits: Tensor) -> Tensor:
     return rearrange(flat, "b (h w) -> b 1 h w", h=h)
 
 
+def spare(attention: Tensor, size: tuple[int, int]) -> Tensor:
+    """A strength that spares what A marks: 1 / max(A, 1), as (B,1,H,W) of the size given.
+
+    Full where A is at most its mean, half where it is twice that, a fifth where it is five times.
+    """
+    a = F.interpolate(attention, size, mode="bilinear")
+    return 1 / a.clamp_min(1)
+
+
 class SpatialAttention(nn.Module):
     """Trunk features (B,C,4h,4w at stride 4 -> stride 8) to the attention map A (B,1,h,w).
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import ChannelAttention, SpatialAttention
-from .style_code import COLOUR_SIZE, match_colour
+from .style_code import COLOUR_SIZE, match_colour, mean_std
 
 STRIDE = 8  # of the attention map; pictures are padded to a multiple of it
 MIN_SIDE = 32
@@ -197,6 +197,7 @@ class Generator(nn.Module):
         code: Tensor,
         strength: Tensor | float = 1.0,
         attend: bool = True,
+        told: Tensor | float | None = None,
     ) -> Stylized:
         """Stylize.
 
@@ -205,11 +206,49 @@ class Generator(nn.Module):
             code: (B,D) style code.
             strength: a number, (B,) or (B,1,H,W), in [0,1].
             attend: False leaves out the attention branch where only the picture is wanted.
+            told: the strength that the network is told, a number or (B,); by default the mean of
+                ``strength`` over the picture, as in training.
 
         Raises:
             ValueError: the photo is smaller than 32 pixels.
         """
+        height, width = photo.shape[-2:]
+        trunk = self.look(photo)
+        attention, channels = self.attend(trunk.detach(), attend)
+        s, style = self.read(photo, code, strength, attention, told)
+        h = self.restyle(trunk, style, attention)
+        for layer in self.up:
+            h = torch.relu_(layer(h, style))  # (B,C/2,H/2,W/2), then (B,C/4,H/2,W/2)
+        paint = self.paint(h)[..., :height, :width]
+        return Stylized(self.lay(paint, photo, code, s, mean_std(photo)), attention, channels)
+
+    def read(
+        self,
+        photo: Tensor,
+        code: Tensor,
+        strength: Tensor | float,
+        attention: Tensor,
+        told: Tensor | float | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The strength as (B or 1,1,H or 1,W or 1), and the style (B,hidden) for the blocks."""
         b, _, height, width = photo.shape
+        s = torch.as_tensor(strength, dtype=photo.dtype, device=photo.device)
+        s = s.view(-1, 1, 1, 1) if s.dim() < 4 else s
+        if self.attended_strength:
+            a = F.interpolate(attention.detach(), scale_factor=STRIDE, mode="bilinear")
+            s = s ** a[..., :height, :width].clamp_min(1e-6)  # 0^0 would be 1
+        if told is None:
+            told = s.mean(dim=(1, 2, 3))
+        told = torch.as_tensor(told, dtype=photo.dtype, device=photo.device).expand(b)
+        return s, self.style(torch.cat([self.standard(code), told[:, None]], dim=1))
+
+    def look(self, photo: Tensor) -> Tensor:
+        """The trunk's features (B,C,H/4,W/4), of the photo alone.
+
+        Raises:
+            ValueError: the photo is smaller than 32 pixels.
+        """
+        height, width = photo.shape[-2:]
         if min(height, width) < MIN_SIDE:
             raise ValueError(
                 f"the photo is {width}x{height} pixels; each side must be at least {MIN_SIDE}"
@@ -217,35 +256,32 @@ class Generator(nn.Module):
         x = F.pad(photo, (0, -width % STRIDE, 0, -height % STRIDE), mode="reflect")
         x = F.pixel_unshuffle(x, 4).contiguous(memory_format=layout())  # (B,48,H/4,W/4)
         x = torch.relu_(normalise(self.stem(x)))
-        trunk = torch.relu_(normalise(self.trunk(x)))  # (B,C,H/4,W/4)
-        attend = attend or self.gate or self.attended_strength
-        attention, channels = self._attend(trunk.detach(), attend)
+        return torch.relu_(normalise(self.trunk(x)))
 
-        s = torch.as_tensor(strength, dtype=photo.dtype, device=photo.device)
-        s = asked = s.view(-1, 1, 1, 1) if s.dim() < 4 else s
-        if self.attended_strength:
-            a = F.interpolate(attention.detach(), scale_factor=STRIDE, mode="bilinear")
-            s = asked ** a[..., :height, :width]
-        mean_strength = s.mean(dim=(1, 2, 3)).expand(b)
-        style = self.style(torch.cat([self.standard(code), mean_strength[:, None]], dim=1))
-
+    def restyle(self, trunk: Tensor, style: Tensor, attention: Tensor) -> Tensor:
+        """The trunk's features through the styled blocks, and the gate if there is one."""
         h = trunk
         for block in self.blocks:
             h = block(h, style)  # (B,C,H/4,W/4)
-        if self.gate:
-            a = attention if self.gate_teaches else attention.detach()
-            a = F.interpolate(a, size=h.shape[-2:], mode="bilinear")
-            keep = a / (1 + a)  # A = 1 mixes half and half
-            h = keep * trunk + (1 - keep) * h
-        for layer in self.up:
-            h = torch.relu_(layer(h, style))  # (B,C/2,H/2,W/2), then (B,C/4,H/2,W/2)
-        paint = self.paint(h)[..., :height, :width].float()
+        if not self.gate:
+            return h
+        a = attention if self.gate_teaches else attention.detach()
+        a = F.interpolate(a, size=h.shape[-2:], mode="bilinear")
+        keep = a / (1 + a)  # A = 1 mixes half and half
+        return keep * trunk + (1 - keep) * h
 
+    def lay(
+        self, paint: Tensor, photo: Tensor, code: Tensor, s: Tensor, colours: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        """Paint (B,3,H,W) on the base: position by position, so also on a part of the picture.
+
+        ``colours`` are mean and std of the whole photo.
+        """
         base = photo
         if self.base == "colour":
-            base = photo + s * (match_colour(photo, code) - photo)
-        stylized = from_logit(to_logit(base) + s * paint)
-        return Stylized(torch.where(asked == 0, photo, stylized), attention, channels)
+            base = photo + s * (match_colour(photo, code, colours) - photo)
+        stylized = from_logit(to_logit(base) + s * paint.float())
+        return torch.where(s == 0, photo, stylized)
 
     def standard(self, code: Tensor) -> Tensor:
         """The code (B,D) in units of the training paintings' spread, scaled down.
@@ -255,8 +291,11 @@ class Generator(nn.Module):
         """
         return CODE_SCALE * (code - self.code_mean) / self.code_std
 
-    def _attend(self, trunk: Tensor, attend: bool) -> tuple[Tensor, dict[str, Tensor]]:
-        """Attention on detached features: it cannot pull the trunk about."""
+    def attend(self, trunk: Tensor, attend: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        """Attention on detached features: it cannot pull the trunk about. What the picture itself
+        needs is not left out.
+        """
+        attend = attend or self.gate or self.attended_strength
         channels = self.channel_attention(trunk) if attend and self.channel_attention else {}
         if self.attention is None or not attend:
             b, _, h, w = trunk.shape

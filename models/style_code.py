@@ -24,12 +24,15 @@ def style_code(image: Tensor, features: dict[str, Tensor]) -> Tensor:
     return torch.cat([statistic for pair in parts for statistic in pair], dim=1)
 
 
-def match_colour(photo: Tensor, code: Tensor) -> Tensor:
+def match_colour(
+    photo: Tensor, code: Tensor, colours: tuple[Tensor, Tensor] | None = None
+) -> Tensor:
     """The photo (B,3,H,W) with the painting's RGB mean and std; in [0,1].
 
     The gain is at most 4, so that a flat photo stays flat instead of turning into noise.
+    ``colours``: mean and std of the whole photo, where this is a part of it.
     """
-    mean, std = mean_std(photo)
+    mean, std = colours or mean_std(photo)
     gain = (code[:, 3:6] / std.clamp_min(1e-3)).clamp(max=4.0)
     shifted = (photo - mean[..., None, None]) * gain[..., None, None] + code[:, :3, None, None]
     return shifted.clamp(0, 1)

@@ -24,6 +24,8 @@ from .config import TrainConfig, content_layers, encoder_taps, from_json
 from .tensor_files import read_shapes, read_tensors, write_tensors
 
 MAX_CONFIG = 1_000_000  # bytes
+#: Folder of the model that is shipped with the package.
+PRETRAINED = Path(__file__).parents[1] / "pretrained"
 
 
 class Model(NamedTuple):

@@ -14,6 +14,7 @@ from underdrawing.experiments import (
     data,
     evaluate,
     export,
+    looks,
     reproduce,
     robustness,
     stylize,
@@ -229,6 +230,7 @@ def test_every_command_of_the_readme_parses(line: str) -> None:
     else:
         kind = {
             "stylize": stylize.StylizeConfig,
+            "looks": looks.LooksConfig,
             "evaluate": evaluate.EvaluateConfig,
             "export": export.ExportConfig,
             "robustness": robustness.RobustnessConfig,

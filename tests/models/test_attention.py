@@ -1,6 +1,6 @@
 import pytest
 import torch
-from underdrawing.models.attention import ChannelAttention, SpatialAttention, spatial_softmax
+from underdrawing.models.attention import ChannelAttention, SpatialAttention, spare, spatial_softmax
 
 CHANNELS = {"conv3_2": 7, "conv4_2": 12}
 
@@ -78,3 +78,10 @@ def test_channel_attention_tells_photos_apart_even_after_instance_norm() -> None
     trunk = torch.nn.functional.instance_norm(torch.randn(2, 8, 6, 6) ** 3)
     first, second = branch(trunk)["conv3_2"]
     assert (first - second).abs().max() > 1e-3
+
+
+def test_what_attention_marks_is_spared() -> None:
+    attention = torch.tensor([[[[0.0, 0.5], [1.0, 2.5]]]])
+    strength = spare(attention, (2, 2))
+    torch.testing.assert_close(strength, torch.tensor([[[[1.0, 1.0], [1.0, 0.4]]]]))
+    assert spare(attention, (9, 13)).shape == (1, 1, 9, 13)

@@ -15,7 +15,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from underdrawing.experiments import judges, train
-from underdrawing.experiments.stylize import painting_code
 from underdrawing.losses.content import ContentLoss
 from underdrawing.losses.style import StyleLoss
 from underdrawing.models.encoder import Encoder
@@ -36,6 +35,7 @@ from underdrawing.trainers.model_files import (
     own_folder,
     save_model,
 )
+from underdrawing.trainers.style_codes import StyleCodes
 from underdrawing.trainers.tensor_files import read_tensors
 
 SMALL = TrainConfig(
@@ -274,16 +274,16 @@ def test_style_codes_stay_in_the_run_and_fit_the_model(
     painting, cpu = folders[1] / "00.png", torch.device("cpu")
     (tmp_path / "outside").mkdir()
     (run / "codes").symlink_to(tmp_path / "outside")
-    code = painting_code(painting, run, SMALL, cpu)
+    code = StyleCodes(run, SMALL, cpu).of(painting)
     assert not list((tmp_path / "outside").iterdir())
     (run / "codes").unlink()
-    painting_code(painting, run, SMALL, cpu)
+    StyleCodes(run, SMALL, cpu).of(painting)
     (kept,) = (run / "codes").iterdir()
     save_file({"code": code + 1}, kept)
-    assert torch.equal(painting_code(painting, run, SMALL, cpu), code + 1)
+    assert torch.equal(StyleCodes(run, SMALL, cpu).of(painting), code + 1)
     for unusable in (torch.zeros(1, 7), code * torch.nan):
         save_file({"code": unusable}, kept)
-        assert torch.equal(painting_code(painting, run, SMALL, cpu), code)
+        assert torch.equal(StyleCodes(run, SMALL, cpu).of(painting), code)
 
 
 @pytest.mark.usefixtures("offline")
@@ -332,10 +332,10 @@ def test_a_pickle_is_never_executed_whatever_it_is_offered_as(
 
     # a kept style code: made anew
     photo = folders[0] / "00.png"
-    code = painting_code(photo, run, SMALL, torch.device("cpu"))
+    code = StyleCodes(run, SMALL, torch.device("cpu")).of(photo)
     (kept,) = (run / "codes").iterdir()
     plant(kept)
-    assert torch.equal(painting_code(photo, run, SMALL, torch.device("cpu")), code)
+    assert torch.equal(StyleCodes(run, SMALL, torch.device("cpu")).of(photo), code)
 
     # a model, a checkpoint, a configuration
     with pytest.raises(ValueError):

@@ -1,0 +1,84 @@
+"""``underdrawing looks``: the styles stored beside a model, by name; and a contact sheet of them.
+
+underdrawing looks --model runs/mine --add starry=painting.jpg
+underdrawing looks --model runs/mine --photo photo.jpg --out sheet.png
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from PIL import Image, ImageDraw, ImageFont
+
+from ..data.images import read_image, save_image
+from ..trainers.painter import Painter, load
+from ..trainers.style_codes import write_looks
+from .styles import parse_pairs
+
+SIDE = 320  # pixels of a picture on the contact sheet, at most
+LINE = 22  # pixels of the name below it
+
+
+@dataclass(frozen=True)
+class LooksConfig:
+    """Print the names of the looks that are stored beside a model."""
+
+    model: Path | None = None
+    """Run folder of the trained model; by default the model that is shipped."""
+    add: str | None = None
+    """Store looks first: NAME=PAINTING,NAME=PAINTING. A name that is there is replaced."""
+    photo: Path | None = None
+    """Also draw this photo in every look."""
+    out: Path = Path("looks.png")
+    """The contact sheet."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute."""
+
+
+def list_looks(config: LooksConfig) -> tuple[str, ...]:
+    """Do what the options ask for; returns the names.
+
+    Raises:
+        ValueError: there is no such model, painting or photo, or no look to draw.
+    """
+    painter = load(config.model, config.device)
+    if config.add:
+        if config.model is None:
+            raise ValueError("looks are added to a model of your own: name it with --model")
+        named = parse_pairs(config.add)
+        codes = {name: painter.code(Path(painting)) for name, painting in named.items()}
+        write_looks(config.model, painter.codes.looks | codes)
+        painter = load(config.model, config.device)
+    if config.photo:
+        if not painter.looks:
+            raise ValueError("there are no looks beside this model: store some with --add")
+        save_image(contact_sheet(painter, read_image(config.photo)), config.out)
+    return painter.looks
+
+
+def contact_sheet(painter: Painter, photo: Image.Image) -> Image.Image:
+    """The photo and every look of it, about as wide as high, with their names."""
+    photo = photo.copy()
+    photo.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    pictures = {"photo": photo} | {look: painter.stylize(photo, look) for look in painter.looks}
+    width, height = photo.width, photo.height + LINE
+    columns = math.ceil(math.sqrt(len(pictures) * height / width))
+    rows = math.ceil(len(pictures) / columns)
+    sheet = Image.new("RGB", (columns * width, rows * height), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
+    for number, (name, picture) in enumerate(pictures.items()):
+        x, y = number % columns * width, number // columns * height
+        sheet.paste(picture, (x, y))
+        draw.text((x + 4, y + photo.height + 2), name, "black", font)
+    return sheet
+
+
+def command(arguments: list[str]) -> None:
+    """Run the command."""
+    config = tyro.cli(LooksConfig, prog="underdrawing looks", args=arguments)
+    for name in list_looks(config):
+        print(name)
+    if config.photo:
+        print(config.out)
