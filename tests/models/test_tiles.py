@@ -22,7 +22,10 @@ def generator(**options: object) -> Generator:
     return made
 
 
-@pytest.mark.parametrize("options", [{}, {"gate": True}, {"base": "photo", "attention": False}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"gate": True}, {"attended_strength": True}, {"base": "photo", "attention": False}],
+)
 @pytest.mark.parametrize("positions", [1, 300, 10**9])
 @pytest.mark.parametrize(("height", "width"), SIZES)
 def test_tiles_paint_the_same_picture(
