@@ -125,7 +125,7 @@ def test_strength_is_a_number_or_a_map(
 ) -> None:
     full = painter.stylize(photo, paintings[0])
     assert torch.equal(painter.stylize(photo, paintings[0], 0), photo)
-    assert torch.equal(painter.stylize(photo, paintings[0], np.float32(1)), full)  # type: ignore[arg-type]
+    assert torch.equal(painter.stylize(photo, paintings[0], np.float32(1)), full)  # type: ignore[call-overload]
     half = torch.zeros(56, 72)
     half[:, 36:] = 1
     for strength in (half, half.numpy(), Image.fromarray((half * 255).byte().numpy())):
