@@ -14,10 +14,11 @@ import torch
 from PIL import Image
 from underdrawing.experiments import export as module
 from underdrawing.experiments.export import ExportConfig, export, open_session
-from underdrawing.experiments.stylize import StylizeConfig, painting_code, stylize
+from underdrawing.experiments.stylize import StylizeConfig, stylize
 from underdrawing.models import pretrained
 from underdrawing.trainers.config import AttentionConfig, GeneratorConfig, TrainConfig, to_json
 from underdrawing.trainers.model_files import Model, build_generator, load_model, save_model, sizes
+from underdrawing.trainers.style_codes import StyleCodes
 
 for package in ("onnxscript", "onnxruntime"):
     pytest.importorskip(package, reason="the extra `export` is not installed")
@@ -91,7 +92,7 @@ def test_no_strength_is_the_photo_exactly(session: Any) -> None:
 def test_the_paintings_codes_are_in_the_file(job: ExportConfig, session: Any) -> None:
     styles = json.loads(session.get_modelmeta().custom_metadata_map["styles"])
     generator, trained = load_model(job.run)
-    code = painting_code(job.styles[0], job.run, trained, torch.device("cpu"))
+    code = StyleCodes(job.run, trained, torch.device("cpu")).of(job.styles[0])
     assert styles.keys() == {"average", "00"}
     assert styles["00"] == code[0].tolist()
     assert styles["average"] == generator.code_mean.tolist()
@@ -141,7 +142,7 @@ def test_without_the_extra_it_is_named(job: ExportConfig, monkeypatch: pytest.Mo
 def test_the_readme_script_paints_as_stylize_does_without_torch(
     job: ExportConfig, folders: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    script = re.search(r"```python\n(.*?import onnxruntime.*?)```", README.read_text(), re.DOTALL)
+    script = re.search(r'```python\n("""python paint\.py.*?)```', README.read_text(), re.DOTALL)
     assert script is not None
     (tmp_path / "paint.py").write_text(script[1])
     (tmp_path / "mine.onnx").write_bytes(job.onnx.read_bytes())
@@ -154,8 +155,11 @@ def test_the_readme_script_paints_as_stylize_does_without_torch(
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (expected,) = stylize(
-        StylizeConfig((photo,), job.styles[0], job.run, tmp_path / "out", 0.7, device="cpu")
-    )
+        StylizeConfig(
+            (photo,), style=str(job.styles[0]), model=job.run, out=tmp_path / "out",
+            strength=0.7, device="cpu",
+        )
+    )  # fmt: skip
     with Image.open(tmp_path / "painted.png") as theirs, Image.open(expected) as ours:
         off = np.abs(np.asarray(theirs, np.int16) - np.asarray(ours, np.int16))
     assert off.max() <= 1
