@@ -42,7 +42,7 @@ class ExportConfig:
     """File to write."""
     styles: tuple[Path, ...] = ()
     """Paintings whose style codes go into the file, under their names without the suffix; beside
-    them are the model's looks, and always 'average', the mean of the paintings it was trained on."""
+    them are the model's looks, and always 'average', the mean of the training paintings' codes."""
 
 
 class Exported(nn.Module):
@@ -123,7 +123,9 @@ def open_session(model: bytes) -> Any:
 
 @torch.inference_mode()
 def difference(generator: Generator, model: bytes, codes: Iterable[Tensor]) -> float:
-    """The largest difference of outputs, over these codes, several sizes, all strengths."""
+    """The largest difference of outputs, over these codes, several sizes, all strengths; of A as a
+    share of its peak.
+    """
     session, expected, off = open_session(model), Exported(generator), []
     for code, (batch, height, width) in product(codes, CHECKED):
         random = torch.Generator().manual_seed(height)
@@ -134,7 +136,7 @@ def difference(generator: Generator, model: bytes, codes: Iterable[Tensor]) -> f
         inputs = (photo, code.expand(batch, -1), strength)
         feed = {name: x.numpy() for name, x in zip(INPUTS, inputs, strict=True)}
         for theirs, ours in zip(session.run(OUTPUTS, feed), expected(*inputs), strict=True):
-            off.append((torch.from_numpy(theirs) - ours).abs().max())
+            off.append((torch.from_numpy(theirs) - ours).abs().max() / ours.max().clamp_min(1))
     return torch.stack(off).max().item()  # not a number, if one is none
 
 
