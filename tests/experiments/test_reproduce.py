@@ -1,5 +1,4 @@
 import csv
-import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -42,8 +41,12 @@ def test_every_row_and_control_is_trained_scored_and_shown(
     ours = lines[0].figures["ssim"]
     assert ours.paper == 0.72
     assert ours.half_interval is not None  # two seeds
+    titles = {row.recipe: row.title for row in ROWS}
     assert {(d.row, d.against) for d in findings.differences} == {
-        (later.title, earlier.title) for earlier, later in itertools.pairwise(ROWS)
+        (row.title, titles[other]) for row in ROWS for other in row.against
+    }
+    assert ("+ attention", "content, multi-layer") in {  # the primary endpoint's
+        (d.row, d.against) for d in findings.differences
     }
     written = {"table.md", "table.tex", "table.csv", "table.json", "report.html", "manifest.json"}
     assert written <= {path.name for path in study.out.iterdir()}
