@@ -129,8 +129,10 @@ def generator_terms(
         )
         balanced["content"] = objectives.content(squared, weighting.attention, weighting.channels)
         extra["attention"] = weighting.loss
-        if statistics and weighting.attention is not None:
-            figures = _statistics(weighting.attention, squared, objectives)._asdict()
+        observed = config.attention.objective == "observed"
+        shown = scene.output.attention if observed else weighting.attention
+        if statistics and shown is not None:
+            figures = _statistics(shown, squared, objectives)._asdict()
             figures = {f"attention/{name}": value for name, value in figures.items()}
     if config.balance.tv > 0:
         extra["tv"] = config.balance.tv * tv_loss(image)
