@@ -9,7 +9,7 @@ and W. The file's metadata entry ``styles`` is JSON: name -> style code.
 
 import json
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import product
@@ -106,12 +106,24 @@ def to_onnx(generator: Generator, styles: Mapping[str, Tensor]) -> bytes:
         program = torch.onnx.export(
             Exported(generator).eval(), inputs, dynamic_shapes=(shape, {0: batch}, shape),
             input_names=INPUTS, output_names=OUTPUTS, dynamo=True, verbose=False,
+            custom_translation_table={torch.ops.aten.mean.dim: _mean},
         )  # fmt: skip
     assert program is not None
     ClearMetadataAndDocStringPass()(program.model)  # stack traces with this machine's paths
     codes = {name: code[0].tolist() for name, code in styles.items()}
     program.model.metadata_props["styles"] = json.dumps(codes)
     return program.model_proto.SerializeToString()
+
+
+def _mean(x: Any, dim: Sequence[int], keepdim: bool = False, dtype: None = None) -> Any:
+    """One axis after the other: ONNX Runtime adds up a whole plane in one float32 sum, and the
+    colours of a large photo then come out wrong in the second decimal.
+    """
+    from onnxscript import opset18 as op
+
+    for axis in dim:
+        x = op.ReduceMean(x, [axis], keepdims=1)
+    return x if keepdim else op.Squeeze(x, list(dim))
 
 
 def open_session(model: bytes) -> Any:
@@ -121,22 +133,23 @@ def open_session(model: bytes) -> Any:
     return InferenceSession(model, providers=["CPUExecutionProvider"])
 
 
-@torch.inference_mode()
 def difference(generator: Generator, model: bytes, codes: Iterable[Tensor]) -> float:
-    """The largest difference of outputs, over these codes, several sizes, all strengths; of A as a
-    share of its peak.
+    """The largest difference of outputs, over these codes, three sizes and all strengths.
+
+    With gradients, since torch's own norms are less exact in the layout it takes without.
     """
     session, expected, off = open_session(model), Exported(generator), []
     for code, (batch, height, width) in product(codes, CHECKED):
         random = torch.Generator().manual_seed(height)
         coarse = torch.rand(batch, 3, 4, 4, generator=random)
-        photo = F.interpolate(coarse, (height, width), mode="bilinear")  # smooth: hard on the norms
+        grain = torch.rand(batch, 3, height, width, generator=random)
+        photo = torch.lerp(F.interpolate(coarse, (height, width), mode="bilinear"), grain, 0.1)
         strength = torch.rand(batch, 1, height, width, generator=random)
         strength[..., : width // 4], strength[..., -width // 4 :] = 0, 1
         inputs = (photo, code.expand(batch, -1), strength)
         feed = {name: x.numpy() for name, x in zip(INPUTS, inputs, strict=True)}
         for theirs, ours in zip(session.run(OUTPUTS, feed), expected(*inputs), strict=True):
-            off.append((torch.from_numpy(theirs) - ours).abs().max() / ours.max().clamp_min(1))
+            off.append((torch.from_numpy(theirs) - ours.detach()).abs().max())
     return torch.stack(off).max().item()  # not a number, if one is none
 
 

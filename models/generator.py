@@ -55,8 +55,6 @@ def conv(c_in: int, c_out: int, kernel: int, stride: int = 1) -> nn.Conv2d:
 
 def normalise(x: Tensor) -> Tensor:
     """Instance norm; as a group norm of one channel a group it is several times faster on CPUs."""
-    if torch.compiler.is_exporting():  # ONNX Runtime's norm loses digits where the mean is large
-        x = x - x.mean(dim=(2, 3), keepdim=True)
     return F.group_norm(x, x.shape[1])
 
 

@@ -67,6 +67,7 @@ def test_it_equals_torch_at_any_size(
 ) -> None:
     batch, height, width = shape
     generator, _ = load_model(job.run)
+    torch.manual_seed(height)
     photo, code = torch.rand(batch, 3, height, width), torch.rand(batch, sizes(CONFIG)[0])
     strength = torch.rand(batch, 1, height, width)
     with torch.inference_mode():
@@ -74,9 +75,19 @@ def test_it_equals_torch_at_any_size(
     feed = {"photo": photo.numpy(), "code": code.numpy(), "strength": strength.numpy()}
     stylized, attention = session.run(["stylized", "attention"], feed)
     assert (expected.image - photo).abs().max() > 0.1
-    assert expected.attention.max() > 1.05
+    assert expected.attention.max() > 1.03
     np.testing.assert_allclose(stylized, expected.image, rtol=0, atol=1e-3)
     np.testing.assert_allclose(attention, expected.attention, rtol=0, atol=1e-3)
+
+
+def test_a_large_photo_keeps_its_colours(job: ExportConfig, session: Any) -> None:
+    """Summed up at once in float32, the colours of this one are off by 7e-4."""
+    generator, _ = load_model(job.run)
+    photo = torch.linspace(0, 1, 1024).view(1, 1, -1, 1).expand(1, 3, 1024, 1024).contiguous()
+    code, strength = generator.code_mean[None], torch.ones(1, 1, 1024, 1024)
+    expected = generator(photo, code).image.detach()  # with gradients: see `difference`
+    feed = {"photo": photo.numpy(), "code": code.numpy(), "strength": strength.numpy()}
+    np.testing.assert_allclose(session.run(None, feed)[0], expected, rtol=0, atol=1e-4)
 
 
 def test_no_strength_is_the_photo_exactly(session: Any) -> None:
