@@ -119,8 +119,9 @@ def _mean(x: Any, dim: Sequence[int], keepdim: bool = False, dtype: None = None)
     """One axis after the other: ONNX Runtime adds up a whole plane in one float32 sum, and the
     colours of a large photo then come out wrong in the second decimal.
     """
-    from onnxscript import opset18 as op
+    from onnxscript import opset18
 
+    op: Any = opset18  # a script's constants are lists, whatever its signatures say
     for axis in dim:
         x = op.ReduceMean(x, [axis], keepdims=1)
     return x if keepdim else op.Squeeze(x, list(dim))
