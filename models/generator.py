@@ -253,7 +253,10 @@ class Generator(nn.Module):
             raise ValueError(
                 f"the photo is {width}x{height} pixels; each side must be at least {MIN_SIDE}"
             )
-        x = F.pad(photo, (0, -width % STRIDE, 0, -height % STRIDE), mode="reflect")
+        # The stem's norm takes the mean out anyway, but torch's on channels_last, at the price of
+        # digits: six grey levels of a large pale photo.
+        x = photo - photo.mean(dim=(2, 3), keepdim=True)
+        x = F.pad(x, (0, -width % STRIDE, 0, -height % STRIDE), mode="reflect")
         x = F.pixel_unshuffle(x, 4).contiguous(memory_format=layout())  # (B,48,H/4,W/4)
         x = torch.relu_(normalise(self.stem(x)))
         return torch.relu_(normalise(self.trunk(x)))

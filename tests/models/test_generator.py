@@ -294,6 +294,18 @@ def test_the_result_depends_neither_on_gradients_nor_on_the_photos_layout(
             torch.testing.assert_close(found.attention, expected.attention, rtol=1e-4, atol=1e-5)
 
 
+def test_a_large_pale_photo_loses_no_digits() -> None:
+    """torch's norm on channels_last takes E[x²] - E[x]², all in float32."""
+    generator = trained()
+    coarse = torch.rand(1, 3, 8, 8)
+    photo = 0.9 + 0.1 * nn.functional.interpolate(coarse, (512, 512), mode="bilinear")
+    code = codes(1)
+    exact = generator.double()(photo.double(), code.double()).image
+    with torch.no_grad():
+        image = generator.float()(photo, code).image
+    torch.testing.assert_close(image.double(), exact, rtol=0, atol=1e-3)
+
+
 def test_leaving_out_the_branch_does_not_change_the_picture() -> None:
     generator, photo, code = trained(channels=CHANNELS), torch.rand(2, 3, 40, 48), codes(2)
     alone = generator(photo, code, attend=False)
