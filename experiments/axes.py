@@ -163,6 +163,16 @@ AXES: dict[str, Axis] = {
         "Does it help to let the decoder keep more of the photo where the map is high?",
         _switch("attention.decoder"),
     ),
+    "gate": Axis(
+        "What helps where the decoder mixes the photo's own features in: that a map says where, "
+        "that the mixing teaches the map, or the way round the paint alone (an even map)?",
+        {
+            "off": {},
+            "learned map": {"attention.decoder": True},
+            "gate": {"attention.objective": "gate"},
+            "even map": {"attention.objective": "uniform", "attention.decoder": True},
+        },
+    ),
     "attended-strength": Axis(
         "Does it help to let the strength follow the map, as s^A?",
         _switch("attention.strength"),

@@ -129,7 +129,7 @@ class Generator(nn.Module):
         width: channels of the trunk, at a quarter of the resolution.
         blocks: number of styled residual blocks.
         attention: whether it has the attention branch (without it A = 1 everywhere).
-        gate: let A mix trunk and styled features in the decoder.
+        gate: let A mix trunk and styled features in the decoder; without attention, half and half.
         gate_teaches: A learns from that mixing (objective ``gate``); else it is mixed in detached.
         attended_strength: the strength follows A, as s^A: less paint where A is high. A strength of
             0, of 1, and an even map leave everything as it is.
@@ -154,7 +154,7 @@ class Generator(nn.Module):
         channels: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__()
-        assert attention or not (gate or attended_strength)
+        assert attention or not attended_strength
         hidden = 4 * width
         self.gate, self.gate_teaches, self.base = gate, gate_teaches, base
         self.attended_strength = attended_strength

@@ -91,7 +91,8 @@ class AttentionConfig:
     """KL of the channel weights to uniform, in nats."""
     decoder: bool = False
     """Let the decoder keep more of the photo where the map is high, without teaching the map.
-    Objective gate always does, and is taught by that alone."""
+    Objective gate always does, and is taught by that alone; with uniform, half is kept everywhere:
+    the control for both."""
     strength: bool = False
     """Let the strength s follow the map, as s^A: less paint where content counts. Full strength
     stays full everywhere."""
@@ -284,12 +285,13 @@ class TrainConfig:
             )
         if self.content.kind == "pixel" and self.attention.objective != "uniform":
             raise ValueError("pixel content loss has no attention: set attention.objective uniform")
-        for name in ("decoder", "strength"):
-            if getattr(self.attention, name) and not needs_branch(self.attention.objective):
+        objective = self.attention.objective
+        for name, also in (("decoder", "uniform"), ("strength", None)):
+            used = getattr(self.attention, name) and objective != also
+            if used and not needs_branch(objective):
                 raise ValueError(
-                    f"attention.{name} needs a predicted map, and objective "
-                    f"{self.attention.objective} predicts none: set attention.{name} False, or "
-                    "objective learned"
+                    f"attention.{name} needs a predicted map, and objective {objective} predicts "
+                    f"none: set attention.{name} False, or objective learned"
                 )
         if self.compile and self.adversarial.r1 > 0:
             raise ValueError("compile cannot differentiate R1 twice: set adversarial.r1 0")

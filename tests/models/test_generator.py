@@ -218,6 +218,15 @@ def test_a_map_that_is_mixed_in_changes_the_picture() -> None:
     assert (gated(photo, code).image - plain(photo, code).image).abs().mean() > 1e-3
 
 
+def test_without_a_branch_half_is_mixed_in_everywhere() -> None:
+    even, mapped = trained(gate=True, attention=False), trained(gate=True)
+    even.load_state_dict(mapped.state_dict(), strict=False)
+    assert mapped.attention is not None
+    nn.init.zeros_(mapped.attention.logits.weight)  # A = 1
+    photo, code = torch.rand(2, 3, 40, 48), codes(2)
+    torch.testing.assert_close(even(photo, code).image, mapped(photo, code).image)
+
+
 def attended_and_plain() -> tuple[Generator, Generator]:
     attended, plain = trained(attended_strength=True), trained()
     plain.load_state_dict(attended.state_dict())

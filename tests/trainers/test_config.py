@@ -230,6 +230,7 @@ def test_a_difference_shows_old_and_new() -> None:
             )
             for objective in ("uniform", "oracle", "saliency")
             for use in ("decoder", "strength")
+            if (objective, use) != ("uniform", "decoder")
         ),
         (
             {"content": ContentConfig(kind="pixel"), "attention": BASE.attention},
@@ -269,8 +270,8 @@ def test_settings_out_of_bounds_are_refused(
         part(**settings)
 
 
-@pytest.mark.parametrize("objective", ["learned", "shuffled", "joint", "gate"])
-def test_the_decoder_may_use_any_predicted_map(objective: Any) -> None:
+@pytest.mark.parametrize("objective", ["uniform", "learned", "shuffled", "joint", "gate"])
+def test_the_decoder_may_use_any_predicted_map_and_an_even_one(objective: Any) -> None:
     config = TrainConfig(attention=AttentionConfig(objective=objective, decoder=True))
     assert from_json(to_json(config)) == config
 

@@ -95,6 +95,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path, objective: Any, encoder: Any) -
     ("objective", "decoder", "gate", "teaches"),
     [
         ("learned", False, False, False),
+        ("uniform", True, True, False),
         ("learned", True, True, False),
         ("shuffled", True, True, False),
         ("gate", False, True, True),
