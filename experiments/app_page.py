@@ -30,12 +30,9 @@ SAMPLES = (
 CSS = """
 .gradio-container {max-width: 1240px !important; margin: 0 auto !important}
 footer {display: none !important}
+#samples .grid-container {grid-template-columns: repeat(4, minmax(0, 1fr)) !important}
 """
-DRESS: dict[str, Any] = {
-    "css": CSS,
-    "footer_links": [],
-    "theme": gr.themes.Default(font="system-ui"),
-}
+DRESS: dict[str, Any] = {"css": CSS, "footer_links": []}
 
 CLEARED: Any = gr.update(value=None, visible=False)
 
@@ -124,8 +121,8 @@ def build_page(painter: Painter, folder: Path) -> gr.Blocks:
                     0, 1, 1, step=0.05, label="Strength", info="0 keeps the photo, 1 paints it over"
                 )
                 keep = gr.Checkbox(label="Keep the photo's colours")
-                button = gr.Button("Paint", variant="primary")
             with gr.Column(scale=3, min_width=320):
+                button = gr.Button("Paint", variant="primary")
                 result = gr.ImageSlider(
                     label="Before and after", interactive=False, buttons=["fullscreen"],
                     max_height=640, elem_id="result",
