@@ -83,14 +83,18 @@ def _prepare_photos(split: str, draft: Path) -> list[Image.Image]:
     folder.mkdir(parents=True)
     pictures = []
     for name in PHOTOS[split]:
-        for number, picture in enumerate(_whole_and_tiles(read_image(_shipped(name)))):
+        for number, picture in enumerate(_whole_and_tiles(read_image(shipped(name)))):
             picture.save(folder / f"{Path(name).stem}-{number}.png")
             pictures.append(picture)
     return pictures
 
 
-def _shipped(name: str) -> Path:
-    """Where a file `package/path` was installed, found without importing the package."""
+def shipped(name: str) -> Path:
+    """Where a file `package/path` was installed, found without importing the package.
+
+    Raises:
+        ValueError: the package is not installed.
+    """
     package, path = name.split("/", 1)
     spec = find_spec(package)
     if spec is None or spec.origin is None:

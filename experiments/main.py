@@ -16,6 +16,7 @@ COMMANDS = {
     "stylize": "repaint photos in the manner of a painting",
     "export": "write a model as an ONNX file, which needs no torch",
     "looks": "name and draw the styles that are stored beside a model",
+    "app": "open a page in the browser to play with a model",
     "evaluate": "score runs, and anybody's pictures, on held-out pairs",
     "benchmark": "time training, stylising and loading beside the floor and plain code",
     "reproduce": "train and score every row of the paper's table; write the report",

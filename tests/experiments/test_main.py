@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from underdrawing.experiments import (
     ablate,
+    app,
     benchmark,
     data,
     evaluate,
@@ -229,6 +230,7 @@ def test_every_command_of_the_readme_parses(line: str) -> None:
         own[command](words)
     else:
         kind = {
+            "app": app.AppConfig,
             "stylize": stylize.StylizeConfig,
             "looks": looks.LooksConfig,
             "evaluate": evaluate.EvaluateConfig,
