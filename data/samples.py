@@ -83,13 +83,13 @@ def _prepare_photos(split: str, draft: Path) -> list[Image.Image]:
     folder.mkdir(parents=True)
     pictures = []
     for name in PHOTOS[split]:
-        for number, picture in enumerate(_whole_and_tiles(read_image(_shipped(name)))):
+        for number, picture in enumerate(_whole_and_tiles(read_image(shipped(name)))):
             picture.save(folder / f"{Path(name).stem}-{number}.png")
             pictures.append(picture)
     return pictures
 
 
-def _shipped(name: str) -> Path:
+def shipped(name: str) -> Path:
     """Where a file `package/path` was installed, found without importing the package."""
     package, path = name.split("/", 1)
     spec = find_spec(package)
