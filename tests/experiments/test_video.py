@@ -9,34 +9,36 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from underdrawing.data.clips import look_at, read_frames
 from underdrawing.experiments import video as module
 from underdrawing.experiments.main import run_command
 from underdrawing.experiments.video import VideoConfig, video
 from underdrawing.models.steady import Steady
-from underdrawing.trainers.config import TrainConfig
+from underdrawing.trainers.config import TrainConfig, to_json
+from underdrawing.trainers.model_files import build_generator, save_model
 from underdrawing.trainers.painter import load
-from underdrawing.trainers.trainer import train
+from underdrawing.trainers.style_codes import write_looks
 
 Film = Callable[..., Path]
 Tiny = Callable[..., TrainConfig]
 
 
 @pytest.fixture
-def job(
-    tiny: Tiny,
-    film: Film,
-    folders: tuple[Path, Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> VideoConfig:
-    """A clip of ten frames, painted in parts of four."""
+def job(tiny: Tiny, film: Film, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> VideoConfig:
+    """A clip of ten frames, painted strongly, in parts of four."""
+    config, run = tiny(), tmp_path / "model"
+    generator = build_generator(config)
+    torch.manual_seed(0)
+    nn.init.normal_(generator.paint.conv.weight, std=0.1)
+    run.mkdir()
+    (run / "config.json").write_text(to_json(config))
+    save_model(generator.state_dict(), run)
+    write_looks(run, {"look": torch.rand_like(generator.code_mean)})
     monkeypatch.setattr(module, "PART", 4)
     monkeypatch.chdir(tmp_path)
-    return VideoConfig(
-        clip=film("clip.mp4"), style=str(folders[1] / "00.png"),
-        model=train(tiny(out=tmp_path / "m")), out=tmp_path / "out" / "painted.mp4", device="cpu",
-    )  # fmt: skip
+    out = tmp_path / "out" / "painted.mp4"
+    return VideoConfig(film("clip.mp4"), style="look", model=run, out=out, device="cpu")
 
 
 def test_frames_are_the_painters_steadied_and_the_sound_is_kept(job: VideoConfig) -> None:
@@ -129,9 +131,9 @@ def test_other_settings_do_not_take_its_parts(
 
 
 def test_the_result_has_a_name_of_its_own(job: VideoConfig, film: Film) -> None:
-    assert video(replace(job, out=None)) == Path("stylized/clip-00.mp4")
+    assert video(replace(job, out=None)) == Path("stylized/clip-look.mp4")
     avi = film("old.avi", sound="mp3", codec="mpeg4")
-    assert video(replace(job, clip=avi, out=None)) == Path("stylized/old-00.mp4")
+    assert video(replace(job, clip=avi, out=None)) == Path("stylized/old-look.mp4")
 
 
 def test_a_sentence_for_each_mistake(job: VideoConfig, film: Film) -> None:
