@@ -125,7 +125,8 @@ def read_frames(clip: Clip, after: int | None = None) -> Iterator[Frame]:
 
 
 def write_part(path: Path, frames: Iterable[Frame], clip: Clip) -> int:
-    """Encode some of a clip's frames, in order, into a file of their own, whole or not at all.
+    """Encode some of a clip's frames (at least one), in order, into a file of their own, which is
+    written whole or not at all.
 
     Returns:
         The time of the last of them.
