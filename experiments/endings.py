@@ -11,6 +11,7 @@ LOWER = {
     "reproduce": "lower --size or --batch-size",
     "ablate": "lower --size or --batch-size",
     "stylize": "make the photo smaller",
+    "video": "make the clip smaller",
     "evaluate": "lower --size",
     "robustness": "lower --size",
     "benchmark": "lower --sizes or --batch",

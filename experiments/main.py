@@ -14,6 +14,7 @@ T = TypeVar("T")
 COMMANDS = {
     "train": "train a generator on photos and paintings",
     "stylize": "repaint photos in the manner of a painting",
+    "video": "repaint a clip, without flicker and with its sound",
     "export": "write a model as an ONNX file, which needs no torch",
     "looks": "name and draw the styles that are stored beside a model",
     "app": "open a page in the browser to play with a model",

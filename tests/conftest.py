@@ -1,11 +1,13 @@
-"""Fixtures for tests that train: a cache with a random VGG16 and two folders of small pictures."""
+"""Fixtures: a cache with a random VGG16, two folders of small pictures, a tiny recipe, a clip."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -93,5 +95,45 @@ def tiny(
             log_every=1, save_every=2, image_every=2, generator=GeneratorConfig(width=8, blocks=1),
         )  # fmt: skip
         return replace(config, **changes)  # type: ignore[arg-type]
+
+    return make
+
+
+@pytest.fixture
+def film(tmp_path: Path) -> Callable[..., Path]:
+    """A clip of a square that moves over a smooth photo: ``film(name, **options)``."""
+
+    def make(
+        name: str, *, width: int = 64, height: int = 48, frames: int = 10,
+        sound: str | None = "aac", times: Sequence[int] | None = None, turn: int = 0,
+        codec: str = "libx264",
+    ) -> Path:  # fmt: skip
+        """``times`` are in tenths of a second, one per frame; ``sound`` is a codec or none."""
+        coarse = np.random.default_rng(0).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+        photo = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+        with av.open(str(tmp_path / name), "w") as target:
+            video = target.add_stream(codec, rate=10)
+            video.width, video.height, video.pix_fmt, video.gop_size = width, height, "yuv420p", 8
+            if turn:
+                video.set_display_rotation(turn)
+            audio = target.add_stream(sound, rate=48000, layout="mono") if sound else None
+            for number, time in enumerate(times or range(frames)):
+                picture = photo.copy()
+                picture.paste("white", (2 * number, 8, 2 * number + 12, 20))
+                frame = av.VideoFrame.from_image(picture)
+                frame.pts, frame.time_base = time, Fraction(1, 10)
+                target.mux(video.encode(frame))
+            target.mux(video.encode(None))
+            if audio:
+                wave = np.sin(np.arange(4800) / 20)[None]
+                heard = av.AudioFrame.from_ndarray(wave.astype(np.float32), "fltp", "mono")
+                heard.sample_rate = 48000
+                fitting = av.AudioResampler(audio.format, "mono", 48000)
+                for number in range(frames):
+                    heard.pts, heard.time_base = 4800 * number, Fraction(1, 48000)
+                    for some in fitting.resample(heard):
+                        target.mux(audio.encode(some))
+                target.mux(audio.encode(None))
+        return tmp_path / name
 
     return make

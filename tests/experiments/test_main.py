@@ -20,6 +20,7 @@ from underdrawing.experiments import (
     robustness,
     stylize,
     train,
+    video,
 )
 from underdrawing.experiments.main import COMMANDS, main
 from underdrawing.experiments.presets import PRESETS
@@ -236,5 +237,6 @@ def test_every_command_of_the_readme_parses(line: str) -> None:
             "evaluate": evaluate.EvaluateConfig,
             "export": export.ExportConfig,
             "robustness": robustness.RobustnessConfig,
+            "video": video.VideoConfig,
         }[command]
         tyro.cli(kind, args=words)
