@@ -13,8 +13,9 @@ from ..trainers.model_files import PRETRAINED, SHIPPED, load_config, model_folde
 from .main import choice, given
 from .recipes import RECIPES
 
-FEW = 24  # paintings to train on; one folder of 30 has as many
-FOR_FEW = ("one-painting", "few-paintings")
+FEW = 24  # paintings to train on; a folder of 30 has as many
+FOR_FEW = "few-paintings"
+FURTHER = 300  # steps of that recipe from a trained model, which knows how to paint already
 
 
 class Start(NamedTuple):
@@ -43,22 +44,21 @@ def find_start(arguments: list[str]) -> Start:
         source = None if init == "None" else Path(init)
     elif begun:
         source = begun.init
-    elif reason and fitting in FOR_FEW and PRETRAINED.is_dir():
+    elif reason and fitting == FOR_FEW and PRETRAINED.is_dir():
         source = SHIPPED
         reason += "\nstart       the model that is shipped; --init None starts from nothing"
     else:
         source = None
     if source is not None:
-        # A run goes on as it was begun, whatever has become of the model it started from.
-        same = begun and begun.init == source
-        model = begun if begun and same else load_config(model_folder(source))
-        config = fitted(replace(config, init=source), model)
+        steps = FURTHER if config.recipe == FOR_FEW else config.steps
+        config = replace(config, init=source, steps=steps)
+        config = fitted(config, load_config(model_folder(source)))
     return Start(config, reason)
 
 
 def recipe_for(paintings: int) -> str:
     """The recipe for so many paintings to train on."""
-    return FOR_FEW[paintings > 1] if paintings <= FEW else TrainConfig.recipe
+    return FOR_FEW if paintings <= FEW else TrainConfig.recipe
 
 
 def fitted(config: TrainConfig, model: TrainConfig) -> TrainConfig:
@@ -88,7 +88,7 @@ def _fitting(folder: str | None) -> tuple[str, str]:
 
 def _kept(begun: TrainConfig, fitting: str) -> str:
     """What to say of a run that goes on with its recipe, while the paintings ask for another."""
-    if begun.recipe == fitting or begun.recipe not in (*FOR_FEW, TrainConfig.recipe):
+    if begun.recipe == fitting or begun.recipe not in (FOR_FEW, TrainConfig.recipe):
         return ""
     return (
         f"recipe      {begun.recipe}, as the run was begun; for the paintings that are there now "

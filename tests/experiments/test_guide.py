@@ -40,7 +40,7 @@ def test_counts_sizes_duplicates(tiny: Tiny, tmp_path: Path) -> None:
 
 def test_a_single_painting_is_compared_with_nothing(tiny: Tiny, tmp_path: Path) -> None:
     Image.effect_noise((48, 48), 80).convert("RGB").save(tmp_path / "a.png")
-    text = said(tiny("one-painting", paintings=tmp_path))
+    text = said(tiny("few-paintings", paintings=tmp_path))
     assert "one look, learned by heart" in text
     assert "looks  " not in text
 

@@ -77,7 +77,7 @@ def test_it_goes_on_where_the_run_does(tiny: Tiny, monkeypatch: pytest.MonkeyPat
 def test_a_single_painting_fills_the_row(tiny: Tiny, tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     Image.effect_noise((48, 48), 80).convert("RGB").save(tmp_path / "one" / "a.png")
-    run = guided(tiny("one-painting", paintings=tmp_path / "one"))
+    run = guided(tiny("few-paintings", paintings=tmp_path / "one"))
     assert strips(run) == ["step-0000002.jpg"]
     assert not (run / "best").exists()  # there is no held-out painting to choose by
 
