@@ -83,20 +83,24 @@ def run_command(name: str, arguments: list[str]) -> None:
         sys.exit(130)
 
 
-def choice(arguments: list[str], flag: str, table: Mapping[str, T], default: str) -> T:
-    """The entry of ``table`` that ``--flag NAME`` or ``--flag=NAME`` asks for.
-
-    Needed before the options are parsed, because it gives their defaults.
-
-    Raises:
-        ValueError: no such entry; lists those there are.
-    """
-    name = default
+def given(arguments: list[str], flag: str) -> str | None:
+    """NAME of ``--flag NAME`` or ``--flag=NAME``, for what gives the other options' defaults."""
+    name = None
     for argument, following in pairwise([*arguments, ""]):
         if argument == flag:
             name = following
         elif argument.startswith(f"{flag}="):
             name = argument.removeprefix(f"{flag}=")
+    return name
+
+
+def choice(arguments: list[str], flag: str, table: Mapping[str, T], default: str) -> T:
+    """The entry of ``table`` that ``--flag NAME`` or ``--flag=NAME`` asks for.
+
+    Raises:
+        ValueError: no such entry; lists those there are.
+    """
+    name = given(arguments, flag) or default
     if name not in table:
         raise ValueError(f"{flag} {name}: there is none of that name; choose {', '.join(table)}")
     return table[name]

@@ -12,9 +12,12 @@ import tyro
 from ..trainers.config import TrainConfig
 from ..trainers.plan import describe, make_plan
 from ..trainers.processes import join_processes
-from ..trainers.trainer import train
-from .main import choice, run_command
+from ..trainers.signals import Interrupted
+from ..trainers.trainer import begin, collections
+from .guide import next_lines, report, same_command
+from .main import run_command
 from .recipes import RECIPES
+from .start import find_start
 
 
 @dataclass(frozen=True)
@@ -30,36 +33,49 @@ def parse(arguments: list[str]) -> TrainConfig:
     """A full configuration from ``--recipe NAME`` and options that change it.
 
     Raises:
-        ValueError: unknown recipe.
+        ValueError: unknown recipe, or no model to start from.
     """
-    return _parse(arguments).config
+    return _parse(arguments)[0].config
 
 
-def _parse(arguments: list[str]) -> TrainCommand:
-    recipe = choice(arguments, "--recipe", RECIPES, TrainConfig.recipe)
+def _parse(arguments: list[str]) -> tuple[TrainCommand, str]:
+    """The options, and why the defaults of some are what they are."""
+    start = find_start(arguments)
+    doc = RECIPES[start.config.recipe].__doc__
     description = (
-        f"Train a generator. {recipe.__doc__}\n\nRecipes: {', '.join(RECIPES)}. "
+        f"Train a generator. {doc}\n\nRecipes: {', '.join(RECIPES)}. "
         "The defaults shown are those of the recipe chosen."
     )
-    return tyro.cli(
+    options = tyro.cli(
         TrainCommand, prog="underdrawing train", description=description,
-        args=arguments, default=TrainCommand(recipe()),
+        args=arguments, default=TrainCommand(start.config),
     )  # fmt: skip
+    return options, start.reason
 
 
 def command(arguments: list[str]) -> None:
     """Run the command."""
-    options = _parse(arguments)
-    main = join_processes(options.config.device).is_main_process
+    options, reason = _parse(arguments)
+    config, processes = options.config, join_processes(options.config.device)
+    main = processes.is_main_process
+    if main and reason:
+        print(reason, file=sys.stderr)
     if options.dry_run:
-        plan = make_plan(options.config)
+        plan = make_plan(config)
         if main:
             print(describe(plan))
         return
-    run = train(options.config)
+    if trainer := begin(config, guided=True):
+        if main:
+            print(report(trainer), file=sys.stderr)
+        try:
+            trainer.run()
+        except Interrupted as interruption:
+            if processes.num_processes > 1:  # started by another command
+                raise
+            raise Interrupted(f"{interruption}:\n{same_command(arguments)}") from None
     if main:
-        print(f"model: {run / 'model.safetensors'}")
-        print(f"next:  underdrawing stylize PHOTO --style PAINTING --model {run} --out stylized")
+        print(next_lines(config, arguments, *collections(config, notify=False)))
 
 
 if __name__ == "__main__":

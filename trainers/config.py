@@ -206,7 +206,8 @@ class TrainConfig:
     out: Path = Path("runs/train")
     """Run folder. Run the same command again to continue an interrupted run."""
     init: Path | None = None
-    """Run folder of a finished model to start from."""
+    """Run folder of a finished model to start from; or `pretrained`, the one that is shipped. The
+    command line then takes that model's generator, encoder and style.layers, if not given."""
     steps: int = 2000
     """Optimizer steps."""
     batch_size: int = 4

@@ -26,6 +26,8 @@ from .tensor_files import read_shapes, read_tensors, write_tensors
 MAX_CONFIG = 1_000_000  # bytes
 #: Folder of the model that is shipped with the package.
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
+#: What a configuration calls it, so that a run may move to a machine with another installation.
+SHIPPED = Path("pretrained")
 
 
 class Model(NamedTuple):
@@ -66,6 +68,22 @@ def build_encoder(config: TrainConfig, taps: list[str]) -> tuple[Encoder, Pretra
     e = config.encoder
     pretrained = load_pretrained(e.name, e.weights_dir)
     return Encoder(e.name, taps, pretrained.state, e.smooth), pretrained
+
+
+def model_folder(init: Path) -> Path:
+    """The folder of a model to start from: the run folder named, or that of the shipped model.
+
+    Raises:
+        ValueError: ``pretrained`` is asked for, and none is shipped.
+    """
+    if init != SHIPPED:
+        return init
+    if not PRETRAINED.is_dir():
+        raise ValueError(
+            "this installation ships no model to start from: name a run folder in --init, or do "
+            "without it"
+        )
+    return PRETRAINED
 
 
 def save_model(state: Mapping[str, Tensor], run: Path) -> None:

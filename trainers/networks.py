@@ -19,7 +19,7 @@ from ..models.encoder import Encoder
 from ..models.generator import Generator
 from ..models.style_code import style_code
 from .config import TrainConfig
-from .model_files import build_generator, load_state, sizes
+from .model_files import build_generator, load_state, model_folder, sizes
 
 CALIBRATION_PAINTINGS = 64  # whose codes set the scale of the style code
 
@@ -198,7 +198,7 @@ def style_codes(encoder: Encoder, paintings: Sequence[Path], config: TrainConfig
 
 def _start_from(generator: Generator, run: Path) -> None:
     """Take over another run's finished generator; only the attention branches may differ."""
-    state = load_state(run)
+    state = load_state(model_folder(run))
     try:
         result = generator.load_state_dict(state, strict=False)
     except RuntimeError:

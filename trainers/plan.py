@@ -1,6 +1,7 @@
 """What a run would do, and what it would take, found out without training it."""
 
 import shutil
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from .config import TrainConfig
 from .learner import Learner
 from .memory import free_memory
 from .networks import make_accelerator
+from .schedule import duration
 from .trainer import Trainer, check_run_folder
 
 # What a step takes at its peak, over what it keeps for its backwards: working memory and gaps.
@@ -44,6 +46,7 @@ class Plan:
     parameters: dict[str, int]  # by network
     memory: int  # of a process at its peak, without its loaders
     memory_free: int  # what it could have
+    seconds: float  # a step takes
     checkpoint: int  # one file
     prepared: int  # pictures in the cache, at most
     disk_free: dict[Path, int]  # of the disks with the run and the cache
@@ -72,6 +75,7 @@ def make_plan(config: TrainConfig) -> Plan:
     taken, free = _memory_taken(device), free_memory(device)
     packed = default_collate([trainer.dataset[position] for position in range(tried)])
     picture = _memory_of_a_step(trainer.learner, packed, device) // tried
+    seconds = _time_of_a_step(trainer.learner, packed, device) / tried
     folders = {"photos": trainer.photos, "paintings": trainer.paintings}
     side = prepared_side(config.size, config.crop_scale)
     return Plan(
@@ -95,6 +99,7 @@ def make_plan(config: TrainConfig) -> Plan:
         },
         memory=taken + 3 * learning + micro_batch * picture,  # gradients and Adam's two moments
         memory_free=taken + free,
+        seconds=seconds * micro_batch * config.accumulate,
         checkpoint=3 * learning + averaged,
         prepared=sum(len(split.train) for split in folders.values()) * side**2 * 4,
         disk_free={place: _disk_free(place) for place in (config.out, cache_dir())},
@@ -133,6 +138,15 @@ def _memory_of_a_step(learner: Learner, packed: PackedPair, device: torch.device
     return int(sum(sizes) * WORKING)
 
 
+def _time_of_a_step(learner: Learner, packed: PackedPair, device: torch.device) -> float:
+    """In seconds; not of the first one, which is slower."""
+    begin = time.perf_counter()
+    learner.step(0, packed)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - begin
+
+
 def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
@@ -147,6 +161,7 @@ def _disk_free(place: Path) -> int:
 def describe(plan: Plan) -> str:
     """The plan in lines for a terminal."""
     config, enough = plan.config, plan.memory <= plan.memory_free
+    left = max(0, config.steps - plan.start)
     rounds = [
         f"{(config.steps * config.batch_size) / train:.1f} times through {train} {name}"
         for name, (train, _, _) in plan.splits.items()
@@ -160,6 +175,8 @@ def describe(plan: Plan) -> str:
         "batch": f"{config.batch_size} = {plan.processes} process(es) x {config.accumulate} "
         f"micro-batch(es) x {plan.micro_batch} picture(s) of {config.size} px",
         "steps": f"{config.steps}: {', '.join(rounds)}",
+        "time": f"about {duration(left * plan.seconds)}: {left} steps of {plan.seconds:.2g} "
+        f"seconds, as {min(2, plan.micro_batch)} picture(s) took in proportion",
         **{
             name: "{} to train on, {} to validate, {} to test".format(*counts)
             for name, counts in plan.splits.items()

@@ -20,6 +20,13 @@ def is_due(every: int, done: int, config: TrainConfig) -> bool:
     return done % every == 0 or done == config.steps
 
 
+def duration(seconds: float) -> str:
+    """In words, as exact as a guess is."""
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+
+
 def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
     """Set the rate of all groups.
 

@@ -20,12 +20,13 @@ from ..models.pretrained import cache_dir
 from .balance import TERMS
 from .checkpoint import load_checkpoint, save_checkpoint, saved_step
 from .config import TrainConfig, differences, encoder_taps, to_json
+from .gallery import Gallery
 from .learner import Learner
 from .model_files import build_encoder, load_config, load_state, save_model
 from .networks import build_networks, make_accelerator, style_codes
 from .pictures import training_grid
 from .processes import join_processes
-from .schedule import is_due
+from .schedule import duration, is_due
 from .signals import Interrupted, stop_signals
 from .steps import Scene
 from .tracking import Tracker, write_description
@@ -33,6 +34,7 @@ from .validation import Validation
 from .watch import Watch
 
 AGREE_EVERY = 10  # steps, on a GPU
+TIMED = 10  # steps after which it can be said how long a run takes
 
 
 def collections(config: TrainConfig, notify: bool = True) -> tuple[Collection, Collection]:
@@ -59,14 +61,28 @@ def train(config: TrainConfig) -> Path:
             is full; or too many steps gave no finite gradient.
         Interrupted: SIGINT or SIGTERM arrived; the state is saved.
     """
+    if trainer := begin(config):
+        trainer.run()
+    return config.out
+
+
+def begin(config: TrainConfig, guided: bool = False) -> "Trainer | None":
+    """What trains, or continues, the run in ``config.out``; None if that is finished.
+
+    Args:
+        config: of the run.
+        guided: for somebody who looks on: says how long it will take, and keeps a gallery.
+
+    Raises:
+        ValueError: a mistake in the configuration, the folders or the files they hold.
+    """
     main = join_processes(config.device).is_main_process
     check_run_folder(config)
     if is_finished(config):
         if main:
             print(f"{config.out} is finished", file=sys.stderr)
-        return config.out
-    Trainer(config).run()
-    return config.out
+        return None
+    return Trainer(config, guided)
 
 
 def check_run_folder(config: TrainConfig) -> None:
@@ -97,10 +113,10 @@ def is_finished(config: TrainConfig) -> bool:
 
 
 class Trainer:
-    """Builds what a config describes and runs its steps."""
+    """Builds what a config describes and runs its steps; ``guided`` as for ``begin``."""
 
-    def __init__(self, config: TrainConfig) -> None:
-        self.config = config
+    def __init__(self, config: TrainConfig, guided: bool = False) -> None:
+        self.config, self.guided = config, guided
         self.accelerator = make_accelerator(config)
         self.device, self.main = self.accelerator.device, self.accelerator.is_main_process
         with self.accelerator.main_process_first():  # the first one fills the caches
@@ -140,6 +156,8 @@ class Trainer:
     def _run(self) -> None:
         config, start = self.config, self._resume()
         self.tracker = Tracker(config.out, start) if self.main else None
+        looked_at = self.guided and self.main
+        gallery = Gallery(config, self.photos, self.paintings, start) if looked_at else None
         if start == 0 and config.balance.kind == "gradient":
             self.learner.first_measurement(next(self._batches(0)))
         bar = tqdm(
@@ -151,8 +169,13 @@ class Trainer:
                 scene = self.learner.step(done - 1, batch)
                 if done % config.image_every == 0 and self.tracker is not None:
                     self.tracker.image(done, "photo, painting, stylized, attention", _grid(scene))
+                if gallery is not None and is_due(config.image_every, done, config):
+                    gallery.show(done, self.networks, self.accelerator)
                 if numbers := self._look(done):
                     bar.set_postfix(_summary(numbers), refresh=False)
+                if looked_at and done == start + TIMED < config.steps:
+                    each = bar.format_dict["elapsed"] / TIMED
+                    bar.write(_time_left(each, config.steps - done), file=sys.stderr)
                 stopping = self._agreed(bool(stop), done)
                 if stopping or is_due(config.save_every, done, config):
                     self._save(config.out, done, config.keep)
@@ -270,6 +293,10 @@ def _grid(scene: Scene) -> Tensor:
     return training_grid(
         batch["content"], batch["style"], output.image.detach(), output.attention.detach()
     )
+
+
+def _time_left(seconds: float, steps: int) -> str:
+    return f"time        about {duration(seconds * steps)}: {steps} more steps of {seconds:.2g} s"
 
 
 def _summary(numbers: dict[str, float]) -> dict[str, str]:

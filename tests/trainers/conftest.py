@@ -106,7 +106,7 @@ def live(
 def options(folders: tuple[Path, Path]) -> dict[str, object]:
     """Of a training that takes a second; ``out`` is for the test to say."""
     return {
-        "photos": folders[0], "paintings": folders[1],
+        "recipe": "attention-adversarial", "photos": folders[0], "paintings": folders[1],
         "size": 32, "batch-size": 2, "steps": 4, "workers": 0, "device": "cpu",
         "precision": "fp32", "log-every": 1, "image-every": 2, "save-every": 2,
         "validate-every": 2, "generator.width": 8, "generator.blocks": 1, "adversarial.width": 8,
