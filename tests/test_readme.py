@@ -6,14 +6,14 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from underdrawing.experiments import judges
+from underdrawing.experiments import app, judges
 from underdrawing.experiments.main import main
 from underdrawing.models import pretrained
 from underdrawing.trainers.config import GeneratorConfig, TrainConfig, to_json
@@ -33,6 +33,7 @@ TINY = {
     "reproduce": f"{STUDY} --out runs/table",
     "ablate": f"{STUDY} --out runs/table",
     "evaluate": "--pairs 2 --size 32",
+    "app": "--port 17860",
     "benchmark": f"--sizes 32 --batch 2 --images 2 --plain False --rivals False {NETWORK}",
 }
 
@@ -101,16 +102,35 @@ def run(command: str) -> int:
 
 @pytest.mark.usefixtures("workshop")
 @pytest.mark.parametrize("line", lines())
-def test_every_command_of_the_readme_runs(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_command_of_the_readme_runs(
+    line: str, film: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app.Event, "wait", interrupt)  # the page would be open for ever
     source, _, command = line.rpartition("underdrawing ")
     command, _, target = command.partition("#")[0].partition(" > ")
     words = [SAMPLES.get(word, word) for word in shlex.split(command)]
+    if "clip.mp4" in words:
+        shutil.copy(film("clip.mp4"), ".")
     if source:
         photo = io.BytesIO(Path(source.split()[1]).read_bytes())
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(photo))
+    written = io.TextIOWrapper(io.BytesIO())
     if target:
-        monkeypatch.setattr(sys, "stdout", Path(target.strip()).open("w"))
-    assert run(f"{shlex.join(words)} {TINY.get(words[0], '')}") == 0
+        monkeypatch.setattr(sys, "stdout", written)
+    closed = 130 if words[0] == "app" else 0
+    assert run(f"{shlex.join(words)} {TINY.get(words[0], '')}") == closed
     if target:
-        sys.stdout.close()
-        assert Image.open(target.strip()).size == (56, 48)
+        assert Image.open(written.buffer).size == (56, 48)
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.usefixtures("workshop")
+def test_the_readmes_python_runs() -> None:
+    (code,) = re.findall(r"```python\n(import underdrawing\n.*?)```", README, re.DOTALL)
+    shutil.copy("a.jpg", "painting.jpg")
+    names = {"photo": picture(0), "mask": Image.open("mask.png")}
+    exec(code, names)  # noqa: S102 (our own)
+    assert names["stylized"].size == (56, 48)
