@@ -22,7 +22,7 @@ def photo() -> Tensor:
 @pytest.mark.parametrize("camera", CAMERAS)
 def test_the_motion_is_the_films(photo: Tensor, camera: str) -> None:
     film = make_film(photo, CAMERAS[camera], 0)
-    assert warping_error(film.frames, film.motions) < 1
+    assert warping_error(film.frames, film.motions) < 1.5
     noisy = make_film(photo, CAMERAS[camera], 4)
     assert 3 < warping_error(noisy.frames, noisy.motions) < 7
 
@@ -49,7 +49,7 @@ def test_figures_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert set(figures) == {
         f"{film}, noise {noise}" for film in (*CAMERAS, "passing disc") for noise in (0, 4)
     }
-    assert figures["still, noise 0"]["steady"] == 0
+    assert figures["still, noise 0"]["steady"] < 0.01
     assert (
         figures["passing disc, noise 0"]["ghost"] < 0.2 * figures["passing disc, noise 0"]["change"]
     )
