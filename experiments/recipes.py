@@ -2,7 +2,7 @@
 
     underdrawing train --recipe attention-adversarial --photos PHOTOS --paintings PAINTINGS
 
-The first six are the rows of the table, the paper's in its order; every later one says in its first
+The first seven are the rows of the table, the paper's in its order; every later one says in its first
 line what it changes. Add your own here: it is on the command line at once.
 """
 
@@ -59,6 +59,17 @@ def attention_strength() -> TrainConfig:
     config = attention()
     return replace(
         config, recipe="attention-strength", attention=replace(config.attention, strength=True)
+    )
+
+
+def attention_gate() -> TrainConfig:
+    """The map mixes the photo's features into the painting's, and learns from that alone.
+
+    Command: ``underdrawing train --recipe attention-gate``
+    """
+    config = attention()
+    return replace(
+        config, recipe="attention-gate", attention=replace(config.attention, objective="gate")
     )
 
 
@@ -123,6 +134,7 @@ _ALL: tuple[Callable[[], TrainConfig], ...] = (
     multi_layer,
     attention,
     attention_strength,
+    attention_gate,
     attention_adversarial,
     paper_weights,
     gradient_balance,

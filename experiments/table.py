@@ -29,7 +29,7 @@ class Row(NamedTuple):
 
 
 #: The paper's table, in its order; it has no row for attention without a discriminator, nor for a
-#: map that the painting itself follows.
+#: map that the painting itself follows, by its strength or in the decoder.
 ROWS = (
     Row("pixel-style", "pixel + style", Paper(0.72, 0.18, 45.2)),
     Row("single-layer", "content, single layer", Paper(0.85, 0.12, 32.7), ("pixel-style",)),
@@ -41,6 +41,7 @@ ROWS = (
         None,
         ("multi-layer", "attention"),
     ),
+    Row("attention-gate", "+ attention as a gate", None, ("multi-layer", "attention")),
     Row(
         "attention-adversarial",
         "+ attention + adversarial ¹",
