@@ -71,6 +71,7 @@ def opened(painter: Painter, host: str, port: int) -> Iterator[str]:
                 ssr_mode=False, mcp_server=False, run_history=False, enable_monitoring=False,
                 allowed_paths=[str(path) for path in sample_photos()], quiet=True,
                 prevent_thread_lock=True, **DRESS,
+                _frontend=False,  # else it gives up where the machine is too busy for 3 seconds
             )  # fmt: skip
             yield url
         finally:

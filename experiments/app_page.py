@@ -78,8 +78,8 @@ def build_page(painter: Painter, folder: Path) -> gr.Blocks:
         with in_words():
             visits.count(visitor(request))
             answer = worker.do(
-                paint, painter, photo and Path(photo), strokes, look, painting and Path(painting),
-                strength, keep_colors,
+                paint, painter, Path(photo) if photo else None, strokes, look,
+                Path(painting) if painting else None, strength, keep_colors,
             )  # fmt: skip
             file = Path(mkdtemp(dir=folder)) / f"{Path(photo or '').stem}-stylized.png"
             save_image(answer.stylized, file)
