@@ -29,12 +29,12 @@ def test_counts_sizes_duplicates(tiny: Tiny, tmp_path: Path) -> None:
     Image.effect_noise((90, 30), 60).save(tmp_path / "b" / "other.png")
     text = said(tiny("few-paintings", paintings=tmp_path))
     assert "photos      6 to train on, 3 to validate, 3 to test" in text
-    assert "shorter sides of 56 to 56 pixels" in text
+    assert "shorter sides of 56 pixels" in text
     assert "paintings   3 to train on, 0 to validate, 0 to test" in text
     assert "shorter sides of 30 to 40 pixels" in text
     assert "1 of 3 are smaller than --size 32" in text
     assert "1 to train on is a copy of another" in text
-    assert "the looks of these 3" in text
+    assert "expect      3 looks, learned by heart" in text
     assert "looks       " in text
 
 
