@@ -2,8 +2,8 @@
 
     underdrawing train --recipe attention-adversarial --photos PHOTOS --paintings PAINTINGS
 
-The first seven are the rows of the table, the paper's in its order; every later one says in its first
-line what it changes. Add your own here: it is on the command line at once.
+The first seven are the rows of the table, the paper's in its order; every later one says in its
+first line what it changes. Add your own here: it is on the command line at once.
 """
 
 from collections.abc import Callable
