@@ -34,6 +34,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     }
     assert {f"underdrawing/{module}" for module in modules} <= set(names)
     assert "underdrawing/py.typed" in names
+    shipped = {f"underdrawing/pretrained/{path.name}" for path in (ROOT / "pretrained").iterdir()}
+    assert shipped <= set(names)
     assert not [name for name in names if "tests/" in name]
 
 

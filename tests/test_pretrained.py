@@ -1,0 +1,55 @@
+"""The model that is shipped."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import underdrawing
+from PIL import Image
+from underdrawing.models import pretrained
+from underdrawing.trainers.model_files import PRETRAINED
+
+CARD = (PRETRAINED / "README.md").read_text()
+
+
+@pytest.fixture
+def photo() -> Image.Image:
+    torch.manual_seed(0)
+    coarse = torch.randint(0, 256, (6, 8, 3), dtype=torch.uint8).numpy()
+    return Image.fromarray(coarse).resize((96, 64), Image.Resampling.BICUBIC)
+
+
+def test_it_is_small() -> None:
+    assert sum(path.stat().st_size for path in PRETRAINED.iterdir()) < 20e6
+
+
+def test_it_paints_every_look_without_an_encoder(
+    photo: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNDERDRAWING_CACHE", str(tmp_path))
+    monkeypatch.setattr(pretrained, "load_pretrained", None)
+    painter = underdrawing.load()
+    assert len(painter.looks) == 12
+    results = [painter.stylize(photo, look) for look in painter.looks]
+    assert len({result.tobytes() for result in results}) == 12
+    for result in results:
+        assert result.size == photo.size
+        assert result.tobytes() != photo.tobytes()
+    assert painter.stylize(photo, painter.looks[0], strength=0).tobytes() == photo.tobytes()
+
+
+def test_its_map_is_not_flat(photo: Image.Image) -> None:
+    attention = underdrawing.load().attention(photo)
+    torch.testing.assert_close(attention.mean(), torch.tensor(1.0))
+    assert attention.max() > 1.2
+
+
+def test_its_card_names_every_look() -> None:
+    for look in underdrawing.load().looks:
+        assert f"| `{look}`" in CARD
+
+
+def test_its_configuration_names_no_machine() -> None:
+    config = underdrawing.load().config
+    paths = (config.photos, config.paintings, config.out, config.init, config.encoder.weights_dir)
+    assert not any(path and path.is_absolute() for path in paths)
