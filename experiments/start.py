@@ -44,7 +44,7 @@ def find_start(arguments: list[str]) -> Start:
         source = None if init == "None" else Path(init)
     elif begun:
         source = begun.init
-    elif reason and fitting == FOR_FEW and PRETRAINED.is_dir():
+    elif reason and fitting == FOR_FEW and PRETRAINED.is_dir() and not _has_own_shape(arguments):
         source = SHIPPED
         reason += "\nstart       the model that is shipped; --init None starts from nothing"
     else:
@@ -54,6 +54,12 @@ def find_start(arguments: list[str]) -> Start:
         config = replace(config, init=source, steps=steps)
         config = fitted(config, load_config(model_folder(source)))
     return Start(config, reason)
+
+
+def _has_own_shape(arguments: list[str]) -> bool:
+    """Whether the options ask for networks that a trained model might not fit."""
+    shape = ("--generator.", "--encoder.", "--style.layers")
+    return any(word.startswith(shape) for word in arguments)
 
 
 def recipe_for(paintings: int) -> str:

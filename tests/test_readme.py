@@ -29,7 +29,7 @@ NETWORK = "--generator.width 8 --generator.blocks 1"
 STUDY = f"{FOLDERS} {NETWORK} --warmup 1 --steps 1 --size 32 --batch-size 2 --seeds 1 --pairs 2"
 #: What makes a command short; of an option that is there twice, the last one counts.
 TINY = {
-    "train": f"{FOLDERS} {NETWORK} --init None --steps 2 --size 32 --batch-size 2 --out runs/new",
+    "train": f"{FOLDERS} {NETWORK} --steps 2 --size 32 --batch-size 2 --out runs/new",
     "reproduce": f"{STUDY} --out runs/table",
     "ablate": f"{STUDY} --out runs/table",
     "evaluate": "--pairs 2 --size 32",

@@ -213,7 +213,7 @@ def test_a_grid_is_one_table(study: Study) -> None:
     (table,) = ablations(AblateConfig(("objective", "decoder"), grid=True, study=study))
     assert table.name == "objective+decoder"
     assert table.variants.baseline == "learned · off"
-    assert len(table.rows) == 11  # three of fourteen contradict themselves
+    assert len(table.rows) == 12  # two of fourteen contradict themselves
 
 
 def test_an_axis_named_twice_is_one_table(study: Study) -> None:

@@ -65,6 +65,14 @@ def test_the_user_has_the_last_word(tmp_path: Path) -> None:
     assert command.parse(words(art, tmp_path / "run", "--crop-scale", 0.9)).crop_scale == 0.9
 
 
+@pytest.mark.usefixtures("shipped")
+def test_a_network_of_ones_own_does_not_start_from_the_shipped_model(tmp_path: Path) -> None:
+    art = folder(tmp_path / "art", 1)
+    for option in ("--generator.width", "--generator.blocks=3", "--encoder.name"):
+        assert find_start(words(art, tmp_path / "run", option, "9")).config.init is None
+    assert find_start(words(art, tmp_path / "run", "--size", 96)).config.init is not None
+
+
 def test_nothing_is_chosen_for_what_is_not_there(tmp_path: Path) -> None:
     for paintings in (tmp_path / "nowhere", folder(tmp_path / "empty", 0)):
         assert find_start(words(paintings, tmp_path / "run")) == (TrainConfig(), "")
