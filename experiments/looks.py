@@ -64,7 +64,9 @@ def contact_sheet(painter: Painter, photo: Image.Image) -> Image.Image:
     photo.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     pictures = {"photo": photo} | {look: painter.stylize(photo, look) for look in painter.looks}
     width, height = photo.width, photo.height + LINE
-    columns = math.ceil(math.sqrt(len(pictures) * height / width))
+    square = math.ceil(math.sqrt(len(pictures) * height / width))
+    near = range(max(1, square - 1), square + 2)
+    columns = min(near, key=lambda n: (-len(pictures) % n, -n))  # few places stay empty
     rows = math.ceil(len(pictures) / columns)
     sheet = Image.new("RGB", (columns * width, rows * height), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)

@@ -34,7 +34,7 @@ TINY = {
     "ablate": f"{STUDY} --out runs/table",
     "evaluate": "--pairs 2 --size 32",
     "app": "--port 17860",
-    "benchmark": f"--sizes 32 --batch 2 --images 2 --plain False --rivals False {NETWORK}",
+    "benchmark": f"--parts stylize --sizes 32 --plain False --rivals False {NETWORK}",
 }
 
 

@@ -25,7 +25,7 @@ def test_looks_are_added_listed_and_drawn(model: Path, folders: Folders, tmp_pat
     out = tmp_path / "sheet.png"
     list_looks(LooksConfig(model, photo=folders[0] / "00.png", out=out))
     with Image.open(out) as sheet:
-        assert sheet.size == (3 * 72, 2 * (56 + 22))  # the photo and three looks
+        assert sheet.size == (4 * 72, 56 + 22)  # the photo and three looks
 
 
 def test_nothing_to_draw_is_said_in_words(model: Path, folders: Folders) -> None:
