@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from ..data.files import write_atomic
 from ..models.generator import MIN_SIDE, Generator
-from ..trainers.model_files import load_model
+from ..trainers.model_files import load_model, model_folder
 from ..trainers.style_codes import StyleCodes
 
 INPUTS, OUTPUTS = ("photo", "code", "strength"), ("stylized", "attention")
@@ -37,7 +37,7 @@ class ExportConfig:
     """Write a trained model as an ONNX file that needs neither torch nor this package."""
 
     run: Annotated[Path, tyro.conf.Positional]
-    """Run folder of the trained model."""
+    """Run folder of the trained model; or `pretrained`, the model that is shipped."""
     onnx: Path
     """File to write."""
     styles: tuple[Path, ...] = ()
@@ -69,8 +69,9 @@ def export(config: ExportConfig) -> float:
         raise ValueError(
             "exporting takes packages that are not installed: pip install 'underdrawing[export]'"
         )
-    generator, trained = load_model(config.run)
-    codes = StyleCodes(config.run, trained, torch.device("cpu"))
+    run = model_folder(config.run)
+    generator, trained = load_model(run)
+    codes = StyleCodes(run, trained, torch.device("cpu"))
     styles = codes.looks | {AVERAGE: generator.code_mean[None]}
     for path in config.styles:
         if path.stem in styles:
