@@ -108,6 +108,7 @@ def test_compiled_graphs_run_the_same_step(tiny: Tiny, monkeypatch: pytest.Monke
 
 
 @needs_compiler
+@pytest.mark.long
 def test_compiled_code_computes_the_same_step(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
