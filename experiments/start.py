@@ -38,7 +38,7 @@ def find_start(arguments: list[str]) -> Start:
         fitting, reason = named, ""
     elif begun and begun.recipe in RECIPES:
         fitting, reason = begun.recipe, _kept(begun, fitting)
-    config = choice(["--recipe", fitting], "--recipe", RECIPES, fitting)()
+    config = choice([], "--recipe", RECIPES, fitting)()
 
     if init is not None:
         source = None if init == "None" else Path(init)
