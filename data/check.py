@@ -9,7 +9,7 @@ from typing import NamedTuple
 from PIL.ImageFile import ImageFile
 
 from .files import identical_files
-from .folders import Collection, divide, list_folder, look_at_each, no_pictures
+from .folders import Collection, check_each_file, divide, list_folder, no_images_message
 from .images import SUFFIXES, ImageError, open_image, orientation, read_image, to_srgb
 
 SMALL = 64  # pixels of the shorter side
@@ -112,8 +112,8 @@ USED = {
     "deep": Kind("scaled to 8 bits", "nothing, or save it with 8 bits", _is_deep),
     "1-bit": Kind("used, black and white", "nothing, if it is meant so", _is_bilevel),
     "transparent": Kind("laid over white", "nothing, if white is right", _is_transparent),
-    "colour profile": Kind("converted to sRGB", "nothing", _has_profile),
-    "odd colour profile": Kind("profile passed over", "look at its colours", _has_odd_profile),
+    "color profile": Kind("converted to sRGB", "nothing", _has_profile),
+    "odd color profile": Kind("profile passed over", "look at its colors", _has_odd_profile),
     "turned by EXIF": Kind("turned upright", "nothing", _is_turned),
     "odd EXIF": Kind("EXIF passed over", "look whether it is upright", _has_odd_exif),
 }
@@ -157,16 +157,16 @@ def _check_folder(folder: Path) -> Report:
         report.found["locked folder"] += listing.closed
         report.found["other format"] += [p for p in listing.others if p.suffix.lower() in OTHERS]
         if not listing.pictures:
-            raise ValueError(no_pictures(folder))
-        complaints = {}
-        for path, look in look_at_each(_look, listing.pictures, folder.name):
+            raise ValueError(no_images_message(folder))
+        health_warnings = {}
+        for path, look in check_each_file(_look, listing.pictures, folder.name):
             for kind in look.kinds:
                 report.found[kind].append(path)
             if look.size:
                 report.sizes[path] = look.size
             else:
-                complaints[path] = look.complaint
-        report.collection, copies = divide(folder, listing.pictures, complaints)
+                health_warnings[path] = look.complaint
+        report.collection, copies = divide(folder, listing.pictures, health_warnings)
         report.found["copy of a held-out picture"] += sorted(copies)
     except ValueError as error:
         report.refusal = str(error)

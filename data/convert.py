@@ -15,10 +15,10 @@ from .images import read_image, to_image, to_rgb, to_tensor
 
 #: A path, a PIL image, an array (H,W,3) or (B,H,W,3) of uint8 or of floats in [0,1], or a tensor
 #: (3,H,W) or (B,3,H,W) of floats in [0,1].
-Picture = str | Path | Image.Image | NDArray[Any] | Tensor
+ImageLike = str | Path | Image.Image | NDArray[Any] | Tensor
 
 
-def to_batch(picture: Picture) -> Tensor:
+def to_batch(picture: ImageLike) -> Tensor:
     """A picture as (B,3,H,W) float32 in [0,1], where it lies; B is 1 for all that is no batch.
 
     Raises:
@@ -43,7 +43,7 @@ def to_batch(picture: Picture) -> Tensor:
     return x if x.dim() == 4 else x[None]
 
 
-def as_given(batch: Tensor, given: Picture) -> Image.Image | NDArray[Any] | Tensor:
+def as_given(batch: Tensor, given: ImageLike) -> Image.Image | NDArray[Any] | Tensor:
     """A result (B,3,H,W) in [0,1] as the kind of picture that was given; PIL for a path.
 
     Arrays and tensors keep their number of dimensions and type of numbers, tensors their device.
@@ -58,11 +58,11 @@ def as_given(batch: Tensor, given: Picture) -> Image.Image | NDArray[Any] | Tens
     return x.numpy().astype(given.dtype)
 
 
-def to_map(values: Picture, size: tuple[int, int]) -> Tensor:
+def to_map(values: ImageLike, size: tuple[int, int]) -> Tensor:
     """One number in [0,1] per pixel, (B,1,H,W) float32 of the size given.
 
     Args:
-        values: a path or PIL image, of which the grey counts (black 0, white 1); an array (H,W) or
+        values: a path or PIL image, of which the gray counts (black 0, white 1); an array (H,W) or
             (B,H,W) or a tensor (H,W), (1,H,W) or (B,1,H,W) of uint8 or of floats in [0,1].
         size: height and width, to which it is stretched.
 

@@ -14,18 +14,18 @@ TAIL = 4096  # bytes at a file's end, which tell most files of one size apart
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write a file aside, sync it, rename it into place: after a crash it is the old one or the
+    """Write a file temporary_path, sync it, rename it into place: after a crash it is the old one or the
     new one, whole.
     """
-    with aside(path) as file:
+    with temporary_path(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
 @contextmanager
-def aside(path: Path) -> Iterator[BinaryIO]:
-    """What is written within goes to a file aside, which takes the place of ``path`` at the end."""
+def temporary_path(path: Path) -> Iterator[BinaryIO]:
+    """What is written within goes to a file temporary_path, which takes the place of ``path`` at the end."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with naming(path):
+    with name_file_in_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             partial.unlink(missing_ok=True)  # what lies there, maybe a link, is not followed
@@ -40,7 +40,7 @@ def aside(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
+def name_file_in_errors(path: Path) -> Iterator[None]:
     """Within it, what the system refuses is said of this file: a full disk names none itself."""
     try:
         yield
@@ -61,7 +61,7 @@ def locked(path: Path) -> Iterator[None]:
     Raises:
         BusyError: another process holds it.
     """
-    with naming(path):
+    with name_file_in_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a")
     with file:
@@ -85,7 +85,7 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def sweep(folder: Path, older_than: float = 0.0) -> None:
+def remove_stale_parts(folder: Path, older_than: float = 0.0) -> None:
     """Remove what killed writers left aside in a folder, if it is this many seconds old."""
     for partial in folder.glob(".*.[0-9]*.part"):
         with suppress(OSError):  # another process has swept it away

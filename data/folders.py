@@ -14,9 +14,9 @@ from typing import TypeVar
 
 from tqdm.auto import tqdm
 
-from .ahead import map_ahead
 from .files import file_stamp, identical_files, one_line, short_hash, write_atomic
 from .images import SUFFIXES, read_image
+from .prefetch import prefetch_map
 
 T = TypeVar("T")
 
@@ -95,7 +95,7 @@ def list_folder(folder: Path) -> Listing:
     )
 
 
-def find_pictures(folder: Path) -> list[Path]:
+def find_images(folder: Path) -> list[Path]:
     """All files in the folder and below that are named like pictures, sorted.
 
     Folders in it that may not be read are named in one warning.
@@ -108,11 +108,11 @@ def find_pictures(folder: Path) -> list[Path]:
         names = [f"{path}: {error.strerror}" for path, error in listing.closed.items()]
         warnings.warn(_with_names(f"some folders in {folder} cannot be read", names), stacklevel=2)
     if not listing.pictures:
-        raise ValueError(no_pictures(folder))
+        raise ValueError(no_images_message(folder))
     return listing.pictures
 
 
-def no_pictures(folder: Path) -> str:
+def no_images_message(folder: Path) -> str:
     """What to say of a folder without any."""
     kinds = ", ".join(sorted(SUFFIXES))
     return one_line(f"{folder} holds no pictures (looked for {kinds}, also in subfolders)")
@@ -127,7 +127,7 @@ def split(paths: list[Path]) -> Collection:
     """Split per folder by the rank of the SHA-1 of the file's name.
 
     The first tenth (at least 3) is test, the next as many validation, the rest training; in a
-    folder of fewer than 9 pictures a third each is set aside, so one or two all train.
+    folder of fewer than 9 pictures a third each is set temporary_path, so one or two all train.
     """
     by_folder: dict[Path, list[Path]] = defaultdict(list)
     for path in paths:
@@ -190,9 +190,9 @@ def _without(collection: Collection, left_out: Container[Path]) -> Collection:
     return Collection(*(tuple(path for path in part if path not in left_out) for part in parts))
 
 
-def _unreadable(folder: Path, paths: list[Path], complaints: Mapping[Path, str]) -> str:
-    sentence = f"{len(complaints)} of {len(paths)} pictures in {folder} are unreadable"
-    return _with_names(sentence, list(complaints.values()))
+def _unreadable(folder: Path, paths: list[Path], health_warnings: Mapping[Path, str]) -> str:
+    sentence = f"{len(health_warnings)} of {len(paths)} pictures in {folder} are unreadable"
+    return _with_names(sentence, list(health_warnings.values()))
 
 
 def read_collection(folder: Path, cache: Path | None = None) -> Collection:
@@ -209,11 +209,11 @@ def read_collection(folder: Path, cache: Path | None = None) -> Collection:
     Raises:
         ValueError: no folder, no pictures, or too many of them unreadable.
     """
-    paths = find_pictures(folder)
-    complaints = _complaints(folder, paths, cache)
-    collection, copies = divide(folder, paths, complaints)
-    if complaints:
-        warnings.warn(_unreadable(folder, paths, complaints), stacklevel=2)
+    paths = find_images(folder)
+    health_warnings = _complaints(folder, paths, cache)
+    collection, copies = divide(folder, paths, health_warnings)
+    if health_warnings:
+        warnings.warn(_unreadable(folder, paths, health_warnings), stacklevel=2)
     if copies:
         sentence = (
             f"{len(copies)} of {len(paths)} pictures in {folder} are left out, because they are "
@@ -232,12 +232,12 @@ def _complaints(folder: Path, paths: list[Path], cache: Path | None) -> dict[Pat
     stamps = {path: file_stamp(path) for path in paths}
     names = {path: str(path.relative_to(folder)) for path in paths}
     news = [path for path in paths if not stamps[path] or stamps[path] != known.get(names[path])]
-    complaints = _check(news, folder.name)
-    good = {names[path]: stamps[path] for path in paths if path not in complaints}
+    health_warnings = _check(news, folder.name)
+    good = {names[path]: stamps[path] for path in paths if path not in health_warnings}
     if record and good != known:
         with suppress(OSError):  # without a record, the next call checks again
             write_atomic(record, json.dumps(good))
-    return complaints
+    return health_warnings
 
 
 def _read_record(record: Path) -> dict[str, object]:
@@ -250,17 +250,17 @@ def _read_record(record: Path) -> dict[str, object]:
 
 def _check(paths: list[Path], name: str) -> dict[Path, str]:
     """Decode all files; the complaints about the unreadable ones."""
-    looks = look_at_each(_complaint, paths, name)
-    return {path: complaint for path, complaint in looks if complaint}
+    styles = check_each_file(_complaint, paths, name)
+    return {path: complaint for path, complaint in styles if complaint}
 
 
-def look_at_each(
+def check_each_file(
     look: Callable[[Path], T], paths: list[Path], name: str
 ) -> Iterator[tuple[Path, T]]:
     """Each file and what a function makes of it, in order, in threads, under a progress bar."""
     with ThreadPoolExecutor() as pool:
-        looks = zip(paths, map_ahead(pool, look, paths, AHEAD), strict=True)
-        yield from tqdm(looks, one_line(f"checking {name}"), len(paths), leave=False, delay=2)
+        styles = zip(paths, prefetch_map(pool, look, paths, AHEAD), strict=True)
+        yield from tqdm(styles, one_line(f"checking {name}"), len(paths), leave=False, delay=2)
 
 
 def _complaint(path: Path) -> str | None:

@@ -48,7 +48,7 @@ def read_image(
     path: Path, at_least: int | None = None, content: bytes | None = None
 ) -> Image.Image:
     """An RGB picture in sRGB, upright (EXIF), alpha over white, deeper ones scaled to 8 bits, of an
-    animation the first frame. What is wrong with EXIF or a colour profile is passed over.
+    animation the first frame. What is wrong with EXIF or a color profile is passed over.
 
     Args:
         path: the file.
@@ -99,7 +99,7 @@ def orientation(image: Image.Image) -> int | None:
 
 
 def to_srgb(image: Image.Image) -> Callable[[Image.Image], Image.Image] | None:
-    """What takes pictures out of the colours of this one's profile; None if they are sRGB.
+    """What takes pictures out of the colors of this one's profile; None if they are sRGB.
 
     Raises:
         Exception: the profile is damaged, too large, or of another kind of picture.
@@ -108,12 +108,12 @@ def to_srgb(image: Image.Image) -> Callable[[Image.Image], Image.Image] | None:
     if not profile:
         return None
     if len(profile) > MAX_PROFILE:
-        raise ValueError("the colour profile is too large")
+        raise ValueError("the color profile is too large")
     base = Image.getmodebase(image.mode)  # "P" is its own
     kind = "CMYK" if image.mode == "CMYK" else "L" if base == "L" else "RGB"
     mode = {b"GRAY": "L", b"RGB ": "RGB", b"CMYK": "CMYK"}.get(profile[16:20])
     if mode is None or (kind != mode and (kind, mode) != ("L", "RGB")):
-        raise ValueError("the colour profile is of another kind of picture")
+        raise ValueError("the color profile is of another kind of picture")
     return _converter(profile, mode)
 
 
@@ -246,5 +246,5 @@ def encode_image(image: Image.Image, suffix: str) -> bytes:
 
 
 def square(image: Image.Image, size: int) -> Tensor:
-    """Shorter side resized to ``size``, centre crop: (3,size,size). The evaluation's view."""
+    """Shorter side resized to ``size``, center crop: (3,size,size). The evaluation's view."""
     return to_tensor(ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS))

@@ -18,29 +18,29 @@ from typing import Annotated, NamedTuple
 import tyro
 
 from ..data.files import write_atomic
-from ..metrics.judges import Scores
-from ..trainers.processes import join_processes
-from .agenda import Agenda, list_cells, make_agenda, runs_left, seconds_per_step, summary
-from .axes import AXES, Variants, check_axes, variants
-from .bench import (
-    Bench,
+from ..metrics.scores import Scores
+from ..trainers.runtime import join_processes
+from .ablations import ABLATIONS, Variants, check_axes, variants
+from .analysis.attention import maps_section
+from .analysis.curves import Curve
+from .analysis.results import StudyResult, make_study_result, result_json, write_result
+from .analysis.tables import make_columns
+from .main import choice, run_command
+from .presets import PRESETS, StudyConfig
+from .report.report import Chapter, write_report
+from .report.samples import cell_pictures
+from .strength_check import check_strengths, matches, write_check
+from .study.plan import StudyPlan, list_cells, make_study_plan, runs_left, seconds_per_step, summary
+from .study.runs import StudyRun, cell_key
+from .study.scores import (
+    StudyScorer,
     control_scores,
     curves_of,
-    make_bench,
+    make_scorer,
     study_cards,
     study_notes,
     train_and_score,
 )
-from .cells import Cell, cell_key
-from .comparison import Curve
-from .findings import Findings, findings_json, findings_text, make_findings, write_findings
-from .gallery import cell_pictures
-from .main import choice, run_command
-from .maps import maps_section
-from .presets import PRESETS, Study
-from .report import Chapter, write_report
-from .strength_check import check_strengths, matches, write_check
-from .table import make_columns
 
 TITLE = "Ablations"
 LEDE = (
@@ -59,15 +59,15 @@ class AblateConfig:
     """All combinations of the axes in one table, not a table for each."""
     dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print the cells and how long they would take. Nothing is trained."""
-    study: Annotated[Study, tyro.conf.arg(name="")] = field(default_factory=Study)
+    study: Annotated[StudyConfig, tyro.conf.arg(name="")] = field(default_factory=StudyConfig)
 
 
-class Ablation(NamedTuple):
+class AblationTable(NamedTuple):
     """A table to be."""
 
     axes: tuple[str, ...]
     variants: Variants
-    rows: dict[str, list[Cell]]  # by title, a cell a seed
+    rows: dict[str, list[StudyRun]]  # by title, a cell a seed
 
     @property
     def name(self) -> str:
@@ -75,7 +75,7 @@ class Ablation(NamedTuple):
         return "+".join(self.axes)
 
 
-def ablations(config: AblateConfig) -> list[Ablation]:
+def ablations(config: AblateConfig) -> list[AblationTable]:
     """The tables that are asked for.
 
     Raises:
@@ -87,23 +87,23 @@ def ablations(config: AblateConfig) -> list[Ablation]:
     for chosen in [axes] if config.grid else [(axis,) for axis in axes]:
         values, name = variants(chosen), "+".join(chosen)
         rows = {
-            title: [Cell(f"{name}: {title}", recipe, s) for s in range(config.study.seeds)]
+            title: [StudyRun(f"{name}: {title}", recipe, s) for s in range(config.study.seeds)]
             for title, recipe in values.recipes.items()
         }
-        tables.append(Ablation(chosen, values, rows))
+        tables.append(AblationTable(chosen, values, rows))
     return tables
 
 
-def distinct(study: Study, tables: Sequence[Ablation]) -> dict[str, Cell]:
+def distinct(study: StudyConfig, tables: Sequence[AblationTable]) -> dict[str, StudyRun]:
     """All cells by their keys, one seed after the other; what tables share comes once."""
-    cells: dict[str, Cell] = {}
+    cells: dict[str, StudyRun] = {}
     for seed in range(study.seeds):
         for row in (row for table in tables for row in table.rows.values()):
             cells.setdefault(cell_key(study, row[seed]), row[seed])
     return cells
 
 
-def ablate(config: AblateConfig) -> tuple[list[Findings], dict[Cell, str]]:
+def ablate(config: AblateConfig) -> tuple[list[StudyResult], dict[StudyRun, str]]:
     """Train and score what is not yet, and write tables and report; or say what would be done.
 
     Returns:
@@ -117,28 +117,30 @@ def ablate(config: AblateConfig) -> tuple[list[Findings], dict[Cell, str]]:
     if ("strength",) in [table.axes for table in tables]:
         check_strengths(study)
     cells = distinct(study, tables)
-    bench = make_bench(study, next(iter(cells.values())))
-    agenda = make_agenda(bench, cells)
-    announce(config, bench, agenda, [table.rows[table.variants.baseline][0] for table in tables])
+    scorer = make_scorer(study, next(iter(cells.values())))
+    agenda = make_study_plan(scorer, cells)
+    announce(config, scorer, agenda, [table.rows[table.variants.baseline][0] for table in tables])
     if config.dry_run:
         return [], {}
-    controls = control_scores(bench)
-    failures = train_and_score(bench, list(agenda.open.values()))
+    controls = control_scores(scorer)
+    failures = train_and_score(scorer, list(agenda.open.values()))
     reasons = {cell_key(study, cell): f"failed: {why}" for cell, why in failures.items()}
     reasons |= agenda.skipped
-    found = [table_findings(bench, table, controls, reasons) for table in tables]
-    if bench.main:
-        write_tables(bench, tables, found)
+    found = [table_findings(scorer, table, controls, reasons) for table in tables]
+    if scorer.main:
+        write_tables(scorer, tables, found)
     return found, failures
 
 
-def announce(config: AblateConfig, bench: Bench, agenda: Agenda, baselines: Sequence[Cell]) -> None:
+def announce(
+    config: AblateConfig, scorer: StudyScorer, agenda: StudyPlan, baselines: Sequence[StudyRun]
+) -> None:
     """Say what will be done and how long it takes; a dry run lists every cell."""
     runs, _ = runs_left(agenda)
     # The dearest one, with a discriminator: the estimate is rather too long than too short.
     dearest = max(baselines, key=lambda cell: cell.recipe.balance.adversarial)
     step = seconds_per_step(config.study, dearest) if runs else None
-    if not bench.main:
+    if not scorer.main:
         return
     if config.dry_run:
         print(list_cells(agenda))
@@ -146,40 +148,45 @@ def announce(config: AblateConfig, bench: Bench, agenda: Agenda, baselines: Sequ
 
 
 def table_findings(
-    bench: Bench, table: Ablation, controls: Mapping[str, Scores], reasons: Mapping[str, str]
-) -> Findings:
+    scorer: StudyScorer,
+    table: AblationTable,
+    controls: Mapping[str, Scores],
+    reasons: Mapping[str, str],
+) -> StudyResult:
     """A table's findings; a row with a cell that has a reason is left out, for that reason."""
     why, rows, baseline = dict[str, str](), dict[str, list[Curve]](), table.variants.baseline
     for title, cells in table.rows.items():
-        stopped = [reasons.get(cell_key(bench.study, cell)) for cell in cells]
+        stopped = [reasons.get(cell_key(scorer.study, cell)) for cell in cells]
         if reason := next(filter(None, stopped), None):
             why[title] = reason
         else:
-            rows[title] = curves_of(bench, cells, controls["identity"])
-    columns = [column._replace(paper=None) for column in make_columns(bench.judges)]
-    asks = [f"{axis}: {AXES[axis].asks}" for axis in table.axes]
-    findings = make_findings(
-        " × ".join(table.axes), rows, controls, columns, study_cards(bench),
+            rows[title] = curves_of(scorer, cells, controls["identity"])
+    columns = [column._replace(paper=None) for column in make_columns(scorer.networks)]
+    asks = [f"{axis}: {ABLATIONS[axis].asks}" for axis in table.axes]
+    result = make_study_result(
+        " × ".join(table.axes), rows, controls, columns, study_cards(scorer),
         compare=[(title, baseline) for title in rows if title != baseline],
-        at=bench.study.matched_gap, notes=[*asks, *study_notes(bench)],
+        at=scorer.study.matched_gap, notes=[*asks, *study_notes(scorer)],
         skipped=why | {title: f"no such row: {x}" for title, x in table.variants.refused.items()},
     )  # fmt: skip
     shown = {title: cells for title, cells in table.rows.items() if title in rows}
-    return replace(findings, more=maps_section(bench.study, shown))
+    return replace(result, more=maps_section(scorer.study, shown))
 
 
-def write_tables(bench: Bench, tables: Sequence[Ablation], found: Sequence[Findings]) -> None:
+def write_tables(
+    scorer: StudyScorer, tables: Sequence[AblationTable], found: Sequence[StudyResult]
+) -> None:
     """Every table into its folder, all of them into the report."""
-    study, chapters = bench.study, []
-    for table, findings in zip(tables, found, strict=True):
-        write_findings(findings, study.out / table.name)
+    study, chapters = scorer.study, []
+    for table, result in zip(tables, found, strict=True):
+        write_result(result, study.out / table.name)
         if table.axes == ("strength",):
-            write_check(matches(findings.curves), study.out / table.name)
-        shown = {title: table.rows[title][0] for title in findings.curves}
-        chapters.append(Chapter(findings, cell_pictures(bench, shown)))
+            write_check(matches(result.curves), study.out / table.name)
+        shown = {title: table.rows[title][0] for title in result.curves}
+        chapters.append(Chapter(result, cell_pictures(scorer, shown)))
     if study.json:
         everything = {
-            t.name: json.loads(findings_json(f)) for t, f in zip(tables, found, strict=True)
+            t.name: json.loads(result_json(f)) for t, f in zip(tables, found, strict=True)
         }
         write_atomic(study.json, json.dumps(everything, indent=1))
     write_report(study.out / "report.html", TITLE, LEDE, chapters, study)
@@ -191,10 +198,10 @@ def parse(arguments: list[str]) -> AblateConfig:
     Raises:
         ValueError: unknown preset.
     """
-    preset = choice(arguments, "--preset", PRESETS, Study.preset)
+    preset = choice(arguments, "--preset", PRESETS, StudyConfig.preset)
     study = preset()
     study = replace(study, out=Path(str(study.out).replace("reproduce", "ablate")))
-    axes = "\n".join(f"  {name}: {axis.asks}" for name, axis in AXES.items())
+    axes = "\n".join(f"  {name}: {axis.asks}" for name, axis in ABLATIONS.items())
     description = (
         "Vary one thing at a time: train and score each value of every axis, compare it with the "
         f"baseline's, and write tables and a report.\n\nAxes:\n{axes}\n\n"
@@ -211,8 +218,8 @@ def command(arguments: list[str]) -> None:
     config = parse(arguments)
     found, failures = ablate(config)
     if found and join_processes(config.study.device).is_main_process:
-        for findings in found:
-            print(f"\n{findings.title}\n\n{findings_text(findings)}\n")
+        for result in found:
+            print(f"\n{result.title}\n\n{result_text(result)}\n")
         print(f"tables: {config.study.out}/AXIS/table.md (.tex, .csv, .json)")
         print(f"report: {config.study.out / 'report.html'}")
         for cell, why in failures.items():

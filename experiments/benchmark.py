@@ -17,10 +17,10 @@ from tqdm.auto import tqdm
 
 from ..data.files import write_atomic
 from ..trainers.config import EncoderConfig, GeneratorConfig, TrainConfig
-from ..trainers.networks import pick_device
-from .measure import copy_ceiling, in_fresh_process, machine, matrix_ceiling
-from .table import markdown
-from .workloads import RIVALS, Case, Outcome, ours, plain, rival
+from ..trainers.runtime import pick_device
+from .analysis.tables import markdown
+from .timing.timer import copy_ceiling, in_fresh_process, machine, matrix_ceiling
+from .timing.workloads import RIVALS, Case, Outcome, ours, plain, rival
 
 Part = Literal["train", "stylize", "data"]
 SIZES: dict[str, tuple[int, ...]] = {
@@ -34,7 +34,7 @@ PLAIN_UP_TO = 1024  # pixels a side; plain code and rivals run out of memory not
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
-    """Time the training step, stylising and the input path on this machine."""
+    """Time the training step, stylizing and the input path on this machine."""
 
     parts: tuple[Part, ...] = ("train", "stylize", "data")
     """What to time."""
@@ -54,7 +54,7 @@ class BenchmarkConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of the training step; stylising is always in float32."""
+    """Of the training step; stylizing is always in float32."""
     compile: bool = False
     """torch.compile the training step's networks."""
     workers: int = 2

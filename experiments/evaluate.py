@@ -13,13 +13,26 @@ from typing import Annotated, Literal, NamedTuple
 import tyro
 
 from ..data.folders import read_collection
-from ..metrics.judges import Judges, Scores, make_cards
+from ..metrics.scores import MetricNetworks, Scores, make_cards
 from ..models.pretrained import cache_dir
 from ..trainers.config import TrainConfig
 from ..trainers.model_files import load_config, load_model, own_folder
-from ..trainers.processes import join_processes
-from .comparison import Curve, check_rising
-from .evaluation import (
+from ..trainers.runtime import join_processes
+from .analysis.curves import Curve, check_rising
+from .analysis.results import (
+    FULL,
+    MATCHED,
+    Section,
+    StudyResult,
+    make_study_result,
+    section_text,
+    write_result,
+)
+from .analysis.tables import Column, Table, make_columns, make_table_row, to_text
+from .main import run_command
+from .scoring.external import Outputs, read_systems, saved_painter, write_manifest
+from .scoring.networks import make_networks
+from .scoring.protocol import (
     CONTROLS,
     PairPaths,
     each,
@@ -31,19 +44,6 @@ from .evaluation import (
     together,
     trained_painter,
 )
-from .findings import (
-    FULL,
-    MATCHED,
-    Findings,
-    Section,
-    make_findings,
-    section_text,
-    write_findings,
-)
-from .judges import make_judges
-from .main import run_command
-from .outputs import Outputs, read_systems, saved_painter, write_manifest
-from .table import Column, Table, make_columns, make_line, to_text
 
 SIZE = 256  # pixels, where no run says otherwise
 
@@ -98,7 +98,7 @@ class Job(NamedTuple):
     note: str  # which they are
 
 
-def evaluate(config: EvaluateConfig) -> Findings:
+def evaluate(config: EvaluateConfig) -> StudyResult:
     """Score runs and outputs; every process returns what was found, the first one writes it.
 
     Runs may be somebody else's: the folders of pictures that the first one's configuration names
@@ -119,20 +119,20 @@ def evaluate(config: EvaluateConfig) -> Findings:
     check_names([*map(str, config.runs), *job.systems, *CONTROLS])
     names = {run: {f"{run}/{s:g}": s for s in config.strengths} for run in models}
     with processes.main_process_first():  # the first one fills the caches
-        judges = make_judges(device, config.weights_dir)
+        networks = make_networks(device, config.weights_dir)
         painters = [trained_painter(model, device, names[run]) for run, model in models.items()]
-    painter = together(each(CONTROLS), saved_painter(job.systems), *painters)
-    scores = score_painter(painter, job.pairs, job.paintings, judges, size, device)
+    stylizer = together(each(CONTROLS), saved_painter(job.systems), *painters)
+    scores = score_painter(stylizer, job.pairs, job.paintings, networks, size, device)
     controls, points = (pick(scores, chosen) for chosen in (CONTROLS, job.systems))
     curves = {
         run: Curve((0.0, *config.strengths),
                    (controls["identity"], *pick(scores, at).values()))
         for run, at in names.items()
     }  # fmt: skip
-    findings = evaluation_findings(config, job, judges, size, curves, controls, points)
+    result = evaluation_findings(config, job, networks, size, curves, controls, points)
     if processes.is_main_process:
-        write_findings(findings, out, config.json)
-    return findings
+        write_result(result, out, config.json)
+    return result
 
 
 def make_job(config: EvaluateConfig, trained: Sequence[TrainConfig]) -> Job:
@@ -195,41 +195,41 @@ def out_folder(config: EvaluateConfig) -> Path:
 
 
 def evaluation_findings(
-    config: EvaluateConfig, job: Job, judges: Judges, size: int,
+    config: EvaluateConfig, job: Job, networks: MetricNetworks, size: int,
     curves: dict[str, Curve], controls: dict[str, Scores], points: dict[str, Scores],
-) -> Findings:  # fmt: skip
+) -> StudyResult:  # fmt: skip
     """The tables: full strength, matched style, each system's gap, each run's curve."""
-    columns = [column._replace(paper=None) for column in make_columns(judges)]
+    columns = [column._replace(paper=None) for column in make_columns(networks)]
     runs = list(curves)
     notes = [f"{job.note}, at {size} px."]
     if curves:
         listed = ", ".join(f"{strength:g}" for strength in config.strengths)
         notes.append(f"Runs at strengths {listed}, the last of them in the first table.")
-    findings = make_findings(
+    result = make_study_result(
         "Evaluation", {run: [curve] for run, curve in curves.items()}, controls, columns,
-        make_cards(judges, len(job.pairs), len(job.paintings), resolution(size)),
+        make_cards(networks, len(job.pairs), len(job.paintings), resolution(size)),
         compare=[(run, runs[0]) for run in runs[1:]], points=points, notes=notes,
     )  # fmt: skip
     more = [curve_section(run, curve, columns) for run, curve in curves.items()]
-    return replace(findings, more=[*findings.more, *more])
+    return replace(result, more=[*result.more, *more])
 
 
 def curve_section(run: str, curve: Curve, columns: Sequence[Column]) -> Section:
     """A run's figures at each strength."""
     lines = [
-        make_line(f"{strength:g}", [scores], None, columns, control=False)
+        make_table_row(f"{strength:g}", [scores], None, columns, control=False)
         for strength, scores in zip(curve.strengths, curve.scores, strict=True)
     ]
     return Section(f"{run} by strength", Table(list(columns), lines, [], []), [])
 
 
-def evaluation_text(findings: Findings) -> str:
+def evaluation_text(result: StudyResult) -> str:
     """The tables for a terminal."""
-    sections = findings.more
-    if len(findings.curves) > 1:
-        sections = [Section(MATCHED, findings.matched, findings.differences), *sections]
-    columns = findings.full.columns
-    parts = [f"{FULL}:\n{to_text(findings.full)}"]
+    sections = result.more
+    if len(result.curves) > 1:
+        sections = [Section(MATCHED, result.matched, result.differences), *sections]
+    columns = result.full.columns
+    parts = [f"{FULL}:\n{to_text(result.full)}"]
     return "\n\n".join([*parts, *(section_text(section, columns) for section in sections)])
 
 
@@ -243,9 +243,9 @@ def command(arguments: list[str]) -> None:
             write_manifest(config.write_manifest, job.pairs)
             print(f"{len(job.pairs)} pairs: {config.write_manifest}")
         return
-    findings = evaluate(config)
+    result = evaluate(config)
     if processes.is_main_process:
-        print(evaluation_text(findings))
+        print(evaluation_text(result))
         print(f"\ntables: {out_folder(config) / 'table.md'} (.tex, .csv, .json)")
 
 

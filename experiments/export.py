@@ -72,7 +72,7 @@ def export(config: ExportConfig) -> float:
     run = model_folder(config.run)
     generator, trained = load_model(run)
     codes = StyleCodes(run, trained, torch.device("cpu"))
-    styles = codes.looks | {AVERAGE: generator.code_mean[None]}
+    styles = codes.styles | {AVERAGE: generator.code_mean[None]}
     for path in config.styles:
         if path.stem in styles:
             raise ValueError(f"there are two styles of the name {path.stem!r}: rename {path}")
@@ -118,7 +118,7 @@ def to_onnx(generator: Generator, styles: Mapping[str, Tensor]) -> bytes:
 
 def _mean(x: Any, dim: Sequence[int], keepdim: bool = False, dtype: None = None) -> Any:
     """One axis after the other: ONNX Runtime adds up a whole plane in one float32 sum, and the
-    colours of a large photo then come out wrong in the second decimal.
+    colors of a large photo then come out wrong in the second decimal.
     """
     from onnxscript import opset18
 

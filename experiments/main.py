@@ -19,7 +19,7 @@ COMMANDS = {
     "looks": "name and draw the styles that are stored beside a model",
     "app": "open a page in the browser to play with a model",
     "evaluate": "score runs, and anybody's pictures, on held-out pairs",
-    "benchmark": "time training, stylising and loading beside the floor and plain code",
+    "benchmark": "time training, stylizing and loading beside the floor and plain code",
     "reproduce": "train and score every row of the paper's table; write the report",
     "ablate": "vary one thing at a time, or several in a grid; write tables and a report",
     "robustness": "measure losses and outputs under changes of light, noise and compression",
@@ -52,9 +52,8 @@ def run_command(name: str, arguments: list[str]) -> None:
     """Run a command. Mistakes, interruptions and what the machine refuses become one sentence and
     an exit code; anything else is a bug and shows its traceback.
     """
-    from ..trainers.memory import keep_freed_memory
-    from ..trainers.signals import Interrupted
-    from .endings import explain
+    from ..trainers.runtime import Interrupted, keep_freed_memory
+    from .errors import explain_error
 
     keep_freed_memory()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does, in words
@@ -69,7 +68,7 @@ def run_command(name: str, arguments: list[str]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
     except (ValueError, OSError, MemoryError, RuntimeError) as error:
-        sentence = explain(error, name)
+        sentence = explain_error(error, name)
         if sentence is None:
             raise
         fail(sentence)

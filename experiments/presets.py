@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Literal
 
 from ..trainers.config import GeneratorConfig
-from .comparison import check_rising
+from .analysis.curves import check_rising
 
 CURVE = (0.25, 0.5, 0.75, 1.0)
 
 
 @dataclass(frozen=True)
-class Study:
+class StudyConfig:
     """What all rows of a table share: pictures, sizes, steps, seeds, and how they are scored."""
 
     preset: str = "quick"
@@ -44,9 +44,9 @@ class Study:
     strengths: tuple[float, ...] = (0.5, 1.0)
     """Strengths at which each row is scored: the points of its content/style curve."""
     matched_gap: float | None = None
-    """Style gap at which rows are compared; without it, the largest that all rows that stylise
+    """Style gap at which rows are compared; without it, the largest that all rows that stylize
     reach, on 97.5 % of the bootstrap samples of the pairs."""
-    full_strength: float = 0.5
+    full_strength_prob: float = 0.5
     """Share of examples trained at full strength; the others draw it from [0,1]."""
     weights_dir: Path | None = None
     """Folder to look for network weights in first."""
@@ -65,15 +65,15 @@ class Study:
         check_rising(self.strengths)
 
 
-def quick() -> Study:
+def quick() -> StudyConfig:
     """The built-in samples on two CPU cores; one seed, so no intervals.
 
     Command: ``underdrawing reproduce``
     """
-    return Study()
+    return StudyConfig()
 
 
-def cpu() -> Study:
+def cpu() -> StudyConfig:
     """A folder of photos and one of paintings on a CPU: small pictures, short runs, three seeds.
 
     Command: ``underdrawing reproduce --preset cpu --photos PHOTOS --paintings PAINTINGS``
@@ -84,7 +84,7 @@ def cpu() -> Study:
     )  # fmt: skip
 
 
-def standard() -> Study:
+def standard() -> StudyConfig:
     """A folder of photos and one of paintings on one GPU.
 
     Command: ``underdrawing reproduce --preset standard --photos PHOTOS --paintings PAINTINGS``
@@ -96,7 +96,7 @@ def standard() -> Study:
     )  # fmt: skip
 
 
-def paper() -> Study:
+def paper() -> StudyConfig:
     """The full recipe: COCO's 118 thousand photos, WikiArt's 80 thousand paintings, several GPUs.
 
     Command: ``accelerate launch -m underdrawing.experiments.reproduce --preset paper
@@ -108,6 +108,6 @@ def paper() -> Study:
     )  # fmt: skip
 
 
-_ALL: tuple[Callable[[], Study], ...] = (quick, cpu, standard, paper)
+_ALL: tuple[Callable[[], StudyConfig], ...] = (quick, cpu, standard, paper)
 #: Name on the command line -> preset.
 PRESETS = {preset.__name__: preset for preset in _ALL}

@@ -84,8 +84,8 @@ def attention_adversarial() -> TrainConfig:
 def paper_weights() -> TrainConfig:
     """The paper's own start: content 1e5, style 1e2, published losses, content weight shifted.
 
-    Its content weight belongs to a sum of *unnormalised* squares in its formula but to means over
-    L2-normalised features in its text's recommendation; we take the latter, without our relative
+    Its content weight belongs to a sum of *unnormalized* squares in its formula but to means over
+    L2-normalized features in its text's recommendation; we take the latter, without our relative
     Gram loss.
     Command: ``underdrawing train --recipe paper-weights``
     """
@@ -106,7 +106,7 @@ def gradient_balance() -> TrainConfig:
 
 
 def naive_attention() -> TrainConfig:
-    """Attention as a plain minimiser (objective ``joint``), kept to show how it collapses.
+    """Attention as a plain minimizer (objective ``joint``), kept to show how it collapses.
 
     Command: ``underdrawing train --recipe naive-attention``
     """
@@ -124,7 +124,7 @@ def few_paintings() -> TrainConfig:
     Command: ``underdrawing train --recipe few-paintings --photos PHOTOS --paintings PAINTINGS``
     """
     return replace(
-        attention(), recipe="few-paintings", steps=1000, crop_scale=0.25, full_strength=0.75
+        attention(), recipe="few-paintings", steps=1000, crop_scale=0.25, full_strength_prob=0.75
     )
 
 

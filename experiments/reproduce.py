@@ -12,24 +12,24 @@ from dataclasses import replace
 
 import tyro
 
-from ..trainers.processes import join_processes
-from .bench import (
+from ..trainers.runtime import join_processes
+from .analysis.attention import maps_section
+from .analysis.results import StudyResult, make_study_result, write_result
+from .analysis.tables import FOOTNOTE, ROWS, make_columns
+from .main import choice, run_command
+from .presets import PRESETS, StudyConfig
+from .recipes import RECIPES
+from .report.report import Chapter, write_report
+from .report.samples import cell_pictures
+from .study.runs import StudyRun
+from .study.scores import (
     control_scores,
     curves_of,
-    make_bench,
+    make_scorer,
     study_cards,
     study_notes,
     train_and_score,
 )
-from .cells import Cell
-from .findings import Findings, findings_text, make_findings, write_findings
-from .gallery import cell_pictures
-from .main import choice, run_command
-from .maps import maps_section
-from .presets import PRESETS, Study
-from .recipes import RECIPES
-from .report import Chapter, write_report
-from .table import FOOTNOTE, ROWS, make_columns
 
 TITLE = "The paper’s table, measured again"
 LEDE = (
@@ -43,7 +43,7 @@ ENDPOINT = (
 )
 
 
-def reproduce(study: Study) -> Findings:
+def reproduce(study: StudyConfig) -> StudyResult:
     """Train what is not trained yet, score what is not scored yet; every process returns what was
     found, the first one writes it and the report.
 
@@ -52,44 +52,44 @@ def reproduce(study: Study) -> Findings:
             not be trained.
     """
     titles = {row.recipe: row.title for row in ROWS}
-    rows = {row.title: [Cell(row.title, RECIPES[row.recipe](), s) for s in range(study.seeds)]
+    rows = {row.title: [StudyRun(row.title, RECIPES[row.recipe](), s) for s in range(study.seeds)]
             for row in ROWS}  # fmt: skip
     cells = [cells[seed] for seed in range(study.seeds) for cells in rows.values()]
-    bench = make_bench(study, cells[0])
-    controls = control_scores(bench)
-    failures = train_and_score(bench, cells)
+    scorer = make_scorer(study, cells[0])
+    controls = control_scores(scorer)
+    failures = train_and_score(scorer, cells)
     if failures:
         cell, why = next(iter(failures.items()))
         raise ValueError(f"{cell.title}, seed {cell.seed}: {why}")
-    curves = {title: curves_of(bench, row, controls["identity"]) for title, row in rows.items()}
-    findings = make_findings(
-        TITLE, curves, controls, make_columns(bench.judges), study_cards(bench),
+    curves = {title: curves_of(scorer, row, controls["identity"]) for title, row in rows.items()}
+    result = make_study_result(
+        TITLE, curves, controls, make_columns(scorer.networks), study_cards(scorer),
         compare=[(row.title, titles[other]) for row in ROWS for other in row.against],
         papers={row.title: row.paper for row in ROWS}, at=study.matched_gap,
-        notes=[*study_notes(bench), FOOTNOTE, ENDPOINT],
+        notes=[*study_notes(scorer), FOOTNOTE, ENDPOINT],
     )  # fmt: skip
-    findings = replace(findings, more=maps_section(study, rows))
-    if bench.main:
-        write_findings(findings, study.out, study.json)
-        pictures = cell_pictures(bench, {title: cells[0] for title, cells in rows.items()})
-        chapter = Chapter(findings, pictures)
+    result = replace(result, more=maps_section(study, rows))
+    if scorer.main:
+        write_result(result, study.out, study.json)
+        pictures = cell_pictures(scorer, {title: cells[0] for title, cells in rows.items()})
+        chapter = Chapter(result, pictures)
         write_report(study.out / "report.html", TITLE, LEDE, [chapter], study)
-    return findings
+    return result
 
 
-def parse(arguments: list[str]) -> Study:
+def parse(arguments: list[str]) -> StudyConfig:
     """A full study from ``--preset NAME`` and options that change it.
 
     Raises:
         ValueError: unknown preset.
     """
-    preset = choice(arguments, "--preset", PRESETS, Study.preset)
+    preset = choice(arguments, "--preset", PRESETS, StudyConfig.preset)
     description = (
         "Train and score every row of the paper's table and the control rows; write the report."
         f"\n\nPreset {preset.__name__}: {preset.__doc__}"
     )
     return tyro.cli(
-        Study, prog="underdrawing reproduce", description=description,
+        StudyConfig, prog="underdrawing reproduce", description=description,
         args=arguments, default=preset(),
     )  # fmt: skip
 
@@ -97,9 +97,9 @@ def parse(arguments: list[str]) -> Study:
 def command(arguments: list[str]) -> None:
     """Run the command."""
     study = parse(arguments)
-    findings = reproduce(study)
+    result = reproduce(study)
     if join_processes(study.device).is_main_process:
-        print(f"\n{findings_text(findings)}\n")
+        print(f"\n{result_text(result)}\n")
         print(f"tables: {study.out / 'table.md'} (.tex, .csv, .json)")
         print(f"report: {study.out / 'report.html'}")
 

@@ -26,13 +26,16 @@ import tyro
 from torch import Tensor
 
 from ..losses.content import ContentLoss
-from ..metrics.judges import Judge
+from ..metrics.scores import FeatureExtractor
 from ..models.encoder import Encoder
 from ..models.style_code import style_code
 from ..trainers.config import TrainConfig
 from ..trainers.model_files import Model, build_encoder, load_model, own_folder
-from ..trainers.processes import join_processes, share_out
-from .evaluation import (
+from ..trainers.runtime import join_processes, map_over_processes
+from .main import run_command
+from .robustness_report import Facts, to_markdown, write_robustness
+from .scoring.networks import make_networks
+from .scoring.protocol import (
     CONTROLS,
     Method,
     PairPaths,
@@ -42,14 +45,11 @@ from .evaluation import (
     read_squares,
     resolution,
 )
-from .judges import make_judges
-from .main import run_command
-from .robustness_report import Facts, to_markdown, write_robustness
 from .sensitivity import (
     LOSS,
     FeatureLoss,
     Figures,
-    Painter,
+    Stylizer,
     Summary,
     feature_loss,
     joined,
@@ -57,11 +57,11 @@ from .sensitivity import (
     measure_losses,
     measure_outputs,
     plain_losses,
-    summarise,
+    summarize,
 )
 
 BATCH = 4  # photos at a time, each of them in all its views
-CONTROL_ROWS = ("identity", "colour only")
+CONTROL_ROWS = ("identity", "color only")
 
 
 @dataclass(frozen=True)
@@ -93,14 +93,14 @@ class RobustnessConfig:
 
 
 @dataclass(frozen=True)
-class Bench:
+class StudyScorer:
     """What every photo is looked at with."""
 
     manifest: Sequence[PairPaths]
     models: Mapping[str, Model]
     encoder: Encoder  # of all of them
     layers: list[str]  # of the losses
-    judge: Judge  # LPIPS
+    extractor: FeatureExtractor  # LPIPS
     size: int
     seed: int
     device: torch.device
@@ -124,17 +124,19 @@ def robustness(config: RobustnessConfig) -> tuple[Summary, Facts]:
     with processes.main_process_first():  # the first one fills the caches
         manifest = held_out_pairs(config, first, main)
         encoder, pretrained = build_encoder(first, [*layers, *styles])
-        judges = make_judges(device, config.weights_dir)
-    bench = Bench(
-        manifest, models, encoder.to(device), list(dict.fromkeys(layers)), judges.perceptual,
+        networks = make_networks(device, config.weights_dir)
+    scorer = StudyScorer(
+        manifest, models, encoder.to(device), list(dict.fromkeys(layers)), networks.perceptual,
         config.size or first.size, config.seed, device,
     )  # fmt: skip
     positions = batches(range(len(manifest)), BATCH)
-    measured = share_out(processes, lambda batch: look(bench, batch), positions, "changing photos")
-    summary = summarise(joined(measured))
+    measured = map_over_processes(
+        processes, lambda batch: look(scorer, batch), positions, "changing photos"
+    )
+    summary = summarize(joined(measured))
     facts = Facts(
-        dict(zip(names, config.runs, strict=True)), manifest, resolution(bench.size),
-        (pretrained.name, pretrained.sha256), (judges.lpips_name, *judges.perceptual.words),
+        dict(zip(names, config.runs, strict=True)), manifest, resolution(scorer.size),
+        (pretrained.name, pretrained.sha256), (networks.lpips_name, *networks.perceptual.words),
     )  # fmt: skip
     if main:
         write_robustness(summary, facts, config, out)
@@ -183,25 +185,25 @@ def held_out_pairs(config: RobustnessConfig, trained: TrainConfig, notify: bool)
 
 
 @torch.no_grad()
-def look(bench: Bench, positions: Sequence[int]) -> Figures:
+def look(scorer: StudyScorer, positions: Sequence[int]) -> Figures:
     """Every loss and method on the photos at these positions of the manifest, in all views."""
-    pairs = [bench.manifest[i] for i in positions]
-    following = [bench.manifest[(i + 1) % len(bench.manifest)] for i in positions]
+    pairs = [scorer.manifest[i] for i in positions]
+    following = [scorer.manifest[(i + 1) % len(scorer.manifest)] for i in positions]
     photos, others, paintings = (
-        read_squares(paths, bench.size, bench.device)
+        read_squares(paths, scorer.size, scorer.device)
         for paths in ([p for p, _ in pairs], [p for p, _ in following], [p for _, p in pairs])
     )
-    views = make_views(photos, others, bench.seed, positions)
-    losses = plain_losses([model.config.content for model in bench.models.values()])
+    views = make_views(photos, others, scorer.seed, positions)
+    losses = plain_losses([model.config.content for model in scorer.models.values()])
     painters = {name: after(CONTROLS[name], paintings) for name in CONTROL_ROWS}
-    for name, model in bench.models.items():
+    for name, model in scorer.models.items():
         layers = model.config.style.layers
-        code = style_code(paintings, bench.encoder(paintings, layers))
+        code = style_code(paintings, scorer.encoder(paintings, layers))
         losses |= attended_loss(name, model, photos, code)
-        painters[name] = painter(model, code)
+        painters[name] = stylizer(model, code)
     return {
-        LOSS: measure_losses(views, lambda x: bench.encoder(x, bench.layers), losses),
-        **measure_outputs(views, painters, bench.judge),
+        LOSS: measure_losses(views, lambda x: scorer.encoder(x, scorer.layers), losses),
+        **measure_outputs(views, painters, scorer.extractor),
     }
 
 
@@ -214,12 +216,12 @@ def attended_loss(name: str, model: Model, photos: Tensor, code: Tensor) -> dict
     return {f"weighted by A of {name}": feature_loss(loss, output.attention, output.channels)}
 
 
-def after(method: Method, paintings: Tensor) -> Painter:
+def after(method: Method, paintings: Tensor) -> Stylizer:
     """A method with its paintings."""
     return lambda photos: method(photos, paintings)
 
 
-def painter(model: Model, code: Tensor) -> Painter:
+def stylizer(model: Model, code: Tensor) -> Stylizer:
     """A run's generator, with the style codes (B,D) of the paintings."""
     return lambda photos: model.generator(photos, code, attend=False).image
 

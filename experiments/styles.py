@@ -1,65 +1,86 @@
-"""Styles named on the command line: one, a mixture, or one per region of a mask."""
+"""``underdrawing looks``: the styles stored beside a model, by name; and a contact sheet of them.
 
-from collections.abc import Iterable
+underdrawing looks --model runs/mine --add starry=painting.jpg
+underdrawing looks --model runs/mine --photo photo.jpg --out sheet.png
+"""
+
+import math
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from torch import Tensor
+import tyro
+from PIL import Image, ImageDraw, ImageFont
 
-from ..trainers.painter import Painter
+from ..data.images import read_image, save_image
+from ..trainers.style_codes import write_styles
+from ..trainers.stylizer import Stylizer, load
+from .style_args import parse_pairs
 
-
-def parse_mix(words: str) -> dict[str, float]:
-    """``a.jpg:0.7,b.jpg:0.3`` -> style and weight.
-
-    Raises:
-        ValueError: it is written otherwise.
-    """
-    parts = [part.rpartition(":") for part in words.split(",")]
-    try:
-        mix = {style: float(weight) for style, _, weight in parts}
-    except ValueError:
-        mix = {}
-    if len(mix) < len(parts) or "" in mix:
-        raise ValueError(f"--mix {words}: write STYLE:WEIGHT,STYLE:WEIGHT, each style once")
-    return mix
+SIDE = 320  # pixels of a picture on the contact sheet, at most
+LINE = 22  # pixels of the name below it
 
 
-def parse_pairs(words: str) -> dict[str, str]:
-    """``black=a.jpg,white=b.jpg`` -> colour (or name) and style.
+@dataclass(frozen=True)
+class LooksConfig:
+    """Print the names of the looks that are stored beside a model."""
 
-    Raises:
-        ValueError: it is written otherwise.
-    """
-    parts = [part.partition("=") for part in words.split(",")]
-    pairs = {key: style for key, _, style in parts}
-    if len(pairs) < len(parts) or not all(pairs) or not all(pairs.values()):
-        raise ValueError(f"{words}: write KEY=STYLE,KEY=STYLE, each key (colour or name) once")
-    return pairs
-
-
-def title(styles: Iterable[str]) -> str:
-    """For the names of results: paintings without their folders and suffixes."""
-    return "+".join(Path(style).stem for style in styles)
+    model: Path | None = None
+    """Run folder of the trained model; by default the model that is shipped."""
+    add: str | None = None
+    """Store looks first: NAME=PAINTING,NAME=PAINTING. A name that is there is replaced."""
+    photo: Path | None = None
+    """Also draw this photo in every look."""
+    out: Path = Path("looks.png")
+    """The contact sheet."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute."""
 
 
-def codes_and_title(
-    painter: Painter, style: str | None, mix: str | None, masked: bool
-) -> tuple[Tensor | dict[str, Tensor], str]:
-    """What to give to ``painter.stylize``, made once for all photos, and a name for it.
+def list_looks(config: LooksConfig) -> tuple[str, ...]:
+    """Do what the options ask for; returns the names.
 
     Raises:
-        ValueError: the options contradict each other, or there is no such style.
+        ValueError: there is no such model, painting or photo, or no look to draw.
     """
-    if (style is None) == (mix is None):
-        raise ValueError("name one style with --style, or several with --mix")
-    if masked:
-        if style is None:
-            raise ValueError("--mask goes with --style COLOUR=STYLE,COLOUR=STYLE, not with --mix")
-        regions = parse_pairs(style)
-        codes = {colour: painter.code(one) for colour, one in regions.items()}
-        return codes, title(regions.values())
-    if mix is not None:
-        weights = parse_mix(mix)
-        return painter.code(weights), title(weights)
-    assert style is not None
-    return painter.code(style), title([style])
+    stylizer = load(config.model, config.device)
+    if config.add:
+        if config.model is None:
+            raise ValueError("looks are added to a model of your own: name it with --model")
+        named = parse_pairs(config.add)
+        codes = {name: stylizer.code(Path(painting)) for name, painting in named.items()}
+        write_styles(config.model, stylizer.codes.styles | codes)
+        stylizer = load(config.model, config.device)
+    if config.photo:
+        if not stylizer.styles:
+            raise ValueError("there are no looks beside this model: store some with --add")
+        save_image(contact_sheet(stylizer, read_image(config.photo)), config.out)
+    return stylizer.styles
+
+
+def contact_sheet(stylizer: Stylizer, photo: Image.Image) -> Image.Image:
+    """The photo and every look of it, about as wide as high, with their names."""
+    photo = photo.copy()
+    photo.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    pictures = {"photo": photo} | {look: stylizer.stylize(photo, look) for look in stylizer.styles}
+    width, height = photo.width, photo.height + LINE
+    square = math.ceil(math.sqrt(len(pictures) * height / width))
+    near = range(max(1, square - 1), square + 2)
+    columns = min(near, key=lambda n: (-len(pictures) % n, -n))  # few places stay empty
+    rows = math.ceil(len(pictures) / columns)
+    sheet = Image.new("RGB", (columns * width, rows * height), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
+    for number, (name, picture) in enumerate(pictures.items()):
+        x, y = number % columns * width, number // columns * height
+        sheet.paste(picture, (x, y))
+        draw.text((x + 4, y + photo.height + 2), name, "black", font)
+    return sheet
+
+
+def command(arguments: list[str]) -> None:
+    """Run the command."""
+    config = tyro.cli(LooksConfig, prog="underdrawing looks", args=arguments)
+    for name in list_looks(config):
+        print(name)
+    if config.photo:
+        print(config.out)

@@ -18,15 +18,15 @@ import tyro
 from PIL import Image
 from tqdm.auto import tqdm
 
-from ..data.ahead import map_ahead
 from ..data.convert import to_batch
 from ..data.images import MAX_BYTES, encode_image, read_image, save_image, to_image
-from ..data.regions import region_weights
+from ..data.masks import region_weights
+from ..data.prefetch import prefetch_map
 from ..models.generator import MIN_SIDE
-from ..trainers.memory import free_memory
-from ..trainers.painter import Painter, load
-from ..trainers.pictures import overlay
-from .styles import codes_and_title
+from ..trainers.runtime import free_memory
+from ..trainers.stylizer import Stylizer, load
+from ..trainers.visualize import overlay
+from .style_args import codes_and_title
 from .targets import FORMATS, STREAM, find_targets
 
 AHEAD = 2  # pictures read before, and written after, the network's turn
@@ -41,11 +41,11 @@ class StylizeConfig:
     """Photos, folders of photos, or patterns like "*.jpg"; - reads one from standard input."""
     style: str | None = None
     """The painting, or the name of a look that is stored beside the model (`underdrawing looks`).
-    With --mask: COLOUR=STYLE,COLOUR=STYLE."""
+    With --mask: COLOR=STYLE,COLOR=STYLE."""
     mix: str | None = None
     """Instead of --style, several with their weights: a.jpg:0.7,b.jpg:0.3."""
     mask: Path | None = None
-    """A picture whose colours say which style goes where: of those that --style names (as in CSS,
+    """A picture whose colors say which style goes where: of those that --style names (as in CSS,
     or #rrggbb) each pixel takes the nearest. Stretched to the photo; edges are softened."""
     model: Path | None = None
     """Run folder of the trained model; by default the model that is shipped."""
@@ -59,7 +59,7 @@ class StylizeConfig:
     """A picture that is white where the photo is to be kept, black where it is painted, stretched
     to the photo; or `attention`: strength / max(A, 1), less where the attention map A is high."""
     keep_colors: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Paint lightness only; the colours (the chroma, in YCbCr) stay the photo's."""
+    """Paint lightness only; the colors (the chroma, in YCbCr) stay the photo's."""
     attention: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Also write each photo with the attention map laid over it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -76,8 +76,8 @@ def stylize(config: StylizeConfig) -> list[Path]:
     """
     if not 0 <= config.strength <= 1:
         raise ValueError(f"--strength is {config.strength}; it goes from 0 to 1")
-    painter = load(config.model, config.device)
-    painting, title = codes_and_title(painter, config.style, config.mix, config.mask is not None)
+    stylizer = load(config.model, config.device)
+    painting, title = codes_and_title(stylizer, config.style, config.mix, config.mask is not None)
     mask = read_image(config.mask) if config.mask else None
     if mask and isinstance(painting, dict):
         region_weights(mask, list(painting), (MIN_SIDE, MIN_SIDE))  # says now what is wrong
@@ -93,17 +93,17 @@ def stylize(config: StylizeConfig) -> list[Path]:
     with ThreadPoolExecutor(2) as pool:
         writing: deque[Future[Path]] = deque()
         pictures = tqdm(
-            map_ahead(pool, _read, targets, AHEAD),
+            prefetch_map(pool, _read, targets, AHEAD),
             "stylizing", len(targets), unit="photo", disable=len(targets) == 1,
         )  # fmt: skip
         for (photo, target), picture in zip(targets.items(), pictures, strict=True):
             try:
-                content = _fitting(photo, picture, painter.device)
-                stylized = painter.stylize(
+                content = _fitting(photo, picture, stylizer.device)
+                stylized = stylizer.stylize(
                     content, painting, config.strength, protect=protect, mask=mask,
                     keep_colors=config.keep_colors,
                 )  # fmt: skip
-                shown = _attention_over(painter, content) if config.attention else None
+                shown = _attention_over(stylizer, content) if config.attention else None
             except ValueError as error:
                 print(f"underdrawing: skipped: {error}", file=sys.stderr)
                 continue
@@ -144,8 +144,8 @@ def _fitting(photo: Path, pixels: Image.Image | ValueError, device: torch.device
     return pixels
 
 
-def _attention_over(painter: Painter, content: Image.Image) -> Image.Image:
-    return to_image(overlay(to_batch(content), painter.attention(content).cpu())[0])
+def _attention_over(stylizer: Stylizer, content: Image.Image) -> Image.Image:
+    return to_image(overlay(to_batch(content), stylizer.attention(content).cpu())[0])
 
 
 def _write(stylized: Image.Image, shown: Image.Image | None, target: Path, suffix: str) -> Path:

@@ -4,7 +4,7 @@ import glob
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ..data.folders import find_pictures
+from ..data.folders import find_images
 from ..data.images import SUFFIXES
 
 STREAM = Path("-")  # standard input as a photo, standard output as a result
@@ -50,7 +50,7 @@ def find_targets(
 def _find(named: Path) -> Iterator[tuple[Path, Path]]:
     """Photos, and the name of each within the results' folder."""
     if named.is_dir():
-        for path in find_pictures(named):
+        for path in find_images(named):
             yield path, path.relative_to(named)
     elif glob.has_magic(str(named)) and not named.exists():  # Windows leaves this to the program
         paths = sorted(Path(path) for path in glob.glob(str(named), recursive=True))  # noqa: PTH207

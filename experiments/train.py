@@ -10,9 +10,8 @@ from typing import Annotated
 import tyro
 
 from ..trainers.config import TrainConfig
-from ..trainers.plan import describe, make_plan
-from ..trainers.processes import join_processes
-from ..trainers.signals import Interrupted
+from ..trainers.dry_run import describe, make_plan
+from ..trainers.runtime import Interrupted, join_processes
 from ..trainers.trainer import begin, collections
 from .guide import next_lines, report, same_command
 from .main import run_command

@@ -10,7 +10,7 @@ from torch import Tensor
 Logits = Sequence[Tensor]  # one (B,1,h,w) per scale
 
 
-class _Game(NamedTuple):
+class GanLoss(NamedTuple):
     """Per-patch losses of one adversarial game."""
 
     real: Callable[[Tensor], Tensor]  # D on paintings
@@ -19,18 +19,18 @@ class _Game(NamedTuple):
     middle: float  # logits above it say "painting"
 
 
-GAMES = {
+GAN_LOSSES = {
     # Mao et al. 2017, with the ½ of their Eq. 9
-    "lsgan": _Game(
+    "lsgan": GanLoss(
         lambda x: 0.5 * (x - 1).square(),
         lambda x: 0.5 * x.square(),
         lambda x: 0.5 * (x - 1).square(),
         0.5,
     ),
     # Lim & Ye 2017
-    "hinge": _Game(lambda x: F.relu(1 - x), lambda x: F.relu(1 + x), lambda x: -x, 0.0),
+    "hinge": GanLoss(lambda x: F.relu(1 - x), lambda x: F.relu(1 + x), lambda x: -x, 0.0),
     # Goodfellow et al. 2014, section 3; wants R1 (Mescheder et al. 2018)
-    "nonsaturating": _Game(
+    "nonsaturating": GanLoss(
         lambda x: F.softplus(-x), lambda x: F.softplus(x), lambda x: F.softplus(-x), 0.0
     ),
 }
@@ -41,27 +41,27 @@ def _per_image(logits: Logits, loss: Callable[[Tensor], Tensor]) -> Tensor:
     return torch.stack([loss(x.float()).mean(dim=(1, 2, 3)) for x in logits]).mean(0)
 
 
-def real_loss(logits: Logits, game: str) -> Tensor:
+def real_loss(logits: Logits, gan_loss: str) -> Tensor:
     """D's loss on paintings, (B,)."""
-    return _per_image(logits, GAMES[game].real)
+    return _per_image(logits, GAN_LOSSES[gan_loss].real)
 
 
-def fake_loss(logits: Logits, game: str) -> Tensor:
+def fake_loss(logits: Logits, gan_loss: str) -> Tensor:
     """D's loss on outputs, (B,)."""
-    return _per_image(logits, GAMES[game].fake)
+    return _per_image(logits, GAN_LOSSES[gan_loss].fake)
 
 
-def generator_loss(logits: Logits, game: str) -> Tensor:
+def generator_loss(logits: Logits, gan_loss: str) -> Tensor:
     """G's loss on its own outputs, (B,)."""
-    return _per_image(logits, GAMES[game].generator)
+    return _per_image(logits, GAN_LOSSES[gan_loss].generator)
 
 
-def taken_for_real(logits: Logits, game: str) -> Tensor:
+def fraction_real(logits: Logits, gan_loss: str) -> Tensor:
     """Share of patches that D takes for a painting's, (B,)."""
-    return _per_image(logits, lambda x: (x.detach() > GAMES[game].middle).float())
+    return _per_image(logits, lambda x: (x.detach() > GAN_LOSSES[gan_loss].middle).float())
 
 
-def score(logits: Logits) -> Tensor:
+def mean_logit(logits: Logits) -> Tensor:
     """Mean logit, (B,): how much of a painting D sees."""
     return _per_image(logits, lambda x: x)
 
@@ -71,7 +71,7 @@ def r1_penalty(logits: Logits, real: Tensor) -> Tensor:
 
     ``real`` (B,3,H,W) must require grad and have produced the logits.
     """
-    (gradient,) = torch.autograd.grad(score(logits).sum(), real, create_graph=True)
+    (gradient,) = torch.autograd.grad(mean_logit(logits).sum(), real, create_graph=True)
     return gradient.square().sum(dim=(1, 2, 3))
 
 

@@ -1,6 +1,6 @@
 """What the attention map is aimed at, and how it learns it (DESIGN: how A is trained).
 
-Minimising the weighted content loss over A makes A *hide* the errors. So A enters that loss as a
+Minimizing the weighted content loss over A makes A *hide* the errors. So A enters that loss as a
 constant, and the branch is taught, by cross-entropy, a target A* that points at the content in
 danger. Maps are (B,1,h,w), >= 0, with spatial mean one; everything here is without gradient but
 the branch's own loss.
@@ -35,7 +35,7 @@ def kl_to_uniform(attention: Tensor) -> Tensor:
 
 
 def robust_weights(error: Tensor, budget: float | Tensor) -> Tensor:
-    """The weights that maximise mean(A·E) subject to KL(A/hw || uniform) <= budget.
+    """The weights that maximize mean(A·E) subject to KL(A/hw || uniform) <= budget.
 
     Closed form A* = hw · softmax(E/τ); τ by bisection on its logarithm (KL falls as τ grows), a
     fixed number of halvings so that no value travels to the host. Where even τ -> 0 stays under
@@ -71,7 +71,7 @@ def error_map(
     return torch.stack(parts).sum(0).clamp_min(0)
 
 
-def dissimilarity(stylized: Tensor, content: Tensor, grid: tuple[int, int]) -> Tensor:
+def structural_dissimilarity(stylized: Tensor, content: Tensor, grid: tuple[int, int]) -> Tensor:
     """Q = (1 - SSIM)/2 of the luminances, 7x7 window, averaged onto the grid, (B,1,h,w)."""
     gray = [rgb_to_grayscale(x.detach().float()) for x in (stylized, content)]
     return F.adaptive_avg_pool2d((1 - ssim(gray[0], gray[1], 7)) / 2, grid) + LEAST_ERROR
@@ -84,12 +84,12 @@ def structural_error(
 
     Where the paint is destroying the drawing.
     """
-    q = dissimilarity(stylized, content, grid)
+    q = structural_dissimilarity(stylized, content, grid)
     mean = q.mean(dim=(2, 3), keepdim=True)
     return mean_one(torch.clamp(q, min=mean / (2 * clip), max=clip * mean))
 
 
-class Situation(NamedTuple):
+class TargetInputs(NamedTuple):
     """All that a target may look at. What it does not ask for is not computed."""
 
     squared: Features  # layer -> (F - P)², (B,C,h,w)
@@ -111,20 +111,20 @@ class Situation(NamedTuple):
         return {k: self.features[k].float().square().mean(1, keepdim=True) for k in self.layers}
 
 
-def _structural(s: Situation) -> Tensor:
+def _structural(s: TargetInputs) -> Tensor:
     return structural_error(s.stylized, s.content, s.grid, s.clip)
 
 
-def _robust_structural(s: Situation) -> Tensor:
+def _robust_structural(s: TargetInputs) -> Tensor:
     """Robust on Q: as sharp as the budget allows, where A ∝ Q is nearly flat on real outputs."""
-    return robust_weights(dissimilarity(s.stylized, s.content, s.grid), s.budget)
+    return robust_weights(structural_dissimilarity(s.stylized, s.content, s.grid), s.budget)
 
 
-def _robust(s: Situation) -> Tensor:
+def _robust(s: TargetInputs) -> Tensor:
     return robust_weights(error_map(s.errors(), s.layers, s.grid), s.budget)
 
 
-def _robust_local(s: Situation) -> Tensor:
+def _robust_local(s: TargetInputs) -> Tensor:
     """Robust on E relative to the photo's own local energy: the sky counts like the face."""
     energy = s.energy()
     local = {
@@ -134,19 +134,19 @@ def _robust_local(s: Situation) -> Tensor:
     return robust_weights(error_map(local, s.layers, s.grid), s.budget)
 
 
-def _calibrated(s: Situation) -> Tensor:
+def _calibrated(s: TargetInputs) -> Tensor:
     """A ∝ Q/E, so that A·E follows the structural error."""
     error = error_map(s.errors(), s.layers, s.grid)
     floor = 0.1 * error.mean(dim=(2, 3), keepdim=True)
     return mean_one(_structural(s) / (error + floor))
 
 
-def _saliency(s: Situation, kl: Tensor) -> Tensor:
+def _saliency(s: TargetInputs, kl: Tensor) -> Tensor:
     """Softmax of the encoder's energy at this KL (B,): what shouts, whether in danger or not."""
     return robust_weights(error_map(s.energy(), s.layers, s.grid), kl)
 
 
-TARGETS: dict[str, Callable[[Situation], Tensor]] = {
+TARGETS: dict[str, Callable[[TargetInputs], Tensor]] = {
     "structural": _structural,
     "robust_structural": _robust_structural,
     "robust": _robust,
@@ -167,7 +167,7 @@ def branch_loss(attention: Tensor, target: Tensor) -> Tensor:
     return (target * log_ratio).mean(dim=tuple(range(1, target.dim())))
 
 
-class Weighting(NamedTuple):
+class AttentionResult(NamedTuple):
     """What an objective decides: the weights used by the content loss, and the branch's loss."""
 
     attention: Tensor | None  # (B,1,h,w); None is uniform
@@ -185,7 +185,7 @@ class AttentionObjective(nn.Module):
     - ``oracle``    the target itself, no branch: is the branch worth it?
     - ``shuffled``  another photo's A: is *where* what matters? Needs two pictures per process.
     - ``saliency``  the encoder's energy, as far from uniform (KL) as the target.
-    - ``joint``     the naive minimiser, A with gradient; kept to show the collapse.
+    - ``joint``     the naive minimizer, A with gradient; kept to show the collapse.
     - ``gate``      A as predicted, detached; it learns only through the decoder's mixing.
 
     Args:
@@ -218,7 +218,7 @@ class AttentionObjective(nn.Module):
         content_features: Features,
         stylized: Tensor,
         content: Tensor,
-    ) -> Weighting:
+    ) -> AttentionResult:
         """Decide the weights for a batch of photos ``content`` and outputs ``stylized``."""
         zero = attention.new_zeros(len(attention))
         channel_loss, frozen = zero, {k: v.detach() for k, v in channels.items()}
@@ -228,14 +228,14 @@ class AttentionObjective(nn.Module):
             channel_loss = channel_loss + branch_loss(predicted, goal) / len(channels)
 
         if self.objective == "uniform":
-            return Weighting(None, frozen, channel_loss)
+            return AttentionResult(None, frozen, channel_loss)
         if self.objective == "joint":
-            return Weighting(attention, frozen, channel_loss)
+            return AttentionResult(attention, frozen, channel_loss)
         if self.objective == "gate":
-            return Weighting(attention.detach(), frozen, channel_loss)
+            return AttentionResult(attention.detach(), frozen, channel_loss)
 
         h, w = attention.shape[-2:]
-        situation = Situation(
+        situation = TargetInputs(
             {k: v.detach() for k, v in squared.items()},
             frozen,
             content_features,
@@ -251,16 +251,16 @@ class AttentionObjective(nn.Module):
             if self.objective == "saliency":
                 goal = _saliency(situation, kl_to_uniform(goal))
         if self.objective in ("oracle", "saliency"):
-            return Weighting(goal, frozen, channel_loss)
+            return AttentionResult(goal, frozen, channel_loss)
         loss = channel_loss + branch_loss(attention, goal)
         if self.objective == "observed":
-            return Weighting(None, frozen, loss)
+            return AttentionResult(None, frozen, loss)
         used = attention.detach()
         if self.objective == "shuffled":
             if len(used) < 2:
                 raise ValueError("objective 'shuffled' needs at least two pictures per process")
             used = used.roll(1, dims=0)
-        return Weighting(used, frozen, loss)
+        return AttentionResult(used, frozen, loss)
 
 
 class AttentionStatistics(NamedTuple):

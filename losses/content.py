@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .features import NORMALIZATIONS
+from .normalization import NORMALIZATIONS
 
 Features = dict[str, Tensor]
 LayerWeights = Sequence[tuple[str, float]]
@@ -56,7 +56,7 @@ class ContentLoss(nn.Module):
         self.normalize = NORMALIZATIONS[normalization]
 
     def squared_errors(self, stylized: Features, content: Features) -> Features:
-        """Per layer (F - P)² of the normalised features, (B,C,h,w), float32."""
+        """Per layer (F - P)² of the normalized features, (B,C,h,w), float32."""
         return {
             layer: (
                 self.normalize(stylized[layer].float()) - self.normalize(content[layer].float())

@@ -12,7 +12,7 @@ NUMBERS = 5  # uniform numbers used per picture
 
 
 def diff_augment(image: Tensor, uniform: Tensor) -> Tensor:
-    """Colour and translation of pictures (B,3,H,W) in [0,1].
+    """Color and translation of pictures (B,3,H,W) in [0,1].
 
     Args:
         image: pictures.

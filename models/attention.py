@@ -18,7 +18,7 @@ def spatial_softmax(logits: Tensor) -> Tensor:
     return rearrange(flat, "b (h w) -> b 1 h w", h=h)
 
 
-def spare(attention: Tensor, size: tuple[int, int]) -> Tensor:
+def attention_to_strength(attention: Tensor, size: tuple[int, int]) -> Tensor:
     """A strength that spares what A marks: 1 / max(A, 1), as (B,1,H,W) of the size given.
 
     Full where A is at most its mean, half where it is twice that, a fifth where it is five times.

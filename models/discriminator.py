@@ -9,7 +9,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from torch.nn.utils.parametrize import is_parametrized
 
 
-class Verdict(NamedTuple):
+class DiscriminatorOutput(NamedTuple):
     """What the discriminator says, one entry per scale."""
 
     logits: list[Tensor]  # (B,1,h,w)
@@ -73,7 +73,7 @@ class PatchGAN(nn.Module):
         width: channels of the first convolution.
         layers: strided convolutions; 3 gives the 70x70 receptive field.
         scales: 1-3; each further scale judges the picture at half the size.
-        spectral: spectral normalisation (Miyato et al. 2018) instead of instance norm.
+        spectral: spectral normalization (Miyato et al. 2018) instead of instance norm.
         style_size: length of the style code to condition on by projection, or None.
     """
 
@@ -97,7 +97,7 @@ class PatchGAN(nn.Module):
 
     @torch.no_grad()
     def advance_spectral_norm(self) -> None:
-        """One power iteration of every normalised weight, to be called once after each update.
+        """One power iteration of every normalized weight, to be called once after each update.
 
         torch makes one in every forward in train mode: then the number of forwards, and so of
         micro-batches, would change the weights. Here no forward changes anything.
@@ -108,7 +108,7 @@ class PatchGAN(nn.Module):
                 module.weight  # noqa: B018 - looking at it iterates
         self.eval()
 
-    def forward(self, image: Tensor, style: Tensor | None = None) -> Verdict:
+    def forward(self, image: Tensor, style: Tensor | None = None) -> DiscriminatorOutput:
         """Judge.
 
         Raises:
@@ -125,4 +125,6 @@ class PatchGAN(nn.Module):
         for i, patches in enumerate(self.scales):
             x = F.avg_pool2d(x, 2) if i else x
             verdicts.append(patches(x, style))
-        return Verdict([logits for logits, _ in verdicts], [features for _, features in verdicts])
+        return DiscriminatorOutput(
+            [logits for logits, _ in verdicts], [features for _, features in verdicts]
+        )

@@ -148,7 +148,7 @@ class Encoder(nn.Module):
     """A frozen network that turns images into features.
 
     ``forward``: image (B,3,H,W) RGB in [0,1] -> ``{tap: (B,C,h,w)}``, for all taps or those asked
-    for. Normalises inside itself, runs no deeper than the deepest tap, has no trainable parameter
+    for. Normalizes inside itself, runs no deeper than the deepest tap, has no trainable parameter
     and always stays in eval mode.
 
     Args:
@@ -199,7 +199,7 @@ class Encoder(nn.Module):
 
     def in_bfloat16(self) -> "Encoder":
         """Convolutions in bfloat16, in place: autocast would round these frozen weights again in
-        every pass. The image is still normalised in float32.
+        every pass. The image is still normalized in float32.
         """
         for layer in self._convolutions():
             layer.to(torch.bfloat16)

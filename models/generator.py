@@ -4,9 +4,9 @@
                        |  (detached)                                      |
                        +-> attention A          stylized = f^-1( f(base) + s * paint )
 
-``base`` is the photo, moved towards the painting's colours by the strength s; ``paint`` starts at
+``base`` is the photo, moved towards the painting's colors by the strength s; ``paint`` starts at
 zero, so training starts from a faithful picture and learns brushwork. s = 0 returns the photo.
-(Base ``photo`` leaves the colours to the paint as well. With attended strength, s is s^A.)
+(Base ``photo`` leaves the colors to the paint as well. With attended strength, s is s^A.)
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import ChannelAttention, SpatialAttention
-from .style_code import COLOUR_SIZE, match_colour, mean_std
+from .style_code import COLOR_SIZE, match_color, mean_std
 
 STRIDE = 8  # of the attention map; pictures are padded to a multiple of it
 MIN_SIDE = 32
@@ -53,7 +53,7 @@ def conv(c_in: int, c_out: int, kernel: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, padding_mode="reflect")
 
 
-def normalise(x: Tensor) -> Tensor:
+def instance_norm(x: Tensor) -> Tensor:
     """Instance norm; as a group norm of one channel a group it is several times faster on CPUs."""
     return F.group_norm(x, x.shape[1])
 
@@ -62,10 +62,10 @@ def adain(x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     """Instance norm of (B,C,h,w), then the style's own scale and bias, (B,C) each."""
     if x.shape[0] == 1:  # they fit into the norm's own affine step: one pass over memory less
         return F.group_norm(x, x.shape[1], 1 + scale[0], bias[0])
-    return torch.addcmul(bias[..., None, None], normalise(x), 1 + scale[..., None, None])
+    return torch.addcmul(bias[..., None, None], instance_norm(x), 1 + scale[..., None, None])
 
 
-class EnlargingConv(nn.Module):
+class UpsampleConv(nn.Module):
     """Resize by two (nearest), then convolve; worked out at the small size.
 
     In each of the four phases of the large grid, a small pixel is met by several taps of the
@@ -102,7 +102,7 @@ class StyledConv(nn.Module):
 
     def __init__(self, c_in: int, c_out: int, hidden: int, enlarge: bool = False) -> None:
         super().__init__()
-        self.conv = EnlargingConv(c_in, c_out, 3) if enlarge else conv(c_in, c_out, 3)
+        self.conv = UpsampleConv(c_in, c_out, 3) if enlarge else conv(c_in, c_out, 3)
         self.style = nn.Linear(hidden, 2 * c_out)
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
@@ -133,7 +133,7 @@ class Generator(nn.Module):
         gate_teaches: A learns from that mixing (objective ``gate``); else it is mixed in detached.
         attended_strength: the strength follows A, as s^A: less paint where A is high. A strength of
             0, of 1, and an even map leave everything as it is.
-        base: what is painted on: the photo moved by s to the painting's colours (``colour``), or
+        base: what is painted on: the photo moved by s to the painting's colors (``color``), or
             the ``photo`` as it is.
         channels: loss layers with their channel counts, for channel attention.
     """
@@ -150,7 +150,7 @@ class Generator(nn.Module):
         gate: bool = False,
         gate_teaches: bool = True,
         attended_strength: bool = False,
-        base: Literal["colour", "photo"] = "colour",
+        base: Literal["color", "photo"] = "color",
         channels: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__()
@@ -168,21 +168,21 @@ class Generator(nn.Module):
         self.stem = conv(48, width, 3)
         self.trunk = conv(width, width, 3)  # free of style: attention reads the photo alone
         self.blocks = nn.ModuleList(StyledBlock(width, hidden) for _ in range(blocks))
-        # Normalised like the blocks: without it, one steep step early on kills the ReLUs for good.
+        # Normalized like the blocks: without it, one steep step early on kills the ReLUs for good.
         self.up = nn.ModuleList(
             [
                 StyledConv(width, width // 2, hidden, enlarge=True),
                 StyledConv(width // 2, width // 4, hidden),
             ]
         )
-        self.paint = EnlargingConv(width // 4, 3, 5)
+        self.paint = UpsampleConv(width // 4, 3, 5)
         for parameter in self.paint.parameters():
             nn.init.zeros_(parameter)
         self.attention = SpatialAttention(width) if attention else None
         self.channel_attention = ChannelAttention(width, channels) if channels else None
 
-    def standardise_codes(self, codes: Tensor) -> None:
-        """Fit the code's standardisation to the training paintings' codes (N,D), in place.
+    def fit_standardization(self, codes: Tensor) -> None:
+        """Fit the code's standardization to the training paintings' codes (N,D), in place.
 
         Each std is floored at a tenth of its entry's mean size, so that a single painting, or
         a channel that never fires, does not blow up.
@@ -197,7 +197,7 @@ class Generator(nn.Module):
         code: Tensor,
         strength: Tensor | float = 1.0,
         attend: bool = True,
-        told: Tensor | float | None = None,
+        cond_strength: Tensor | float | None = None,
     ) -> Stylized:
         """Stylize.
 
@@ -213,22 +213,22 @@ class Generator(nn.Module):
             ValueError: the photo is smaller than 32 pixels.
         """
         height, width = photo.shape[-2:]
-        trunk = self.look(photo)
-        attention, channels = self.attend(trunk.detach(), attend)
-        s, style = self.read(photo, code, strength, attention, told)
-        h = self.restyle(trunk, style, attention)
+        trunk = self.encode_photo(photo)
+        attention, channels = self.predict_attention(trunk.detach(), attend)
+        s, style = self.condition(photo, code, strength, attention, cond_strength)
+        h = self.styled_blocks(trunk, style, attention)
         for layer in self.up:
             h = torch.relu_(layer(h, style))  # (B,C/2,H/2,W/2), then (B,C/4,H/2,W/2)
         paint = self.paint(h)[..., :height, :width]
-        return Stylized(self.lay(paint, photo, code, s, mean_std(photo)), attention, channels)
+        return Stylized(self.compose(paint, photo, code, s, mean_std(photo)), attention, channels)
 
-    def read(
+    def condition(
         self,
         photo: Tensor,
         code: Tensor,
         strength: Tensor | float,
         attention: Tensor,
-        told: Tensor | float | None = None,
+        cond_strength: Tensor | float | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The strength as (B or 1,1,H or 1,W or 1), and the style (B,hidden) for the blocks."""
         b, _, height, width = photo.shape
@@ -237,12 +237,14 @@ class Generator(nn.Module):
         if self.attended_strength:
             a = F.interpolate(attention.detach(), scale_factor=STRIDE, mode="bilinear")
             s = s ** a[..., :height, :width].clamp_min(1e-6)  # 0^0 would be 1
-        if told is None:
-            told = s.mean(dim=(1, 2, 3))
-        told = torch.as_tensor(told, dtype=photo.dtype, device=photo.device).expand(b)
-        return s, self.style(torch.cat([self.standard(code), told[:, None]], dim=1))
+        if cond_strength is None:
+            cond_strength = s.mean(dim=(1, 2, 3))
+        cond_strength = torch.as_tensor(
+            cond_strength, dtype=photo.dtype, device=photo.device
+        ).expand(b)
+        return s, self.style(torch.cat([self.standardize(code), cond_strength[:, None]], dim=1))
 
-    def look(self, photo: Tensor) -> Tensor:
+    def encode_photo(self, photo: Tensor) -> Tensor:
         """The trunk's features (B,C,H/4,W/4), of the photo alone.
 
         Raises:
@@ -254,14 +256,14 @@ class Generator(nn.Module):
                 f"the photo is {width}x{height} pixels; each side must be at least {MIN_SIDE}"
             )
         # The stem's norm takes the mean out anyway, but torch's on channels_last, at the price of
-        # digits: six grey levels of a large pale photo.
+        # digits: six gray levels of a large pale photo.
         x = photo - photo.mean(dim=(2, 3), keepdim=True)
         x = F.pad(x, (0, -width % STRIDE, 0, -height % STRIDE), mode="reflect")
         x = F.pixel_unshuffle(x, 4).contiguous(memory_format=layout())  # (B,48,H/4,W/4)
-        x = torch.relu_(normalise(self.stem(x)))
-        return torch.relu_(normalise(self.trunk(x)))
+        x = torch.relu_(instance_norm(self.stem(x)))
+        return torch.relu_(instance_norm(self.trunk(x)))
 
-    def restyle(self, trunk: Tensor, style: Tensor, attention: Tensor) -> Tensor:
+    def styled_blocks(self, trunk: Tensor, style: Tensor, attention: Tensor) -> Tensor:
         """The trunk's features through the styled blocks, and the gate if there is one."""
         h = trunk
         for block in self.blocks:
@@ -273,20 +275,20 @@ class Generator(nn.Module):
         keep = a / (1 + a)  # A = 1 mixes half and half
         return keep * trunk + (1 - keep) * h
 
-    def lay(
-        self, paint: Tensor, photo: Tensor, code: Tensor, s: Tensor, colours: tuple[Tensor, Tensor]
+    def compose(
+        self, paint: Tensor, photo: Tensor, code: Tensor, s: Tensor, colors: tuple[Tensor, Tensor]
     ) -> Tensor:
         """Paint (B,3,H,W) on the base: position by position, so also on a part of the picture.
 
-        ``colours`` are mean and std of the whole photo.
+        ``colors`` are mean and std of the whole photo.
         """
         base = photo
-        if self.base == "colour":
-            base = photo + s * (match_colour(photo, code, colours) - photo)
+        if self.base == "color":
+            base = photo + s * (match_color(photo, code, colors) - photo)
         stylized = from_logit(to_logit(base) + s * paint.float())
         return torch.where(s == 0, photo, stylized)
 
-    def standard(self, code: Tensor) -> Tensor:
+    def standardize(self, code: Tensor) -> Tensor:
         """The code (B,D) in units of the training paintings' spread, scaled down.
 
         Adam moves every weight alike, so a layer with two thousand inputs of size one leaps at
@@ -294,7 +296,7 @@ class Generator(nn.Module):
         """
         return CODE_SCALE * (code - self.code_mean) / self.code_std
 
-    def attend(self, trunk: Tensor, attend: bool) -> tuple[Tensor, dict[str, Tensor]]:
+    def predict_attention(self, trunk: Tensor, attend: bool) -> tuple[Tensor, dict[str, Tensor]]:
         """Attention on detached features: it cannot pull the trunk about. What the picture itself
         needs is not left out.
         """
@@ -308,4 +310,4 @@ class Generator(nn.Module):
 
 def code_size(channels: Mapping[str, int]) -> int:
     """Length of the style code for style layers with these channel counts."""
-    return COLOUR_SIZE + 2 * sum(channels.values())
+    return COLOR_SIZE + 2 * sum(channels.values())

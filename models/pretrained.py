@@ -218,7 +218,7 @@ def _keep(state: State, path: Path) -> Path:
 
 
 def _vgg16_from_onnx(path: Path) -> State:
-    """torchvision-named state of VGG16's 13 convolutions from the Keras-named initialisers."""
+    """torchvision-named state of VGG16's 13 convolutions from the Keras-named initializers."""
     import onnx
 
     arrays = {

@@ -1,13 +1,13 @@
-"""A painting as one vector: colours and channel statistics of its features (DESIGN: style).
+"""A painting as one vector: colors and channel statistics of its features (DESIGN: style).
 
 Layout of a code (B,D): RGB mean (3), RGB std (3), then per layer channel means (C), stds (C).
-Codes of several paintings can be averaged and interpolated; ``Generator`` standardises them.
+Codes of several paintings can be averaged and interpolated; ``Generator`` standardizes them.
 """
 
 import torch
 from torch import Tensor
 
-COLOUR_SIZE = 6
+COLOR_SIZE = 6
 
 
 def mean_std(x: Tensor, eps: float = 1e-5) -> tuple[Tensor, Tensor]:
@@ -24,15 +24,13 @@ def style_code(image: Tensor, features: dict[str, Tensor]) -> Tensor:
     return torch.cat([statistic for pair in parts for statistic in pair], dim=1)
 
 
-def match_colour(
-    photo: Tensor, code: Tensor, colours: tuple[Tensor, Tensor] | None = None
-) -> Tensor:
+def match_color(photo: Tensor, code: Tensor, colors: tuple[Tensor, Tensor] | None = None) -> Tensor:
     """The photo (B,3,H,W) with the painting's RGB mean and std; in [0,1].
 
     The gain is at most 4, so that a flat photo stays flat instead of turning into noise.
-    ``colours``: mean and std of the whole photo, where this is a part of it.
+    ``colors``: mean and std of the whole photo, where this is a part of it.
     """
-    mean, std = colours or mean_std(photo)
+    mean, std = colors or mean_std(photo)
     gain = (code[:, 3:6] / std.clamp_min(1e-3)).clamp(max=4.0)
     shifted = (photo - mean[..., None, None]) * gain[..., None, None] + code[:, :3, None, None]
     return shifted.clamp(0, 1)

@@ -27,7 +27,7 @@ def stylize_in_tiles(
     code: Tensor,
     strength: Tensor | float = 1.0,
     attend: bool = True,
-    told: Tensor | float | None = None,
+    cond_strength: Tensor | float | None = None,
     positions: int = POSITIONS,
 ) -> Stylized:
     """What ``generator(photo, code, strength, attend, told)`` returns, up to rounding.
@@ -43,35 +43,35 @@ def stylize_in_tiles(
         ValueError: the photo is smaller than 32 pixels.
     """
     with torch.no_grad():
-        trunk = generator.look(photo)
-        attention, channels = generator.attend(trunk, attend)
-        s, style = generator.read(photo, code, strength, attention, told)
-        h = generator.restyle(trunk, style, attention)
+        trunk = generator.encode_photo(photo)
+        attention, channels = generator.predict_attention(trunk, attend)
+        s, style = generator.condition(photo, code, strength, attention, cond_strength)
+        h = generator.styled_blocks(trunk, style, attention)
         del trunk  # for 8192x8192 pixels a gigabyte
         for layer in generator.up:
             assert isinstance(layer, StyledConv)
             h = convolve(layer.conv, h, positions)
             h = torch.relu_(adain(h, *layer.style(style).chunk(2, dim=1)))
-        colours, image = mean_std(photo), torch.empty_like(photo)
+        colors, image = mean_std(photo), torch.empty_like(photo)
         height, width = photo.shape[-2:]
         for top, bottom in tiles(h[..., : (height + 1) // 2, :], positions):  # not the padding's
             rows = slice(2 * top, min(2 * bottom, height))
-            paint = reach_over(generator.paint, h, top, bottom)
+            paint = conv_rows(generator.paint, h, top, bottom)
             paint = paint[..., : rows.stop - rows.start, :width]
             some = s[..., rows, :] if s.shape[-2] > 1 else s
-            image[..., rows, :] = generator.lay(paint, photo[..., rows, :], code, some, colours)
+            image[..., rows, :] = generator.compose(paint, photo[..., rows, :], code, some, colors)
     return Stylized(image, attention, channels)
 
 
 def convolve(conv: nn.Module, x: Tensor, positions: int) -> Tensor:
     """``conv(x)``, tile by tile."""
     parts = tiles(x, positions)
-    first = reach_over(conv, x, *parts[0])
+    first = conv_rows(conv, x, *parts[0])
     times = first.shape[-2] // parts[0][1]
     size = (*first.shape[:2], times * x.shape[-2], first.shape[-1])
     result = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=layout())
     for top, bottom in parts:
-        result[..., times * top : times * bottom, :] = reach_over(conv, x, top, bottom)
+        result[..., times * top : times * bottom, :] = conv_rows(conv, x, top, bottom)
     return result
 
 
@@ -83,7 +83,7 @@ def tiles(x: Tensor, positions: int) -> list[tuple[int, int]]:
     return list(pairwise(edges))
 
 
-def reach_over(conv: nn.Module, x: Tensor, top: int, bottom: int) -> Tensor:
+def conv_rows(conv: nn.Module, x: Tensor, top: int, bottom: int) -> Tensor:
     """The rows of ``conv(x)`` that belong to these rows of x; twice as many if it enlarges.
 
     The convolution pads what it is given; where that is no edge of the picture, it is the rows

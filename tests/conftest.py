@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from torchvision.models.vgg import cfgs, make_layers
-from underdrawing.experiments import judges
+from underdrawing.experiments import networks
 from underdrawing.experiments.recipes import RECIPES
 from underdrawing.models import pretrained
 from underdrawing.trainers.config import GeneratorConfig, TrainConfig
@@ -63,7 +63,7 @@ def offline(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def one_judge(monkeypatch: pytest.MonkeyPatch) -> None:
     """VGG16 alone scores: the independent network looks at large pictures, and takes long."""
-    monkeypatch.setattr(judges, "_lite0", lambda *_: None)
+    monkeypatch.setattr(networks, "_lite0", lambda *_: None)
 
 
 @pytest.fixture(scope="session")

@@ -28,14 +28,14 @@ def test_it_paints_every_look_without_an_encoder(
 ) -> None:
     monkeypatch.setenv("UNDERDRAWING_CACHE", str(tmp_path))
     monkeypatch.setattr(pretrained, "load_pretrained", None)
-    painter = underdrawing.load()
-    assert len(painter.looks) == 12
-    results = [painter.stylize(photo, look) for look in painter.looks]
+    stylizer = underdrawing.load()
+    assert len(stylizer.styles) == 12
+    results = [stylizer.stylize(photo, look) for look in stylizer.styles]
     assert len({result.tobytes() for result in results}) == 12
     for result in results:
         assert result.size == photo.size
         assert result.tobytes() != photo.tobytes()
-    assert painter.stylize(photo, painter.looks[0], strength=0).tobytes() == photo.tobytes()
+    assert stylizer.stylize(photo, stylizer.styles[0], strength=0).tobytes() == photo.tobytes()
 
 
 def test_its_map_is_not_flat(photo: Image.Image) -> None:
@@ -45,7 +45,7 @@ def test_its_map_is_not_flat(photo: Image.Image) -> None:
 
 
 def test_its_card_names_every_look() -> None:
-    for look in underdrawing.load().looks:
+    for look in underdrawing.load().styles:
         assert f"| `{look}`" in CARD
 
 

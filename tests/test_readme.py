@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from underdrawing.experiments import app, judges
+from underdrawing.experiments import app, networks
 from underdrawing.experiments.main import main
 from underdrawing.models import pretrained
 from underdrawing.trainers.config import GeneratorConfig, TrainConfig, to_json
@@ -54,7 +54,7 @@ def workshop(
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UNDERDRAWING_CACHE", str(cache))
         patch.setattr(pretrained, "_from_torchvision", lambda name: None)
-        patch.setattr(judges, "_lite0", lambda *_: None)
+        patch.setattr(networks, "_lite0", lambda *_: None)
         patch.chdir(tmp_path_factory.mktemp("workshop"))
         for name, folder in zip(("photos", "paintings"), folders, strict=True):
             shutil.copytree(folder, name)
@@ -79,7 +79,7 @@ def picture(seed: int) -> Image.Image:
 
 
 def make_run(out: Path) -> None:
-    """A model as it is initialised."""
+    """A model as it is initialized."""
     config = TrainConfig(
         photos=Path("photos"), paintings=Path("paintings"), out=out, size=32,
         generator=GeneratorConfig(width=8, blocks=1),

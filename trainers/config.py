@@ -41,8 +41,8 @@ class GeneratorConfig:
     """Channels at a quarter of the resolution."""
     blocks: int = 5
     """Styled residual blocks."""
-    base: Literal["colour", "photo"] = "colour"
-    """What it paints on: the photo in the painting's colours (as far as the strength goes), or the
+    base: Literal["color", "photo"] = "color"
+    """What it paints on: the photo in the painting's colors (as far as the strength goes), or the
     photo as it is at any strength."""
 
     def __post_init__(self) -> None:
@@ -121,7 +121,7 @@ class StyleConfig:
 class AdversarialConfig:
     """The PatchGAN; switched off by a weight of 0 in ``balance.adversarial``."""
 
-    game: Literal["lsgan", "hinge", "nonsaturating"] = "hinge"
+    gan_loss: Literal["lsgan", "hinge", "nonsaturating"] = "hinge"
     """Adversarial loss."""
     width: int = 32
     """Channels of the discriminator's first layer."""
@@ -130,7 +130,7 @@ class AdversarialConfig:
     scales: int = 1
     """Number of scales, 1 to 3."""
     spectral: bool = True
-    """Spectral normalisation (else instance norm)."""
+    """Spectral normalization (else instance norm)."""
     projection: bool = True
     """Condition the discriminator on the style code; without it, it teaches an average painting."""
     r1: float = 0.0
@@ -221,8 +221,8 @@ class TrainConfig:
     """Smallest crop area, as a share of the picture's largest square."""
     strength: float = 1.0
     """Full strength: the highest that is trained, and the one of the outputs that the discriminator
-    sees. Below 1, with full_strength 1, the model learns that one strength alone."""
-    full_strength: float = 0.5
+    sees. Below 1, with full_strength_prob 1, the model learns that one strength alone."""
+    full_strength_prob: float = 0.5
     """Share of examples trained at full strength; the others draw theirs from 0 up to it."""
     seed: int = 0
     """Seed of everything random."""
@@ -273,7 +273,7 @@ class TrainConfig:
         for name in ("seed", "workers"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
-        for name in ("strength", "full_strength", "crop_scale", "max_skipped"):
+        for name in ("strength", "full_strength_prob", "crop_scale", "max_skipped"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be over 0, at most 1")
         if not 32 <= self.size <= 4096:
@@ -333,21 +333,21 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 #: What may differ when a run is continued: what it is called, where and how it is computed, kept
 #: and watched.
-FREE = {
+RUNTIME_ONLY = {
     "recipe", "out", "device", "compile", "prepare", "workers", "accumulate", "log_every",
     "image_every", "save_every", "keep", "validate_every", "max_skipped",
 }  # fmt: skip
 
 
-def counted(config: TrainConfig) -> dict[str, Any]:
+def identity_settings(config: TrainConfig) -> dict[str, Any]:
     """Every setting that counts, by its name on the command line: all but the free ones."""
     flat = _flatten(json.loads(to_json(config)))
-    return {key: value for key, value in flat.items() if key not in FREE}
+    return {key: value for key, value in flat.items() if key not in RUNTIME_ONLY}
 
 
 def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
     """Lines ``field: old -> new`` for every field that counts and differs."""
-    a, b = counted(old), counted(new)
+    a, b = identity_settings(old), identity_settings(new)
     return [f"{key}: {a[key]} -> {b[key]}" for key in a if a[key] != b[key]]
 
 

@@ -4,7 +4,6 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from accelerate import Accelerator
@@ -20,6 +19,7 @@ from ..models.generator import Generator
 from ..models.style_code import style_code
 from .config import TrainConfig
 from .model_files import build_generator, load_state, model_folder, sizes
+from .runtime import pick_device, pick_precision
 
 CALIBRATION_PAINTINGS = 64  # whose codes set the scale of the style code
 
@@ -40,7 +40,7 @@ class Networks:
     optimizer_d: AcceleratedOptimizer | None
 
     def trained(self) -> list[nn.Module]:
-        """The modules whose gradients are synchronised."""
+        """The modules whose gradients are synchronized."""
         return [self.generator] + ([self.discriminator] if self.discriminator else [])
 
     def modules(self) -> dict[str, nn.Module]:
@@ -57,31 +57,6 @@ class Networks:
         """The plain optimizers, by the names a checkpoint uses."""
         both = {"optimizer_g": self.optimizer_g, "optimizer_d": self.optimizer_d}
         return {name: wrapped.optimizer for name, wrapped in both.items() if wrapped is not None}
-
-
-def pick_device(name: str) -> torch.device:
-    """The torch device for ``auto``, ``cpu`` or ``cuda``.
-
-    Raises:
-        ValueError: cuda asked for, none here.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: torch sees no CUDA device here; use --device auto or cpu")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device computes in bfloat16 itself; without such units it is slower there."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported()
-
-
-def pick_precision(name: str, device: torch.device) -> Literal["fp32", "bf16"]:
-    """The precision for ``auto``, ``fp32`` or ``bf16``."""
-    # fp16 is not offered: with two optimizers and clipping its loss scaling goes wrong.
-    bf16 = name == "bf16" or (name == "auto" and has_bfloat16(device))
-    return "bf16" if bf16 else "fp32"
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
@@ -111,7 +86,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
 def build_networks(
     config: TrainConfig, accelerator: Accelerator, encoder: Encoder, codes: Tensor | None
 ) -> Networks:
-    """Build, initialise and prepare all networks.
+    """Build, initialize and prepare all networks.
 
     ``codes`` (N,D) are the training paintings', which set the scale of the style code; a run that
     starts from another model takes that one's.
@@ -131,7 +106,7 @@ def build_networks(
     if config.init is not None:
         _start_from(generator, config.init)
     elif codes is not None:
-        generator.standardise_codes(codes)
+        generator.fit_standardization(codes)
     discriminator = _build_discriminator(config)
     if config.compile:
         _compile(encoder, generator, discriminator)
@@ -183,7 +158,7 @@ def _compile(*modules: nn.Module | None) -> None:
 
 @torch.no_grad()
 def style_codes(encoder: Encoder, paintings: Sequence[Path], config: TrainConfig) -> Tensor:
-    """Style codes (N,D) of the first paintings, centre crops at the training size.
+    """Style codes (N,D) of the first paintings, center crops at the training size.
 
     Raises:
         ValueError: a painting cannot be read.

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..data.convert import Picture, to_batch
+from ..data.convert import ImageLike, to_batch
 from ..data.files import file_stamp
 from ..data.images import read_image, to_image, to_tensor
 from ..models.encoder import Encoder
@@ -22,7 +22,7 @@ from .config import TrainConfig
 from .model_files import PRETRAINED, build_encoder, own_folder, sizes
 from .tensor_files import read_tensors, write_tensors
 
-LOOKS = "looks.safetensors"
+STYLES_FILE = "looks.safetensors"
 
 
 class StyleCodes:
@@ -39,10 +39,10 @@ class StyleCodes:
 
     def __init__(self, run: Path, trained: TrainConfig, device: torch.device) -> None:
         self.run, self.trained, self.device = run, trained, device
-        self.looks = read_looks(run, trained)
+        self.styles = read_styles(run, trained)
         self.met: dict[object, Tensor] = {}
 
-    def of(self, painting: Picture) -> Tensor:
+    def of(self, painting: ImageLike) -> Tensor:
         """Code (1,D) of a look's name or a painting; (B,D) of a batch of paintings.
 
         The code of a file is kept, and so found again without the encoder or its weights.
@@ -51,8 +51,8 @@ class StyleCodes:
             ValueError: there is no such look and no such picture, the picture is a sliver, or
                 there are no weights to encode it.
         """
-        if isinstance(painting, str) and painting in self.looks:
-            return self.looks[painting].to(self.device)
+        if isinstance(painting, str) and painting in self.styles:
+            return self.styles[painting].to(self.device)
         if isinstance(painting, str | Path):
             return self._of_file(Path(painting))
         if isinstance(painting, Image.Image):
@@ -62,8 +62,8 @@ class StyleCodes:
 
     def _of_file(self, path: Path) -> Tensor:
         if not path.is_file():  # nor read from a pipe, which might never end
-            looks = f", nor a look of that name ({', '.join(self.looks)})" if self.looks else ""
-            raise ValueError(f"there is no picture {path}{looks}")
+            styles = f", nor a look of that name ({', '.join(self.styles)})" if self.styles else ""
+            raise ValueError(f"there is no picture {path}{styles}")
         key = path.absolute(), *(file_stamp(path) or ())
         if key not in self.met:
             self.met[key] = self._kept(path)
@@ -103,13 +103,13 @@ class StyleCodes:
         return build_encoder(self.trained, list(self.trained.style.layers))[0].to(self.device)
 
 
-def read_looks(run: Path, trained: TrainConfig) -> dict[str, Tensor]:
+def read_styles(run: Path, trained: TrainConfig) -> dict[str, Tensor]:
     """The looks stored in a run folder, name -> (1,D), sorted; none if there is no file of them.
 
     Raises:
         ValueError: the file is damaged, or holds the codes of another model.
     """
-    path = run / LOOKS
+    path = run / STYLES_FILE
     if not path.is_file():
         return {}
     try:
@@ -119,9 +119,9 @@ def read_looks(run: Path, trained: TrainConfig) -> dict[str, Tensor]:
         raise ValueError(f"{path}: {error}") from None
 
 
-def write_looks(run: Path, looks: Mapping[str, Tensor]) -> None:
+def write_styles(run: Path, styles: Mapping[str, Tensor]) -> None:
     """Store codes (1,D) or (D,) under their names, in the place of what is stored."""
-    write_tensors(run / LOOKS, {name: code.flatten() for name, code in looks.items()})
+    write_tensors(run / STYLES_FILE, {name: code.flatten() for name, code in styles.items()})
 
 
 def _checked(code: Tensor, trained: TrainConfig) -> Tensor:

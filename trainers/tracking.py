@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from .. import __version__
-from ..data.files import naming, write_atomic
+from ..data.files import name_file_in_errors, write_atomic
 from ..models.pretrained import Pretrained
 from .config import TrainConfig, to_json
 
@@ -39,7 +39,7 @@ class Tracker:
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """One line per logged step; what is no number is left out, as JSON has none such."""
         values = {name: value for name, value in values.items() if math.isfinite(value)}
-        with naming(self.path), self.path.open("a") as file:
+        with name_file_in_errors(self.path), self.path.open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)

@@ -11,27 +11,24 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..data.files import locked, sweep, write_atomic
+from ..data.dataset import PairDataset, PositionSampler, RawBatch, make_loader
+from ..data.demo.samples import sample_collections
+from ..data.files import locked, remove_stale_parts, write_atomic
 from ..data.folders import Collection, read_collection
-from ..data.prepared import Decoded, Prepared, prepare, prepared_side
-from ..data.samples import sample_collections
-from ..data.stream import PackedPair, PairStream, Positions, make_loader
+from ..data.image_cache import CachedImages, UncachedImages, cached_side, prepare
 from ..models.pretrained import cache_dir
 from .balance import TERMS
 from .checkpoint import load_checkpoint, save_checkpoint, saved_step
 from .config import TrainConfig, differences, encoder_taps, to_json
-from .gallery import Gallery
-from .learner import Learner
+from .health import HealthMonitor
 from .model_files import build_encoder, load_config, load_state, save_model
 from .networks import build_networks, make_accelerator, style_codes
-from .pictures import training_grid
-from .processes import join_processes
+from .runtime import Interrupted, join_processes, stop_signals
 from .schedule import duration, is_due
-from .signals import Interrupted, stop_signals
-from .steps import Scene
 from .tracking import Tracker, write_description
+from .train_step import ForwardResult, TrainStep
 from .validation import Validation
-from .watch import Watch
+from .visualize import training_grid
 
 AGREE_EVERY = 10  # steps, on a GPU
 TIMED = 10  # steps after which it can be said how long a run takes
@@ -121,25 +118,25 @@ class Trainer:
         self.device, self.main = self.accelerator.device, self.accelerator.is_main_process
         with self.accelerator.main_process_first():  # the first one fills the caches
             self.photos, self.paintings = collections(config, self.main)
-            self.dataset = PairStream(
+            self.dataset = PairDataset(
                 self._pictures("photos", self.photos), self._pictures("paintings", self.paintings),
-                config.size, config.seed, config.full_strength, config.crop_scale, config.strength,
+                config.size, config.seed, config.full_strength_prob, config.crop_scale, config.strength,
             )  # fmt: skip
             encoder, self.pretrained = build_encoder(config, encoder_taps(config))
         encoder.to(self.device)
         codes = None if config.init else style_codes(encoder, self.paintings.train, config)
         self.networks = build_networks(config, self.accelerator, encoder, codes)
-        self.learner = Learner(config, self.accelerator, self.networks)
+        self.train_step = TrainStep(config, self.accelerator, self.networks)
         self.validation = Validation(
             config, self.photos.validation, self.paintings.validation, self.paintings.train
         )
-        self.watch = Watch(config, speaks=self.main)
+        self.health_monitor = HealthMonitor(config, speaks=self.main)
         self.best = math.inf  # the lowest validation/total so far
 
-    def _pictures(self, name: str, collection: Collection) -> Prepared | Decoded:
-        side = prepared_side(self.config.size, self.config.crop_scale)
+    def _pictures(self, name: str, collection: Collection) -> CachedImages | UncachedImages:
+        side = cached_side(self.config.size, self.config.crop_scale)
         if not self.config.prepare:
-            return Decoded(collection.train, side)
+            return UncachedImages(collection.train, side)
         return prepare(collection.train, side, cache_dir(), name)
 
     # -- running -----------------------------------------------------------------------------
@@ -157,20 +154,17 @@ class Trainer:
         config, start = self.config, self._resume()
         self.tracker = Tracker(config.out, start) if self.main else None
         looked_at = self.guided and self.main
-        gallery = Gallery(config, self.photos, self.paintings, start) if looked_at else None
         if start == 0 and config.balance.kind == "gradient":
-            self.learner.first_measurement(next(self._batches(0)))
+            self.train_step.first_measurement(next(self._batches(0)))
         bar = tqdm(
             self._batches(start), f"training {config.out.name}", initial=start,
             total=config.steps, disable=not self.main, dynamic_ncols=True,
         )  # fmt: skip
         with stop_signals() as stop:
             for done, batch in enumerate(bar, start=start + 1):
-                scene = self.learner.step(done - 1, batch)
+                scene = self.train_step.step(done - 1, batch)
                 if done % config.image_every == 0 and self.tracker is not None:
                     self.tracker.image(done, "photo, painting, stylized, attention", _grid(scene))
-                if gallery is not None and is_due(config.image_every, done, config):
-                    gallery.show(done, self.networks, self.accelerator)
                 if numbers := self._look(done):
                     bar.set_postfix(_summary(numbers), refresh=False)
                 if looked_at and done == start + TIMED < config.steps:
@@ -193,8 +187,8 @@ class Trainer:
         config, networks = self.config, self.networks
         if self.main:
             for folder in (config.out, config.out / "best"):
-                sweep(folder)
-                sweep(folder / "checkpoints")
+                remove_stale_parts(folder)
+                remove_stale_parts(folder / "checkpoints")
             manifest = {"photos": self.photos.manifest(), "paintings": self.paintings.manifest()}
             write_description(config, manifest, self.pretrained, self.accelerator)
         with self.accelerator.main_process_first():  # who sets damaged checkpoints aside
@@ -202,15 +196,15 @@ class Trainer:
         if restored is None:
             return 0
         start, state = restored
-        self.learner.restore(state)
-        self.watch.restore(state)
+        self.train_step.restore(state)
+        self.health_monitor.restore(state)
         self.best = float(state["best"])
         if start >= config.steps:  # finished, but for its model, which was lost
             self._save(config.out, start, config.keep)
         return start
 
-    def _batches(self, start: int) -> Iterator[PackedPair]:
-        positions = Positions(
+    def _batches(self, start: int) -> Iterator[RawBatch]:
+        positions = PositionSampler(
             start,
             self.config.steps,
             self.config.batch_size,
@@ -237,7 +231,7 @@ class Trainer:
         """Write model and checkpoint into a run folder."""
         self._read_checks()
         best = {"best": torch.tensor(self.best, dtype=torch.float64)}
-        state = self.learner.state() | self.watch.state() | best
+        state = self.train_step.state() | self.health_monitor.state() | best
         if not self.main:
             return
         n = self.networks
@@ -269,18 +263,20 @@ class Trainer:
         config, numbers = self.config, dict[str, float]()
         if is_due(config.log_every, step, config):
             self._read_checks()
-            numbers |= self.learner.figures(step) | {"skipped": float(self.watch.skipped)}
+            numbers |= self.train_step.figures(step) | {
+                "skipped": float(self.health_monitor.skipped)
+            }
         if is_due(config.validate_every, step, config):
-            numbers |= self.validation(self.networks, self.learner.objectives, self.accelerator)
+            numbers |= self.validation(self.networks, self.train_step.objectives, self.accelerator)
         if self.tracker is not None and numbers:
             self.tracker.scalars(step, numbers)
-            self.watch.figures(step, numbers)
+            self.health_monitor.figures(step, numbers)
         self._keep_best(step, numbers.get("validation/total", math.inf))
         return numbers
 
     def _read_checks(self) -> None:
-        checks, self.learner.checks = self.learner.checks, []
-        self.watch.steps(checks, self._names)
+        checks, self.train_step.checks = self.train_step.checks, []
+        self.health_monitor.steps(checks, self._names)
 
     def _names(self, position: int) -> str:
         """The pictures at a position of the stream."""
@@ -288,7 +284,7 @@ class Trainer:
         return f"{self.photos.train[photo]} with {self.paintings.train[painting]}"
 
 
-def _grid(scene: Scene) -> Tensor:
+def _grid(scene: ForwardResult) -> Tensor:
     batch, output = scene.batch, scene.output
     return training_grid(
         batch["content"], batch["style"], output.image.detach(), output.attention.detach()

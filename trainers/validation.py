@@ -9,12 +9,12 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ..data.images import read_image, square
-from ..losses.adversarial import score
+from ..losses.adversarial import mean_logit
 from ..losses.content import pixel_loss
 from ..models.style_code import style_code
 from .config import TrainConfig, content_layers
 from .networks import Networks
-from .steps import Objectives
+from .train_step import Losses
 
 PAIRS = 16
 COLUMNS = ("content", "style", "d_train", "d_held_out", "d_stylized")
@@ -41,19 +41,20 @@ class Validation:
     ) -> None:
         self.config = config
         self.photos, self.paintings, self.trained = (
-            readable_squares(paths, config.size, PAIRS) for paths in (photos, paintings, trained)
+            read_readable_squares(paths, config.size, PAIRS)
+            for paths in (photos, paintings, trained)
         )
         counts = len(self.photos), len(self.paintings)
         self.pairs = max(counts) if min(counts) else 0
 
     @torch.no_grad()
     def __call__(
-        self, networks: Networks, objectives: Objectives, accelerator: Accelerator
+        self, networks: Networks, objectives: Losses, accelerator: Accelerator
     ) -> dict[str, float]:
         """Figures by name; empty where there are no held-out pictures.
 
         ``validation/total`` is the content and style error, weighed as the config says;
-        ``validation/memorised`` is D's overfitting after Karras et al. 2020, Eq. 1, r_v: 0 if it
+        ``validation/memorized`` is D's overfitting after Karras et al. 2020, Eq. 1, r_v: 0 if it
         sees as much of a painting in held-out as in trained ones, 1 if it takes the former for
         outputs.
         """
@@ -73,13 +74,11 @@ class Validation:
             "validation/total": weights.content * content + weights.style * style,
         }
         if networks.plain_discriminator is not None and d_train != d_stylized:
-            memorised = (d_train - d_held_out) / (d_train - d_stylized)
-            figures["validation/memorised"] = memorised
+            memorized = (d_train - d_held_out) / (d_train - d_stylized)
+            figures["validation/memorized"] = memorized
         return figures
 
-    def _pair(
-        self, i: int, networks: Networks, objectives: Objectives, device: torch.device
-    ) -> Tensor:
+    def _pair(self, i: int, networks: Networks, objectives: Losses, device: torch.device) -> Tensor:
         """One pair's values of ``COLUMNS``."""
         config, encoder = self.config, networks.encoder
         photo, painting, trained = (
@@ -96,18 +95,18 @@ class Validation:
             kept = encoder(photo, content_layers(config))
             content = objectives.content(objectives.content.squared_errors(features, kept))
         errors = [content, objectives.style(features, style)]
-        if (judge := networks.plain_discriminator) is None:
+        if (extractor := networks.plain_discriminator) is None:
             return torch.cat([*errors, torch.zeros(3, device=device)])
 
         trained_code = style_code(trained, encoder(trained, config.style.layers))
         for picture, its_code in ((trained, trained_code), (painting, code), (image, code)):
-            standard = networks.plain_generator.standard(its_code)
-            verdict = judge(picture, standard if config.adversarial.projection else None)
-            errors.append(score(verdict.logits))
+            standard = networks.plain_generator.standardize(its_code)
+            verdict = extractor(picture, standard if config.adversarial.projection else None)
+            errors.append(mean_logit(verdict.logits))
         return torch.cat(errors)
 
 
-def readable_squares(paths: Sequence[Path], size: int, most: int) -> Tensor:
+def read_readable_squares(paths: Sequence[Path], size: int, most: int) -> Tensor:
     """The first pictures that can be read, at most so many, (N,3,size,size) in [0,1]."""
     squares: list[Tensor] = []
     for path in paths:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from underdrawing.data.check import KINDS, LEFT_OUT, Report, check_folders
+from underdrawing.data.dataset import PairDataset
 from underdrawing.data.folders import read_collection
-from underdrawing.data.prepared import Decoded, prepare
-from underdrawing.data.stream import PairStream
+from underdrawing.data.image_cache import UncachedImages, prepare
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="pipes and names of bytes are POSIX")
 
@@ -28,8 +28,8 @@ FOUND = {
     "deep": ["deep.png", "float.tif"],
     "1-bit": ["fax.png"],
     "transparent": ["veil.png"],
-    "colour profile": ["wide.jpg"],
-    "odd colour profile": ["garbage.jpg"],
+    "color profile": ["wide.jpg"],
+    "odd color profile": ["garbage.jpg"],
     "turned by EXIF": ["turned.jpg"],
     "odd EXIF": ["odd.jpg"],
 }
@@ -71,9 +71,9 @@ def test_training_meets_the_same_files_without_stopping(wild: Path, tmp_path: Pa
     assert len(caught) == 1
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        decoded = Decoded(collection.train, 32)
+        decoded = UncachedImages(collection.train, 32)
         kept = prepare(collection.train, 32, tmp_path / "cache", "photos")
-        streams = [PairStream(pictures, pictures, 24, seed=0) for pictures in (decoded, kept)]
+        streams = [PairDataset(pictures, pictures, 24, seed=0) for pictures in (decoded, kept)]
         for position in range(2 * len(decoded)):
             one, other = (stream[position]["content"] for stream in streams)
             np.testing.assert_array_equal(one, other)
@@ -82,13 +82,13 @@ def test_training_meets_the_same_files_without_stopping(wild: Path, tmp_path: Pa
 def test_files_may_vanish_and_break_while_training(wild: Path) -> None:
     with pytest.warns(UserWarning, match="unreadable"):
         paths = read_collection(wild).train
-    stream = PairStream(Decoded(paths, 32), Decoded(paths, 32), 24, seed=0)
+    stream = PairDataset(UncachedImages(paths, 32), UncachedImages(paths, 32), 24, seed=0)
     for number, path in enumerate(paths[:20]):
         if number % 2:
             path.unlink()
         else:
             path.write_bytes(path.read_bytes()[:100])
-    with pytest.warns(UserWarning, match="its neighbour takes its place") as caught:
+    with pytest.warns(UserWarning, match="its neighbor takes its place") as caught:
         pairs = [stream[position] for position in range(3 * len(paths))]
     assert all(pair["content"].shape == (3, 24, 24) for pair in pairs)
     assert len({str(warning.message) for warning in caught}) == len(caught) == 20

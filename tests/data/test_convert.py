@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from underdrawing.data.convert import Picture, as_given, to_batch, to_map
+from underdrawing.data.convert import ImageLike, as_given, to_batch, to_map
 from underdrawing.data.images import to_rgb
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
@@ -20,7 +20,7 @@ TENSOR = torch.from_numpy(PIXELS).permute(2, 0, 1) / 255
         Image.fromarray(PIXELS), TENSOR, TENSOR[None], TENSOR.double(),
     ],
 )  # fmt: skip
-def test_there_and_back(given: Picture) -> None:
+def test_there_and_back(given: ImageLike) -> None:
     batch = to_batch(given)
     assert batch.dtype == torch.float32
     torch.testing.assert_close(batch, TENSOR[None])
@@ -68,7 +68,7 @@ def test_images_are_turned_upright_and_put_over_white() -> None:
         (PIXELS.astype(np.int32), "uint8"),
     ],
 )
-def test_other_things_are_refused_in_words(given: Picture, sentence: str) -> None:
+def test_other_things_are_refused_in_words(given: ImageLike, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         to_batch(given)
 

@@ -12,8 +12,8 @@ from underdrawing.data.files import (
     identical_files,
     locked,
     one_line,
+    remove_stale_parts,
     short_hash,
-    sweep,
     write_atomic,
 )
 
@@ -59,9 +59,9 @@ def test_what_a_killed_writer_left_is_swept_away_when_old_enough(tmp_path: Path)
         path.touch()
     past = time.time() - 100
     os.utime(old, (past, past))
-    sweep(tmp_path, older_than=50)
+    remove_stale_parts(tmp_path, older_than=50)
     assert set(tmp_path.iterdir()) == {new, other}
-    sweep(tmp_path)
+    remove_stale_parts(tmp_path)
     assert set(tmp_path.iterdir()) == {other}
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from underdrawing.data import folders
 from underdrawing.data.folders import (
     Collection,
-    find_pictures,
+    find_images,
     read_collection,
     split,
 )
@@ -55,18 +55,18 @@ def test_pictures_are_found_at_any_depth_in_order(tmp_path: Path) -> None:
     wanted = touch(tmp_path, "b.jpg", "a.PNG", "deep/er/c.JpEg", "deep/d.webp", "e.tiff", "f.avif")
     touch(tmp_path, "notes.txt", "g.jpg.part", ".hidden.png", "deep/._mac.jpg", "jpg", "model.pt")
     (tmp_path / "folder.png").mkdir()
-    assert find_pictures(tmp_path) == sorted(wanted)
+    assert find_images(tmp_path) == sorted(wanted)
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"there is no folder .*nowhere"):
-        find_pictures(tmp_path / "nowhere")
+        find_images(tmp_path / "nowhere")
 
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (path,) = touch(tmp_path, "a.jpg")
     with pytest.raises(ValueError, match=r"there is no folder .*a\.jpg"):
-        find_pictures(path)
+        find_images(path)
 
 
 @pytest.mark.parametrize("names", [[], ["notes.txt", ".hidden.jpg"]])
@@ -77,7 +77,7 @@ def test_a_folder_without_pictures_says_what_was_looked_for(
     with pytest.raises(
         ValueError, match=r"holds no pictures .*\.jpeg.*\.webp.*subfolders"
     ) as caught:
-        find_pictures(tmp_path)
+        find_images(tmp_path)
     assert str(tmp_path) in str(caught.value)
 
 
@@ -86,13 +86,13 @@ def test_links_in_a_circle_end(tmp_path: Path) -> None:
     wanted = touch(tmp_path, "a.jpg", "sub/b.jpg")
     (tmp_path / "sub" / "up").symlink_to(tmp_path, target_is_directory=True)
     (tmp_path / "self.jpg").symlink_to(tmp_path / "self.jpg")
-    assert set(find_pictures(tmp_path)) - {tmp_path / "self.jpg"} == set(wanted)
+    assert set(find_images(tmp_path)) - {tmp_path / "self.jpg"} == set(wanted)
 
 
 def test_a_folder_may_itself_be_a_link(tmp_path: Path) -> None:
     touch(tmp_path / "real", "a.jpg")
     (tmp_path / "link").symlink_to(tmp_path / "real", target_is_directory=True)
-    assert find_pictures(tmp_path / "link") == [tmp_path / "link" / "a.jpg"]
+    assert find_images(tmp_path / "link") == [tmp_path / "link" / "a.jpg"]
 
 
 def test_links_to_folders_are_followed_each_folder_once(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_links_to_folders_are_followed_each_folder_once(tmp_path: Path) -> None:
     touch(folder, "c.jpg")
     for name in ("first", "second"):
         (folder / name).symlink_to(tmp_path / "elsewhere", target_is_directory=True)
-    found = find_pictures(folder)
+    found = find_images(folder)
     assert [str(path.relative_to(folder)) for path in found] == [
         "c.jpg", "first/a.jpg", "first/deep/b.jpg",
     ]  # fmt: skip
@@ -110,8 +110,8 @@ def test_links_to_folders_are_followed_each_folder_once(tmp_path: Path) -> None:
 def test_hidden_folders_and_litter_are_passed_over(tmp_path: Path) -> None:
     touch(tmp_path, ".git/a.jpg", "__MACOSX/b.jpg", "deep/.thumbnails/c.jpg", "deep/@eaDir/d.jpg")
     (wanted,) = touch(tmp_path, "deep/e.jpg")
-    assert find_pictures(tmp_path) == [wanted]
-    assert find_pictures(tmp_path / ".git") == [tmp_path / ".git" / "a.jpg"]  # named, so meant
+    assert find_images(tmp_path) == [wanted]
+    assert find_images(tmp_path / ".git") == [tmp_path / ".git" / "a.jpg"]  # named, so meant
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path, locked: set[Path
     touch(tmp_path, "a.jpg")
     locked.add(tmp_path)
     with pytest.raises(ValueError, match=r"the folder .* cannot be read: Permission denied"):
-        find_pictures(tmp_path)
+        find_images(tmp_path)
 
 
 def test_subfolders_that_may_not_be_read_are_left_out(tmp_path: Path, locked: set[Path]) -> None:
@@ -142,7 +142,7 @@ def test_subfolders_that_may_not_be_read_are_left_out(tmp_path: Path, locked: se
         touch(tmp_path / name, "d.jpg")
         locked.add(tmp_path / name)
     with pytest.warns(UserWarning, match=r"some folders in .*:\n.*/b: .*\n.*/c: ") as caught:
-        assert find_pictures(tmp_path) == [wanted]
+        assert find_images(tmp_path) == [wanted]
     assert len(caught) == 1
 
 
@@ -202,7 +202,7 @@ def test_a_clean_folder_is_read_without_a_word(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         collection = read_collection(tmp_path)
-    assert collection == split(find_pictures(tmp_path))
+    assert collection == split(find_images(tmp_path))
     assert sizes(collection) == (6, 4, 4)
 
 
@@ -279,7 +279,7 @@ def test_only_new_and_changed_files_are_checked_again(
     Image.new("RGB", (50, 50)).save(pictures / "b" / "2.png")
     Image.new("RGB", (2, 2)).save(pictures / "b" / "new.png")
     checked.clear()
-    assert read_collection(pictures, tmp_path / "cache") == split(find_pictures(pictures))
+    assert read_collection(pictures, tmp_path / "cache") == split(find_images(pictures))
     assert sorted(checked) == ["2.png", "2.png", "new.png"]
     checked.clear()
     read_collection(pictures, tmp_path / "cache")
@@ -301,7 +301,7 @@ def test_unreadable_files_are_named_each_time_until_they_are_mended(
     (pictures / "gone.jpg").unlink()
     # As after a chmod, the file's size and time of change are what they were.
     monkeypatch.setattr(folders, "read_image", lambda path, at_least: None)
-    assert read_collection(pictures, tmp_path / "cache") == split(find_pictures(pictures))
+    assert read_collection(pictures, tmp_path / "cache") == split(find_images(pictures))
 
 
 def test_a_file_that_breaks_after_its_check_is_found(pictures: Path, tmp_path: Path) -> None:
@@ -360,7 +360,7 @@ def test_the_manifest_does_not_depend_on_where_the_folder_lies(
     moved = tmp_path / "elsewhere" / "photos"
     moved.parent.mkdir()
     (tmp_path / "photos").rename(moved)
-    here = split(find_pictures(moved)).manifest()
+    here = split(find_images(moved)).manifest()
     moved.rename(tmp_path / "photos")
     assert here == collection.manifest()
 

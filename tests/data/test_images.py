@@ -24,7 +24,7 @@ from underdrawing.data.images import (
 )
 
 WHITE, RED, BLUE = (255, 255, 255), (255, 0, 0), (0, 0, 255)
-GRID = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3) * 13  # six colours, no symmetry
+GRID = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3) * 13  # six colors, no symmetry
 #: EXIF orientation -> what turns the stored pixels upright.
 UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     1: lambda a: a,
@@ -91,13 +91,13 @@ def test_a_photo_on_its_side_is_turned_at_every_decoding_size(tmp_path: Path) ->
 def test_16_bit_grey_is_scaled_to_8(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"deep.{suffix}"
     Image.fromarray(np.array([[0, 257, 32768, 65535]], np.uint16)).save(path)
-    assert pixels(path) == [(grey,) * 3 for grey in (0, 1, 128, 255)]
+    assert pixels(path) == [(gray,) * 3 for gray in (0, 1, 128, 255)]
 
 
 def test_float_grey_is_taken_as_zero_to_one(tmp_path: Path) -> None:
     path = tmp_path / "float.tif"
     Image.fromarray(np.array([[-1.0, 0.0, 1.0, 7.0]], np.float32)).save(path)
-    assert pixels(path) == [(grey,) * 3 for grey in (0, 0, 255, 255)]
+    assert pixels(path) == [(gray,) * 3 for gray in (0, 0, 255, 255)]
 
 
 def test_one_bit(tmp_path: Path) -> None:
@@ -107,9 +107,9 @@ def test_one_bit(tmp_path: Path) -> None:
 
 
 def test_grey(tmp_path: Path) -> None:
-    path = tmp_path / "grey.png"
+    path = tmp_path / "gray.png"
     Image.fromarray(np.array([[0, 77, 255]], np.uint8)).save(path)
-    assert pixels(path) == [(grey,) * 3 for grey in (0, 77, 255)]
+    assert pixels(path) == [(gray,) * 3 for gray in (0, 77, 255)]
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "tif"])
@@ -120,7 +120,7 @@ def test_cmyk(suffix: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["png", "gif"])
-def test_a_transparent_palette_colour_is_white(suffix: str, tmp_path: Path) -> None:
+def test_a_transparent_palette_color_is_white(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"palette.{suffix}"
     picture = Image.new("P", (2, 1))
     picture.putpalette([*BLUE, *RED])
@@ -129,7 +129,7 @@ def test_a_transparent_palette_colour_is_white(suffix: str, tmp_path: Path) -> N
     assert pixels(path) == [WHITE, RED]
 
 
-def test_a_transparent_colour_of_an_rgb_png_is_white(tmp_path: Path) -> None:
+def test_a_transparent_color_of_an_rgb_png_is_white(tmp_path: Path) -> None:
     path = tmp_path / "key.png"
     Image.fromarray(np.array([[BLUE, RED]], np.uint8)).save(path, transparency=BLUE)
     assert pixels(path) == [WHITE, RED]
@@ -149,7 +149,7 @@ def test_grey_with_alpha_lies_over_white(tmp_path: Path) -> None:
 
 def test_an_animation_shows_its_first_frame(tmp_path: Path) -> None:
     path = tmp_path / "film.gif"
-    frames = [Image.new("RGB", (2, 2), colour) for colour in (RED, BLUE)]
+    frames = [Image.new("RGB", (2, 2), color) for color in (RED, BLUE)]
     frames[0].save(path, save_all=True, append_images=frames[1:])
     assert pixels(path) == [RED] * 4
 
@@ -218,7 +218,7 @@ def test_an_orientation_that_there_is_not_is_passed_over(orientation: int, tmp_p
 
 
 def icc(space: bytes, connection: bytes, tags: dict[bytes, bytes]) -> bytes:
-    """A colour profile of these tags."""
+    """A color profile of these tags."""
     start = 132 + 12 * len(tags)
     table, data = struct.pack(">I", len(tags)), b""
     for name, body in tags.items():
@@ -238,7 +238,7 @@ SWAPPED = SRGB.replace(b"rXYZ", b"____").replace(b"gXYZ", b"rXYZ").replace(b"___
 GAMMA_1 = b"curv" + bytes(4) + struct.pack(">IH", 1, 256)
 LINEAR_GREY = icc(b"GRAY", b"XYZ ", {b"kTRC": GAMMA_1})
 RAMP = bytes(range(256))
-#: A press whose inks are the same middle grey; all of them together are black.
+#: A press whose inks are the same middle gray; all of them together are black.
 GREY_INKS = icc(
     b"CMYK", b"Lab ",
     {
@@ -252,7 +252,7 @@ GREY_INKS = icc(
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif", "avif"])
-def test_a_colour_profile_is_converted_to_srgb(suffix: str, tmp_path: Path) -> None:
+def test_a_color_profile_is_converted_to_srgb(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"wide.{suffix}"
     Image.new("RGB", (16, 16), RED).save(path, icc_profile=SWAPPED, quality=95)
     np.testing.assert_allclose(pixels(path), [(0, 255, 0)] * 256, atol=5)
@@ -275,15 +275,15 @@ def test_an_srgb_profile_changes_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_a_grey_profile(dtype: type[np.integer], tmp_path: Path) -> None:
     path = tmp_path / "linear.png"
-    grey = np.array([[0, 55, 255]], dtype) * dtype(257 if dtype is np.uint16 else 1)
-    Image.fromarray(grey).save(path, icc_profile=LINEAR_GREY)
+    gray = np.array([[0, 55, 255]], dtype) * dtype(257 if dtype is np.uint16 else 1)
+    Image.fromarray(gray).save(path, icc_profile=LINEAR_GREY)
     np.testing.assert_allclose(pixels(path), [(0,) * 3, (128,) * 3, WHITE], atol=1)
 
 
-def test_a_grey_picture_with_a_colour_display_s_profile(tmp_path: Path) -> None:
-    path = tmp_path / "grey.png"
+def test_a_grey_picture_with_a_color_display_s_profile(tmp_path: Path) -> None:
+    path = tmp_path / "gray.png"
     Image.fromarray(np.array([[0, 77, 255]], np.uint8)).save(path, icc_profile=SWAPPED)
-    assert pixels(path) == [(grey,) * 3 for grey in (0, 77, 255)]
+    assert pixels(path) == [(gray,) * 3 for gray in (0, 77, 255)]
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "tif"])
@@ -297,7 +297,7 @@ ODD_PROFILES = {
     "garbage": b"garbage" * 40,
     "half": SWAPPED[:300],
     "of ink": GREY_INKS,
-    "of grey": LINEAR_GREY,
+    "of gray": LINEAR_GREY,
     "huge": SWAPPED + bytes(5 * 2**20),
 }
 
@@ -314,14 +314,14 @@ def test_grey_of_32_bits_is_of_32_or_of_16(tmp_path: Path) -> None:
     for white in (2**16 - 1, 2**32 - 1):
         values = (np.array([[0, 0.2, 1]]) * white).astype(np.uint32).view(np.int32)
         Image.fromarray(values).save(path)
-        assert pixels(path) == [(grey,) * 3 for grey in (0, 51, 255)]
+        assert pixels(path) == [(gray,) * 3 for gray in (0, 51, 255)]
 
 
 @pytest.mark.filterwarnings("error")
 def test_floats_that_are_no_numbers(tmp_path: Path) -> None:
     path = tmp_path / "float.tif"
     Image.fromarray(np.array([[np.nan, np.inf, -np.inf, 1e30]], np.float32)).save(path)
-    assert pixels(path) == [(grey,) * 3 for grey in (0, 255, 0, 255)]
+    assert pixels(path) == [(gray,) * 3 for gray in (0, 255, 0, 255)]
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "TIFF"])
@@ -486,8 +486,8 @@ def test_all_256_values_survive() -> None:
 
 def test_a_tensor_is_rounded_to_nearest_and_clamped() -> None:
     tensor = torch.tensor([-3.0, 0.4, 0.6, 254.4, 254.6, 300.0]).div(255).expand(3, 1, 6)
-    greys = np.asarray(to_image(tensor))[0, :, 0]
-    assert greys.tolist() == [0, 0, 1, 254, 255, 255]
+    grays = np.asarray(to_image(tensor))[0, :, 0]
+    assert grays.tolist() == [0, 0, 1, 254, 255, 255]
 
 
 @pytest.mark.parametrize("suffix", [".png", ".PNG", ".bmp"])

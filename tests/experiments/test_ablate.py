@@ -8,24 +8,24 @@ import pytest
 import torch
 from underdrawing.data.files import write_atomic
 from underdrawing.experiments import ablate as module
-from underdrawing.experiments import bench, cells
+from underdrawing.experiments import cells, scorer
 from underdrawing.experiments.ablate import AblateConfig, ablate, ablations, command, distinct
-from underdrawing.experiments.agenda import (
-    Agenda,
+from underdrawing.experiments.ablations import ABLATIONS
+from underdrawing.experiments.analysis.curves import Curve
+from underdrawing.experiments.presets import StudyConfig, quick
+from underdrawing.experiments.recipes import RECIPES
+from underdrawing.experiments.scoring.protocol import CONTROLS
+from underdrawing.experiments.strength_check import check_strengths, matches, write_check
+from underdrawing.experiments.study.plan import (
+    StudyPlan,
     duration,
     list_cells,
     runs_left,
     seconds_per_step,
     summary,
 )
-from underdrawing.experiments.axes import AXES
-from underdrawing.experiments.cells import Cell, cell_config
-from underdrawing.experiments.comparison import Curve
-from underdrawing.experiments.evaluation import CONTROLS
-from underdrawing.experiments.presets import Study, quick
-from underdrawing.experiments.recipes import RECIPES
-from underdrawing.experiments.strength_check import check_strengths, matches, write_check
-from underdrawing.metrics.judges import Judges, Scores
+from underdrawing.experiments.study.runs import StudyRun, cell_config
+from underdrawing.metrics.scores import MetricNetworks, Scores
 from underdrawing.models import pretrained
 from underdrawing.trainers.config import GeneratorConfig, TrainConfig, to_json
 from underdrawing.trainers.model_files import build_generator, save_model
@@ -39,9 +39,9 @@ def study(
     folders: tuple[Path, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    toy_judges: Callable[..., Judges],
-) -> Study:
-    monkeypatch.setattr(bench, "make_judges", toy_judges)
+    toy_judges: Callable[..., MetricNetworks],
+) -> StudyConfig:
+    monkeypatch.setattr(scorer, "make_judges", toy_judges)
     monkeypatch.setattr(pretrained, "PACKAGES", {})
     return replace(
         quick(), photos=folders[0], paintings=folders[1], out=tmp_path / "out", warmup=1, steps=1,
@@ -51,7 +51,7 @@ def study(
 
 
 def pretend(config: TrainConfig) -> None:
-    """A run whose generator is as it was initialised: training would take long here."""
+    """A run whose generator is as it was initialized: training would take long here."""
     torch.manual_seed(config.seed)
     save_model(build_generator(config).state_dict(), config.out)
     write_atomic(config.out / "config.json", to_json(config))
@@ -77,18 +77,18 @@ def trained(quickly: None, monkeypatch: pytest.MonkeyPatch) -> Trained:
     """The cells that are trained from now on; the fourth is interrupted."""
     titles: Trained = []
 
-    def spy(study: Study, cell: Cell) -> None:
+    def spy(study: StudyConfig, cell: StudyRun) -> None:
         titles.append(f"{cell.title} {cell.seed}")
         if len(titles) == 4:
             raise KeyboardInterrupt
         cells.train_cell(study, cell)
 
-    monkeypatch.setattr(bench, "train_cell", spy)
+    monkeypatch.setattr(scorer, "train_cell", spy)
     return titles
 
 
 def test_axes_share_their_baseline_and_go_on_where_they_were_stopped(
-    study: Study, trained: Trained, capsys: pytest.CaptureFixture[str]
+    study: StudyConfig, trained: Trained, capsys: pytest.CaptureFixture[str]
 ) -> None:
     study = replace(study, seeds=2, json=study.out / "all.json")
     config = AblateConfig(("decoder", "clip"), study=study)
@@ -111,7 +111,7 @@ def test_axes_share_their_baseline_and_go_on_where_they_were_stopped(
     assert {(d.row, d.against) for d in clip.differences} == {("2", "5"), ("10", "5")}
     assert clip.curves["5"] == decoder.curves["off"]
     assert decoder.full.lines[0].figures["ssim"].half_interval is not None  # two seeds
-    assert AXES["clip"].asks in clip.full.notes[0]
+    assert ABLATIONS["clip"].asks in clip.full.notes[0]
     for axis in ("decoder", "clip"):
         assert {"table.md", "table.tex", "table.csv", "table.json"} == {
             path.name for path in (study.out / axis).iterdir()
@@ -119,8 +119,8 @@ def test_axes_share_their_baseline_and_go_on_where_they_were_stopped(
     both = json.loads((study.out / "all.json").read_text())
     assert both["clip"] == json.loads((study.out / "clip" / "table.json").read_text())
     page = (study.out / "report.html").read_text()
-    assert AXES["decoder"].asks in page
-    assert AXES["clip"].asks in page
+    assert ABLATIONS["decoder"].asks in page
+    assert ABLATIONS["clip"].asks in page
 
     # Again: nothing is measured, trained or scored.
     ablate(config)
@@ -128,7 +128,7 @@ def test_axes_share_their_baseline_and_go_on_where_they_were_stopped(
     assert len(trained) == 9
 
 
-def words(study: Study) -> list[str]:
+def words(study: StudyConfig) -> list[str]:
     """The study on the command line."""
     options = [
         "--photos", study.photos, "--paintings", study.paintings, "--out", study.out, "--warmup", 1,
@@ -139,18 +139,18 @@ def words(study: Study) -> list[str]:
 
 
 @pytest.mark.usefixtures("quickly")
-def test_an_encoder_without_weights_is_skipped_in_words(study: Study) -> None:
+def test_an_encoder_without_weights_is_skipped_in_words(study: StudyConfig) -> None:
     command(["encoder", *words(study)])  # and no exit code
     table = json.loads((study.out / "encoder" / "table.json").read_text())
     assert list(table["curves"]) == ["vgg16"]
-    assert set(table["skipped"]) == set(AXES["encoder"].values) - {"vgg16"}
+    assert set(table["skipped"]) == set(ABLATIONS["encoder"].values) - {"vgg16"}
     for why in table["skipped"].values():
         assert why.startswith("skipped: no weights for ")
     assert "*vgg19*: skipped: no weights" in (study.out / "encoder" / "table.md").read_text()
 
 
 def test_a_cell_that_fails_leaves_the_others_their_figures(
-    study: Study, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    study: StudyConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Trained in earnest."""
     monkeypatch.setattr(module, "seconds_per_step", lambda *_: 60.0)
@@ -164,7 +164,7 @@ def test_a_cell_that_fails_leaves_the_others_their_figures(
 
 
 def test_a_dry_run_lists_the_cells_and_trains_none(
-    study: Study, trained: Trained, capsys: pytest.CaptureFixture[str]
+    study: StudyConfig, trained: Trained, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = AblateConfig(("encoder", "ema"), dry_run=True, study=study)
     assert ablate(config) == ([], {})
@@ -180,17 +180,17 @@ def test_a_dry_run_lists_the_cells_and_trains_none(
     assert not (study.out / "cells").exists()
 
 
-def test_a_step_is_timed_without_a_trace(study: Study) -> None:
-    cell = Cell("", RECIPES["attention"](), 0)
+def test_a_step_is_timed_without_a_trace(study: StudyConfig) -> None:
+    cell = StudyRun("", RECIPES["attention"](), 0)
     assert 0 < seconds_per_step(study, cell) < 60
     assert not study.out.exists()
 
 
-def test_what_is_left_is_told_from_the_checkpoints(study: Study) -> None:
+def test_what_is_left_is_told_from_the_checkpoints(study: StudyConfig) -> None:
     """A cell in the middle wants its rest, and no start; one without scores only those."""
     study = replace(study, steps=10, warmup=100)
     wanted = distinct(study, ablations(AblateConfig(("clip",), study=study)))
-    agenda = Agenda(study, wanted, {}, wanted)
+    agenda = StudyPlan(study, wanted, {}, wanted)
     middle, finished, new = wanted
     checkpoint(cell_config(study, wanted[middle]), 4)
     checkpoint(cell_config(study, wanted[finished]), 10)
@@ -209,14 +209,14 @@ def test_durations_read_well() -> None:
     ]
 
 
-def test_a_grid_is_one_table(study: Study) -> None:
+def test_a_grid_is_one_table(study: StudyConfig) -> None:
     (table,) = ablations(AblateConfig(("objective", "decoder"), grid=True, study=study))
     assert table.name == "objective+decoder"
     assert table.variants.baseline == "learned · off"
     assert len(table.rows) == 12  # two of fourteen contradict themselves
 
 
-def test_an_axis_named_twice_is_one_table(study: Study) -> None:
+def test_an_axis_named_twice_is_one_table(study: StudyConfig) -> None:
     assert len(ablations(AblateConfig(("clip", "clip"), study=study))) == 1
 
 
@@ -224,7 +224,7 @@ def test_help_lists_the_axes(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         command(["--help"])
     text = " ".join(capsys.readouterr().out.split())
-    for name, axis in AXES.items():
+    for name, axis in ABLATIONS.items():
         assert f"{name}: {axis.asks}" in text
 
 
@@ -296,14 +296,14 @@ def test_the_check_is_written(rows: dict[str, list[Curve]], tmp_path: Path) -> N
     assert [record["holds"] for record in records] == ["no", "no", "", "yes", "yes", ""]
 
 
-def test_strengths_that_are_not_scored_cannot_be_compared_at(study: Study) -> None:
+def test_strengths_that_are_not_scored_cannot_be_compared_at(study: StudyConfig) -> None:
     check_strengths(study)
     with pytest.raises(ValueError, match=r"compares at 0\.5, too: add it to --strengths"):
         check_strengths(replace(study, strengths=(0.25, 1.0)))
 
 
 @pytest.mark.usefixtures("quickly")
-def test_the_axis_writes_its_check(study: Study) -> None:
+def test_the_axis_writes_its_check(study: StudyConfig) -> None:
     ablate(AblateConfig(("strength",), study=study))
     records = json.loads((study.out / "strength" / "check.json").read_text())
     assert {record["strength"] for record in records} == {0.5, 1.0}

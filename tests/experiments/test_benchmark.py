@@ -11,7 +11,7 @@ import torch
 from underdrawing.experiments import benchmark, measure, rivals, workloads
 from underdrawing.experiments.benchmark import BenchmarkConfig, cases, to_text
 from underdrawing.experiments.main import main
-from underdrawing.experiments.workloads import Case, Outcome, ours, plain, rival
+from underdrawing.experiments.timing.workloads import Case, Outcome, ours, plain, rival
 from underdrawing.trainers.config import GeneratorConfig, TrainConfig
 
 CPU = torch.device("cpu")

@@ -14,8 +14,15 @@ from torch import Tensor
 from underdrawing.data.folders import read_collection
 from underdrawing.data.images import save_image
 from underdrawing.experiments import evaluate as module
+from underdrawing.experiments.analysis.results import StudyResult
 from underdrawing.experiments.evaluate import EvaluateConfig, command, evaluate
-from underdrawing.experiments.evaluation import (
+from underdrawing.experiments.scoring.external import (
+    HEADER,
+    is_same_view,
+    read_manifest,
+    write_manifest,
+)
+from underdrawing.experiments.scoring.protocol import (
     CONTROLS,
     Batch,
     PairPaths,
@@ -23,10 +30,8 @@ from underdrawing.experiments.evaluation import (
     read_squares,
     trained_painter,
 )
-from underdrawing.experiments.findings import Findings
-from underdrawing.experiments.outputs import HEADER, is_same_view, read_manifest, write_manifest
-from underdrawing.metrics.judges import Judge, Judges
 from underdrawing.metrics.perceptual import LPIPS_LAYERS, lpips_vector
+from underdrawing.metrics.scores import FeatureExtractor, MetricNetworks
 from underdrawing.metrics.style_gap import ACTIVATION_STD, style_vector
 from underdrawing.trainers.config import TrainConfig, to_json
 from underdrawing.trainers.model_files import build_generator, load_model, save_model
@@ -36,17 +41,17 @@ Run = Callable[..., Path]
 
 
 @pytest.fixture(autouse=True)
-def judges(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Judges that see the picture itself, so that colours are all of its style."""
+def networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Judges that see the picture itself, so that colors are all of its style."""
 
     def network(images: Tensor, layers: Collection[str]) -> dict[str, Tensor]:
         return {layer: ACTIVATION_STD.get(layer, 1.0) * images for layer in layers}
 
     heads, words = [torch.ones(3)] * len(LPIPS_LAYERS), ("toy", "")
-    toy = Judges(
-        style=Judge(network, ACTIVATION_STD, style_vector, words),
-        perceptual=Judge(network, LPIPS_LAYERS, lambda x: lpips_vector(x, heads), words),
-        pooled=Judge(network, ["relu4_3"], lambda x: x["relu4_3"].mean(dim=(2, 3)), words),
+    toy = MetricNetworks(
+        style=FeatureExtractor(network, ACTIVATION_STD, style_vector, words),
+        perceptual=FeatureExtractor(network, LPIPS_LAYERS, lambda x: lpips_vector(x, heads), words),
+        pooled=FeatureExtractor(network, ["relu4_3"], lambda x: x["relu4_3"].mean(dim=(2, 3)), words),
         lpips_name="LPIPS", frechet_name="Fréchet (toy)", kernel_name="KID (toy)",
     )  # fmt: skip
     monkeypatch.setattr(module, "make_judges", lambda *_: toy)
@@ -54,7 +59,7 @@ def judges(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def make_run(tiny: Callable[..., TrainConfig], tmp_path: Path) -> Run:
-    """``make_run("a", seed=0)``: a run folder whose generator matches colours and adds noise."""
+    """``make_run("a", seed=0)``: a run folder whose generator matches colors and adds noise."""
 
     def make(name: str, seed: int = 0, **changes: object) -> Path:
         config = tiny(out=tmp_path / name, **changes)
@@ -93,8 +98,8 @@ def config_of(tmp_path: Path, *systems: Path, **options: object) -> EvaluateConf
     return replace(config, **options)  # type: ignore[arg-type]
 
 
-def figures(findings: Findings, title: str) -> dict[str, float | None]:
-    (line,) = (line for line in findings.full.lines if line.title == title)
+def figures(result: StudyResult, title: str) -> dict[str, float | None]:
+    (line,) = (line for line in result.full.lines if line.title == title)
     return {key: figure.measured for key, figure in line.figures.items()}
 
 
@@ -107,7 +112,7 @@ def test_photos_as_outputs_score_as_identity_and_paintings_as_themselves(
     assert figures(found, "same") == figures(found, "identity")
     assert figures(found, "swap") == figures(found, "style image as output")
     assert figures(found, "same") != figures(found, "swap")
-    assert [line.note for line in found.full.lines[:2]] == ["did not stylise"] * 2  # all is colour
+    assert [line.note for line in found.full.lines[:2]] == ["did not stylize"] * 2  # all is color
     assert "6 pairs of the manifest, KID against the 3 paintings of the manifest, at 32 px." in (
         found.full.notes
     )
@@ -119,7 +124,7 @@ def test_the_order_of_a_manifest_changes_no_figure(pairs: list[PairPaths], tmp_p
     system = fill(tmp_path / "system", mixed[::-1], 1)
     alone = evaluate(config_of(tmp_path, system))
     beside = evaluate(config_of(tmp_path, straight, system))
-    for title in ("system", "colour only"):
+    for title in ("system", "color only"):
         for key in ("ssim", "ssim_worst", "lpips", "style_gap"):
             ours, theirs = figures(beside, title)[key], figures(alone, title)[key]
             assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5)
@@ -197,9 +202,9 @@ def test_a_run_is_read_at_the_style_gap_of_a_system(
 
     run = make_run("mine")
     folder = fill(tmp_path / "half", [(squared(a), squared(b)) for a, b in pairs], 0)
-    painter = trained_painter(load_model(run), torch.device("cpu"), {"half": 0.5})
+    stylizer = trained_painter(load_model(run), torch.device("cpu"), {"half": 0.5})
     for pair, output in read_manifest(folder / "manifest.csv", folder).items():
-        painted = painter(Batch([pair], *map(square, pair)))["half"]
+        painted = stylizer(Batch([pair], *map(square, pair)))["half"]
         save_image(painted[0], output)
     found = evaluate(config_of(tmp_path, folder, runs=(run,), strengths=(0.5, 1.0)))
     section = found.more[0]
@@ -217,7 +222,7 @@ def test_several_runs_are_compared_with_the_first_at_matched_style(
     make_run: Run, folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(module, "CONTROLS", CONTROLS | {"colour only": CONTROLS["identity"]})
+    monkeypatch.setattr(module, "CONTROLS", CONTROLS | {"color only": CONTROLS["identity"]})
     runs = [str(make_run(name, seed)) for seed, name in enumerate("abc")]
     command(
         [*runs, "--photos", str(folders[0]), "--paintings", str(folders[1]), "--pairs", "24",

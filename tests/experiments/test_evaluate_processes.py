@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from underdrawing.experiments.analysis.tables import ROWS
 from underdrawing.experiments.evaluate import EvaluateConfig, evaluate
-from underdrawing.experiments.table import ROWS
 from underdrawing.trainers.config import TrainConfig
 from underdrawing.trainers.trainer import train
 

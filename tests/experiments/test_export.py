@@ -38,7 +38,7 @@ def job(
     """A run whose every layer does something, exported once for all tests."""
     torch.manual_seed(0)
     generator = build_generator(CONFIG)
-    generator.standardise_codes(torch.rand(8, sizes(CONFIG)[0]))
+    generator.fit_standardization(torch.rand(8, sizes(CONFIG)[0]))
     assert generator.attention is not None
     torch.nn.init.normal_(generator.paint.conv.weight, std=0.1)
     torch.nn.init.normal_(generator.attention.logits.weight, std=10)
@@ -80,8 +80,8 @@ def test_it_equals_torch_at_any_size(
     np.testing.assert_allclose(attention, expected.attention, rtol=0, atol=1e-3)
 
 
-def test_a_large_photo_keeps_its_colours(job: ExportConfig, session: Any) -> None:
-    """Summed up at once in float32, the colours of this one are off by 7e-4."""
+def test_a_large_photo_keeps_its_colors(job: ExportConfig, session: Any) -> None:
+    """Summed up at once in float32, the colors of this one are off by 7e-4."""
     generator, _ = load_model(job.run)
     photo = torch.linspace(0, 1, 1024).view(1, 1, -1, 1).expand(1, 3, 1024, 1024).contiguous()
     code, strength = generator.code_mean[None], torch.ones(1, 1, 1024, 1024)

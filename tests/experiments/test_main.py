@@ -15,9 +15,9 @@ from underdrawing.experiments import (
     data,
     evaluate,
     export,
-    looks,
     reproduce,
     robustness,
+    styles,
     stylize,
     train,
     video,
@@ -149,7 +149,7 @@ def test_train_stylize_evaluate(
     assert written == {"table.md", "table.tex", "table.csv", "table.json"}
     assert lines["identity"]["figures"]["ssim"]["measured"] == pytest.approx(1)
     assert lines["style image as output"]["figures"]["style_gap"]["measured"] == pytest.approx(1)
-    assert lines[str(model)]["note"] == "did not stylise"  # after two steps, honestly
+    assert lines[str(model)]["note"] == "did not stylize"  # after two steps, honestly
 
 
 def test_one_bad_photo_does_not_stop_the_rest(
@@ -233,7 +233,7 @@ def test_every_command_of_the_readme_parses(line: str) -> None:
         kind = {
             "app": app.AppConfig,
             "stylize": stylize.StylizeConfig,
-            "looks": looks.LooksConfig,
+            "looks": styles.LooksConfig,
             "evaluate": evaluate.EvaluateConfig,
             "export": export.ExportConfig,
             "robustness": robustness.RobustnessConfig,

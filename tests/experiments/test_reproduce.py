@@ -6,19 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from underdrawing.experiments import bench as module
-from underdrawing.experiments.cells import Cell, cell_config, warmup_config
-from underdrawing.experiments.evaluation import CONTROLS, Painter, score_painter
-from underdrawing.experiments.presets import Study, quick
+from underdrawing.experiments import scorer as module
+from underdrawing.experiments.analysis.tables import ROWS
+from underdrawing.experiments.presets import StudyConfig, quick
 from underdrawing.experiments.recipes import RECIPES
 from underdrawing.experiments.reproduce import reproduce
-from underdrawing.experiments.table import ROWS
-from underdrawing.metrics.judges import Scores
+from underdrawing.experiments.scoring.protocol import CONTROLS, Stylizer, score_painter
+from underdrawing.experiments.study.runs import StudyRun, cell_config, warmup_config
+from underdrawing.metrics.scores import Scores
 from underdrawing.trainers.config import GeneratorConfig
 
 
 @pytest.fixture
-def study(offline: None, one_judge: None, folders: tuple[Path, Path], tmp_path: Path) -> Study:
+def study(
+    offline: None, one_judge: None, folders: tuple[Path, Path], tmp_path: Path
+) -> StudyConfig:
     return replace(
         quick(), photos=folders[0], paintings=folders[1], out=tmp_path / "out", warmup=2, steps=1,
         size=32, batch_size=2, seeds=2, pairs=4, strengths=(0.5, 1.0), workers=0, device="cpu",
@@ -27,26 +29,26 @@ def study(offline: None, one_judge: None, folders: tuple[Path, Path], tmp_path: 
     )  # fmt: skip
 
 
-def cell(recipe: str, seed: int = 0) -> Cell:
-    return Cell(recipe, RECIPES[recipe](), seed)
+def cell(recipe: str, seed: int = 0) -> StudyRun:
+    return StudyRun(recipe, RECIPES[recipe](), seed)
 
 
 def test_every_row_and_control_is_trained_scored_and_shown(
-    study: Study, monkeypatch: pytest.MonkeyPatch
+    study: StudyConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    findings = reproduce(study)
-    lines = findings.full.lines
+    result = reproduce(study)
+    lines = result.full.lines
     assert [line.title for line in lines] == [row.title for row in ROWS] + list(CONTROLS)
-    assert [line.title for line in findings.matched.lines] == [row.title for row in ROWS]
+    assert [line.title for line in result.matched.lines] == [row.title for row in ROWS]
     ours = lines[0].figures["ssim"]
     assert ours.paper == 0.72
     assert ours.half_interval is not None  # two seeds
     titles = {row.recipe: row.title for row in ROWS}
-    assert {(d.row, d.against) for d in findings.differences} == {
+    assert {(d.row, d.against) for d in result.differences} == {
         (row.title, titles[other]) for row in ROWS for other in row.against
     }
     assert ("+ attention", "content, multi-layer") in {  # the primary endpoint's
-        (d.row, d.against) for d in findings.differences
+        (d.row, d.against) for d in result.differences
     }
     written = {"table.md", "table.tex", "table.csv", "table.json", "report.html", "manifest.json"}
     assert written <= {path.name for path in study.out.iterdir()}
@@ -61,7 +63,7 @@ def test_every_row_and_control_is_trained_scored_and_shown(
 
     # Again: everything is kept, nothing is trained or scored a second time.
     scored = spy_on_scoring(monkeypatch)
-    assert reproduce(study).full == findings.full
+    assert reproduce(study).full == result.full
     assert scored == []
 
     # One row's scores lost: it alone is scored again.
@@ -69,24 +71,24 @@ def test_every_row_and_control_is_trained_scored_and_shown(
     kept = study.out / "scores" / study.split / f"{lost}.json"
     before = json.loads(kept.read_text())["scores"]
     kept.unlink()
-    assert reproduce(study).full == findings.full
+    assert reproduce(study).full == result.full
     assert len(scored) == 1
     assert json.loads(kept.read_text())["scores"] == before
 
 
-def spy_on_scoring(monkeypatch: pytest.MonkeyPatch) -> list[Painter]:
+def spy_on_scoring(monkeypatch: pytest.MonkeyPatch) -> list[Stylizer]:
     """Whatever is scored from now on."""
-    scored: list[Painter] = []
+    scored: list[Stylizer] = []
 
-    def spy(painter: Painter, *rest: Any) -> Mapping[str, Scores]:
-        scored.append(painter)
-        return score_painter(painter, *rest)
+    def spy(stylizer: Stylizer, *rest: Any) -> Mapping[str, Scores]:
+        scored.append(stylizer)
+        return score_painter(stylizer, *rest)
 
     monkeypatch.setattr(module, "score_painter", spy)
     return scored
 
 
-def test_with_more_steps_the_rows_are_others_and_the_start_is_the_same(study: Study) -> None:
+def test_with_more_steps_the_rows_are_others_and_the_start_is_the_same(study: StudyConfig) -> None:
     longer = replace(study, steps=2)
     for row in ROWS:
         one = cell(row.recipe)

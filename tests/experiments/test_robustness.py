@@ -19,7 +19,7 @@ from underdrawing.experiments.robustness import (
 )
 from underdrawing.experiments.robustness_report import cell, to_markdown
 from underdrawing.experiments.sensitivity import LOSS, LPIPS, SSIM, Curve, Estimate
-from underdrawing.metrics.judges import Judges
+from underdrawing.metrics.scores import MetricNetworks
 from underdrawing.trainers.config import EncoderConfig, TrainConfig, to_json
 from underdrawing.trainers.model_files import build_generator, save_model
 
@@ -44,16 +44,14 @@ def make_run(tiny: Callable[..., TrainConfig], tmp_path: Path) -> Make:
 
 def test_losses_and_outputs_of_runs_are_measured_and_written(
     make_run: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    toy_judges: Callable[..., Judges],
+    toy_judges: Callable[..., MetricNetworks],
 ) -> None:  # fmt: skip
     monkeypatch.setattr(module, "make_judges", toy_judges)
     runs = make_run("attention"), make_run("single-layer")
     out = tmp_path / "out"
     summary, facts = robustness(RobustnessConfig(runs, pairs=2, device="cpu", out=out))
     names = {LOSS: {"pixel", "single layer conv4_2", "multi-layer", "weighted by A of attention"}}
-    names |= {
-        key: {"identity", "colour only", "attention", "single-layer"} for key in (SSIM, LPIPS)
-    }
+    names |= {key: {"identity", "color only", "attention", "single-layer"} for key in (SSIM, LPIPS)}
     assert {figure: set(rows) for figure, rows in summary.another.items()} == names
     assert len(summary.curves) == len(CHANGES) * sum(map(len, names.values()))
     assert all(curve.points[0].mean == pytest.approx(0, abs=1e-5) for curve in summary.curves)

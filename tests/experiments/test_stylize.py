@@ -1,4 +1,4 @@
-"""Stylising: style codes are kept, files are read and written beside the network's work."""
+"""Stylizing: style codes are kept, files are read and written beside the network's work."""
 
 import io
 import sys
@@ -14,7 +14,7 @@ from underdrawing.experiments import stylize as module
 from underdrawing.experiments.stylize import StylizeConfig, stylize
 from underdrawing.trainers.config import TrainConfig
 from underdrawing.trainers.model_files import load_model
-from underdrawing.trainers.painter import load
+from underdrawing.trainers.stylizer import load
 from underdrawing.trainers.trainer import train
 
 Tiny = Callable[..., TrainConfig]
@@ -77,18 +77,18 @@ def test_the_options_are_those_of_the_painter(
     half.paste(255, (15, 0, 30, 20))
     half.save(mask)
     a, b = folders[1] / "00.png", folders[1] / "01.png"
-    painter = load(job.model, "cpu")
+    stylizer = load(job.model, "cpu")
     one = replace(job, photos=(photo,), out=tmp_path / "out.png")
     mixed, regions = {str(a): 0.7, str(b): 0.3}, {"black": str(a), "white": str(b)}
     for options, expected in [
-        ({"strength": 0.5}, painter.stylize(photo, a, 0.5)),
-        ({"keep_colors": True}, painter.stylize(photo, a, keep_colors=True)),
-        ({"protect": str(mask)}, painter.stylize(photo, a, protect=mask)),
-        ({"protect": "attention"}, painter.stylize(photo, a, protect="attention")),
-        ({"style": None, "mix": f"{a}:0.7,{b}:0.3"}, painter.stylize(photo, mixed)),
+        ({"strength": 0.5}, stylizer.stylize(photo, a, 0.5)),
+        ({"keep_colors": True}, stylizer.stylize(photo, a, keep_colors=True)),
+        ({"protect": str(mask)}, stylizer.stylize(photo, a, protect=mask)),
+        ({"protect": "attention"}, stylizer.stylize(photo, a, protect="attention")),
+        ({"style": None, "mix": f"{a}:0.7,{b}:0.3"}, stylizer.stylize(photo, mixed)),
         (
             {"mask": mask, "style": f"black={a},white={b}"},
-            painter.stylize(photo, regions, mask=mask),
+            stylizer.stylize(photo, regions, mask=mask),
         ),
     ]:
         (written,) = stylize(replace(one, **options))  # type: ignore[arg-type]
@@ -115,11 +115,11 @@ def test_contradictions_are_said_before_anything_is_painted(
         stylize(replace(job, **options))  # type: ignore[arg-type]
 
 
-def test_a_masks_colours_are_checked_before_anything_is_painted(
+def test_a_masks_colors_are_checked_before_anything_is_painted(
     job: StylizeConfig, folders: tuple[Path, Path]
 ) -> None:
     styles = f"mauvish={job.style},white={job.style}"
-    with pytest.raises(ValueError, match="'mauvish' is no colour"):
+    with pytest.raises(ValueError, match="'mauvish' is no color"):
         stylize(replace(job, mask=folders[0] / "00.png", style=styles))
 
 

@@ -5,14 +5,14 @@ import pytest
 import torch
 from torch import Tensor
 from underdrawing.losses.adversarial import (
-    GAMES,
+    GAN_LOSSES,
     fake_loss,
     feature_matching,
+    fraction_real,
     generator_loss,
+    mean_logit,
     r1_penalty,
     real_loss,
-    score,
-    taken_for_real,
 )
 
 F64 = torch.float64
@@ -36,10 +36,10 @@ def close(a: Tensor, b: Tensor) -> None:
 
 @pytest.mark.parametrize(("game", "side"), FORMULAS)
 def test_each_game_is_its_formula_averaged_over_patches_then_scales(
-    game: str, side: str, dtype: torch.dtype
+    gan_loss: str, side: str, dtype: torch.dtype
 ) -> None:
     scales = [3 * torch.randn(2, 1, 3, 4, dtype=dtype), 3 * torch.randn(2, 1, 2, 1, dtype=dtype)]
-    formula = FORMULAS[game, side]
+    formula = FORMULAS[gan_loss, side]
     expected = torch.tensor(
         [
             sum(sum(map(formula, x[b].flatten().tolist())) / x[b].numel() for x in scales) / 2
@@ -47,34 +47,34 @@ def test_each_game_is_its_formula_averaged_over_patches_then_scales(
         ],
         dtype=F64,
     )
-    measured = SIDES[side](scales, game)
+    measured = SIDES[side](scales, gan_loss)
     assert measured.shape == (2,)
     close(measured, expected)
 
 
 @pytest.mark.parametrize(("game", "side"), FORMULAS)
 def test_each_game_has_the_gradient_it_should(
-    game: str, side: str, assert_gradient: Callable[..., None]
+    gan_loss: str, side: str, assert_gradient: Callable[..., None]
 ) -> None:
     # away from the hinge's kinks
     x = torch.tensor([-2.0, -0.4, 0.3, 1.7]).view(2, 1, 1, 2)
-    assert_gradient(lambda x: SIDES[side]([x], game), x)
+    assert_gradient(lambda x: SIDES[side]([x], gan_loss), x)
 
 
-@pytest.mark.parametrize("game", GAMES)
-def test_the_generator_wants_what_the_discriminator_fears(game: str) -> None:
+@pytest.mark.parametrize("game", GAN_LOSSES)
+def test_the_generator_wants_what_the_discriminator_fears(gan_loss: str) -> None:
     logits = torch.tensor([0.2, 0.5, 0.8]).view(3, 1, 1, 1)
-    assert (fake_loss([logits], game).diff() > 0).all()
-    assert (generator_loss([logits], game).diff() < 0).all()
-    assert (real_loss([logits], game).diff() < 0).all()
+    assert (fake_loss([logits], gan_loss).diff() > 0).all()
+    assert (generator_loss([logits], gan_loss).diff() < 0).all()
+    assert (real_loss([logits], gan_loss).diff() < 0).all()
 
 
-@pytest.mark.parametrize("game", GAMES)
-def test_half_precision_logits_are_judged_in_float32(game: str) -> None:
+@pytest.mark.parametrize("game", GAN_LOSSES)
+def test_half_precision_logits_are_judged_in_float32(gan_loss: str) -> None:
     logits = torch.full((1, 1, 2, 2), 1e3).half()
     for loss in SIDES.values():
-        assert loss([logits], game).dtype == torch.float32
-        assert loss([logits], game).isfinite().all()
+        assert loss([logits], gan_loss).dtype == torch.float32
+        assert loss([logits], gan_loss).isfinite().all()
 
 
 def linear(real: Tensor, weight: Tensor) -> Tensor:
@@ -82,15 +82,15 @@ def linear(real: Tensor, weight: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(("game", "middle"), [("lsgan", 0.5), ("hinge", 0), ("nonsaturating", 0)])
-def test_patches_over_the_middle_are_taken_for_real(game: str, middle: float) -> None:
+def test_patches_over_the_middle_are_taken_for_real(gan_loss: str, middle: float) -> None:
     coarse = middle + torch.tensor([[-1.0, 2.0], [0.1, 3.0]]).view(2, 1, 1, 2)
     fine = middle + torch.tensor([[-1.0], [1.0]]).view(2, 1, 1, 1)
-    assert taken_for_real([coarse, fine], game).tolist() == [0.25, 1.0]
+    assert fraction_real([coarse, fine], gan_loss).tolist() == [0.25, 1.0]
 
 
 def test_the_score_is_the_mean_logit_over_patches_then_scales() -> None:
     coarse, fine = torch.tensor([1.0, 3.0]).view(1, 1, 1, 2), torch.tensor([4.0]).view(1, 1, 1, 1)
-    assert score([coarse, fine]).tolist() == [3.0]
+    assert mean_logit([coarse, fine]).tolist() == [3.0]
 
 
 def test_r1_of_a_linear_discriminator_is_its_squared_weight() -> None:
@@ -111,8 +111,8 @@ def test_r1_of_several_scales_is_that_of_their_mean() -> None:
 def test_r1_is_per_picture() -> None:
     # D(x) = ||x||²/2 has gradient x
     real = torch.rand(3, 3, 4, 4, dtype=F64, requires_grad=True)
-    score = real.square().sum(dim=(1, 2, 3), keepdim=True) / 2
-    close(r1_penalty([score], real), real.detach().square().sum(dim=(1, 2, 3)))
+    mean_logit = real.square().sum(dim=(1, 2, 3), keepdim=True) / 2
+    close(r1_penalty([mean_logit], real), real.detach().square().sum(dim=(1, 2, 3)))
 
 
 def test_r1_can_be_descended() -> None:

@@ -9,7 +9,7 @@ from underdrawing.losses.attention import (
     OBJECTIVES,
     TARGETS,
     AttentionObjective,
-    Weighting,
+    AttentionResult,
     attention_statistics,
     branch_loss,
     collapse_warning,
@@ -45,7 +45,7 @@ def squares(batch: int = 2) -> dict[str, Tensor]:
 
 def decide(
     objective: str, target: str = "structural", attention: Tensor | None = None, batch: int = 2
-) -> Weighting:
+) -> AttentionResult:
     stylized, photo = torch.rand(2, batch, 3, 64, 64, dtype=F64)
     predicted = random_attention(batch) if attention is None else attention
     return AttentionObjective(LAYERS, objective, target, BUDGET)(
@@ -155,9 +155,9 @@ def test_the_oracle_is_the_target_itself_and_the_learner_is_taught_it() -> None:
     args = (squares(), features(), torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64))
     attention = random_attention()
     goal = AttentionObjective(LAYERS, "oracle")(attention, {}, *args).attention
-    learner = AttentionObjective(LAYERS, "learned")(attention, {}, *args)
+    train_step = AttentionObjective(LAYERS, "learned")(attention, {}, *args)
     assert goal is not None
-    torch.testing.assert_close(learner.loss, branch_loss(attention, goal))
+    torch.testing.assert_close(train_step.loss, branch_loss(attention, goal))
 
 
 def test_the_branchs_loss_never_reaches_the_generators_output() -> None:

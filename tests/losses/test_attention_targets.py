@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from underdrawing.losses.attention import (
     TARGETS,
-    Situation,
+    TargetInputs,
     error_map,
     kl_to_uniform,
     mean_one,
@@ -34,10 +34,10 @@ def squares() -> dict[str, Tensor]:
     return {layer: f.square() for layer, f in features().items()}
 
 
-def situation(squared: dict[str, Tensor], photo_features: dict[str, Tensor]) -> Situation:
+def situation(squared: dict[str, Tensor], photo_features: dict[str, Tensor]) -> TargetInputs:
     """A painted photo without channel attention."""
     photo, stylized = torch.rand(2, 2, 3, 64, 64, dtype=F64)
-    return Situation(squared, {}, photo_features, stylized, photo, LAYERS, GRID, BUDGET, 5.0)
+    return TargetInputs(squared, {}, photo_features, stylized, photo, LAYERS, GRID, BUDGET, 5.0)
 
 
 def assert_mean_one(a: Tensor) -> None:

@@ -11,7 +11,7 @@ from underdrawing.losses.content import (
     pixel_loss,
     weighted,
 )
-from underdrawing.losses.features import NORMALIZATIONS
+from underdrawing.losses.normalization import NORMALIZATIONS
 
 PAPER_LAYERS = (("conv3_2", 0.2), ("conv4_2", 0.5), ("conv5_2", 0.3))
 SIZES = {"conv3_2": (4, 12, 14), "conv4_2": (5, 6, 7), "conv5_2": (6, 3, 4)}
@@ -43,14 +43,14 @@ def test_pixel_loss_has_the_gradient_it_should(assert_gradient: Callable[..., No
 
 
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
-def test_one_layer_is_the_mean_squared_difference_of_normalised_features(
+def test_one_layer_is_the_mean_squared_difference_of_normalized_features(
     normalization: str, dtype: torch.dtype
 ) -> None:
-    normalise = NORMALIZATIONS[normalization]
+    normalize = NORMALIZATIONS[normalization]
     f, p = features(dtype), features(dtype)
     loss = ContentLoss([("conv4_2", 1.0)], normalization)
     measured = loss(loss.squared_errors(f, p))
-    expected = (normalise(f["conv4_2"]) - normalise(p["conv4_2"])).square().mean(dim=(1, 2, 3))
+    expected = (normalize(f["conv4_2"]) - normalize(p["conv4_2"])).square().mean(dim=(1, 2, 3))
     assert measured.shape == (2,)
     close(measured, expected)
 
@@ -63,7 +63,7 @@ def test_papers_half_sum_is_ours_times_half_the_number_of_entries() -> None:
     close(papers, loss(loss.squared_errors(f, p)) * c * h * w / 2)
 
 
-def test_l2_normalised_mean_is_the_papers_sum_over_unit_features() -> None:
+def test_l2_normalized_mean_is_the_papers_sum_over_unit_features() -> None:
     f, p = features(), features()
     loss = ContentLoss([("conv4_2", 1.0)], "l2")
 

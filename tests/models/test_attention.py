@@ -1,6 +1,11 @@
 import pytest
 import torch
-from underdrawing.models.attention import ChannelAttention, SpatialAttention, spare, spatial_softmax
+from underdrawing.models.attention import (
+    ChannelAttention,
+    SpatialAttention,
+    attention_to_strength,
+    spatial_softmax,
+)
 
 CHANNELS = {"conv3_2": 7, "conv4_2": 12}
 
@@ -82,6 +87,6 @@ def test_channel_attention_tells_photos_apart_even_after_instance_norm() -> None
 
 def test_what_attention_marks_is_spared() -> None:
     attention = torch.tensor([[[[0.0, 0.5], [1.0, 2.5]]]])
-    strength = spare(attention, (2, 2))
+    strength = attention_to_strength(attention, (2, 2))
     torch.testing.assert_close(strength, torch.tensor([[[[1.0, 1.0], [1.0, 0.4]]]]))
-    assert spare(attention, (9, 13)).shape == (1, 1, 9, 13)
+    assert attention_to_strength(attention, (9, 13)).shape == (1, 1, 9, 13)

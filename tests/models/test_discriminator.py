@@ -31,8 +31,8 @@ def test_the_receptive_field_is_that_of_the_paper(layers: int, side: int) -> Non
 @pytest.mark.parametrize("layers", [1, 2, 3])
 def test_an_output_depends_on_exactly_its_receptive_field(layers: int) -> None:
     side = receptive_field(layers)
-    centre = 128 // 2**layers // 2
-    seen = seen_by(small(layers=layers, spectral=True), centre, centre)
+    center = 128 // 2**layers // 2
+    seen = seen_by(small(layers=layers, spectral=True), center, center)
     rows, columns = seen.any(1).nonzero().flatten(), seen.any(0).nonzero().flatten()
     assert len(rows) == len(columns) == side
     assert rows[-1] - rows[0] + 1 == columns[-1] - columns[0] + 1 == side
@@ -121,7 +121,7 @@ def test_spectral_norm_holds_every_weight_at_norm_one() -> None:
         torch.testing.assert_close(norm, torch.tensor(1.0), rtol=0.02, atol=0)
 
 
-def test_without_spectral_norm_weights_are_free_and_deeper_layers_normalised() -> None:
+def test_without_spectral_norm_weights_are_free_and_deeper_layers_normalized() -> None:
     discriminator = small(spectral=False)
     assert not any(is_parametrized(m) for m in weighted_modules(discriminator))
     (features,) = discriminator(torch.rand(2, 3, 64, 64)).features

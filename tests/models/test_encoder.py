@@ -101,7 +101,7 @@ def test_it_returns_only_the_taps_asked_for(whole: Encoder) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in ENCODERS if name != "efficientnet_lite0"])
-def test_it_normalises_as_its_weights_were_trained(name: str) -> None:
+def test_it_normalizes_as_its_weights_were_trained(name: str) -> None:
     weights = WEIGHTS[name]
     assert isinstance(weights, WeightsEnum)
     preset = weights.transforms()
@@ -110,14 +110,14 @@ def test_it_normalises_as_its_weights_were_trained(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["vgg16", "vgg16_imagenet"])
-def test_a_picture_of_the_mean_colour_leaves_only_the_bias(name: str) -> None:
+def test_a_picture_of_the_mean_color_leaves_only_the_bias(name: str) -> None:
     encoder = Encoder(name, ["conv1_1"])
     features = encoder(encoder.mean.expand(1, 3, 32, 32))["conv1_1"]
     bias = encoder.net.state_dict()["features.0.bias"]
     torch.testing.assert_close(features, bias[None, :, None, None].expand_as(features))
 
 
-def test_the_first_convolution_sees_the_normalised_picture(shallow: Encoder) -> None:
+def test_the_first_convolution_sees_the_normalized_picture(shallow: Encoder) -> None:
     image = torch.rand(1, 3, 32, 32)
     weight, bias = (shallow.net.state_dict()[f"features.0.{k}"] for k in ("weight", "bias"))
     mean, std = (torch.tensor(x).view(1, 3, 1, 1) for x in ENCODERS["vgg16"][2:])

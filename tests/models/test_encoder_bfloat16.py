@@ -78,12 +78,12 @@ def seen(image: Tensor) -> Tensor:
     return x
 
 
-def test_the_picture_is_normalised_before_it_is_rounded() -> None:
+def test_the_picture_is_normalized_before_it_is_rounded() -> None:
     network, image = encoder("vgg16"), torch.rand(1, 3, 32, 32)
     assert torch.equal(seen(image), ((image - network.mean) / network.std).to(BF16))
 
 
-def test_differences_finer_than_bfloat16_are_seen_near_the_mean_colour() -> None:
+def test_differences_finer_than_bfloat16_are_seen_near_the_mean_color() -> None:
     """0.482 and 0.4825 are one number in bfloat16, whose spacing there is 0.002."""
     dark, light = (torch.full((1, 3, 32, 32), value) for value in (0.482, 0.4825))
     assert torch.equal(dark.to(BF16), light.to(BF16))

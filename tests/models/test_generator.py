@@ -11,7 +11,7 @@ from underdrawing.models.generator import (
     layout,
     to_logit,
 )
-from underdrawing.models.style_code import match_colour, style_code
+from underdrawing.models.style_code import match_color, style_code
 
 FEATURES = 4
 CODE = 6 + 2 * FEATURES
@@ -101,16 +101,16 @@ def test_a_constant_map_is_that_number() -> None:
     )
 
 
-def test_training_starts_from_the_photo_in_the_paintings_colours() -> None:
+def test_training_starts_from_the_photo_in_the_paintings_colors() -> None:
     photo, code = torch.rand(2, 3, 40, 48), codes(2)
     image = untrained()(photo, code).image
-    torch.testing.assert_close(image, match_colour(photo, code), rtol=0, atol=1e-5)
+    torch.testing.assert_close(image, match_color(photo, code), rtol=0, atol=1e-5)
 
 
-def test_half_the_strength_starts_half_way_to_the_colours() -> None:
+def test_half_the_strength_starts_half_way_to_the_colors() -> None:
     photo, code = torch.rand(2, 3, 40, 48), codes(2)
     image = untrained()(photo, code, 0.5).image
-    expected = (photo + match_colour(photo, code)) / 2
+    expected = (photo + match_color(photo, code)) / 2
     torch.testing.assert_close(image, expected, rtol=0, atol=1e-5)
 
 
@@ -374,26 +374,26 @@ def test_there_is_no_batchnorm() -> None:
     assert not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in generator.modules())
 
 
-def test_standardised_codes_have_mean_zero_and_one_spread() -> None:
+def test_standardized_codes_have_mean_zero_and_one_spread() -> None:
     generator, paintings = untrained(), 5 + torch.randn(64, CODE)
-    generator.standardise_codes(paintings)
-    standard = generator.standard(paintings)
+    generator.fit_standardization(paintings)
+    standard = generator.standardize(paintings)
     torch.testing.assert_close(standard.mean(0), torch.zeros(CODE), rtol=0, atol=1e-5)
     spread = standard.std(0, correction=0)
     torch.testing.assert_close(spread, torch.full((CODE,), CODE_SCALE))
 
 
-def test_a_single_painting_is_standardised_without_blowing_up() -> None:
+def test_a_single_painting_is_standardized_without_blowing_up() -> None:
     generator, painting = untrained(), codes(1)
     painting[:, -1] = 0  # a channel that never fires
-    generator.standardise_codes(painting)
-    assert torch.equal(generator.standard(painting), torch.zeros(1, CODE))
-    assert generator.standard(1.1 * painting).abs().max() <= 1.001 * CODE_SCALE
+    generator.fit_standardization(painting)
+    assert torch.equal(generator.standardize(painting), torch.zeros(1, CODE))
+    assert generator.standardize(1.1 * painting).abs().max() <= 1.001 * CODE_SCALE
 
 
-def test_standardisation_is_stored_with_the_model() -> None:
+def test_standardization_is_stored_with_the_model() -> None:
     generator, again = untrained(), untrained()
-    generator.standardise_codes(codes(5))
+    generator.fit_standardization(codes(5))
     again.load_state_dict(generator.state_dict())
     assert torch.equal(again.code_std, generator.code_std)
     assert torch.equal(again.code_mean, generator.code_mean)

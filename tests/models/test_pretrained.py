@@ -252,7 +252,7 @@ def test_lite0_is_tapped_at_the_stages_that_timm_names() -> None:
 
 
 @needs("efficientnet_lite0")
-def test_lite0_is_normalised_as_its_weights_were_trained() -> None:
+def test_lite0_is_normalized_as_its_weights_were_trained() -> None:
     import timm
 
     theirs = timm.create_model("tf_efficientnet_lite0").pretrained_cfg

@@ -2,12 +2,12 @@ import pytest
 import torch
 from torch import Tensor
 from underdrawing.models.generator import code_size
-from underdrawing.models.style_code import COLOUR_SIZE, match_colour, mean_std, style_code
+from underdrawing.models.style_code import COLOR_SIZE, match_color, mean_std, style_code
 
 
 def painting(mean: tuple[float, ...], std: tuple[float, ...], batch: int = 1) -> Tensor:
-    """A code of colours alone."""
-    return torch.tensor([*mean, *std]).expand(batch, COLOUR_SIZE)
+    """A code of colors alone."""
+    return torch.tensor([*mean, *std]).expand(batch, COLOR_SIZE)
 
 
 def gentle_photo(batch: int = 2) -> Tensor:
@@ -44,7 +44,7 @@ def test_of_a_flat_picture_only_the_floor_of_the_std_is_left(value: float) -> No
     torch.testing.assert_close(std, torch.full((1, 3), 1e-5).sqrt(), rtol=1e-3, atol=0)
 
 
-def test_a_code_is_colours_then_each_layers_means_and_stds() -> None:
+def test_a_code_is_colors_then_each_layers_means_and_stds() -> None:
     image = torch.rand(2, 3, 8, 8)
     features = {"relu1_1": torch.randn(2, 4, 8, 8), "relu2_1": torch.randn(2, 5, 4, 4)}
     code = style_code(image, features)
@@ -61,51 +61,51 @@ def test_a_code_forgets_where_things_are() -> None:
     )
 
 
-def test_match_colour_reaches_the_paintings_mean_and_std() -> None:
+def test_match_color_reaches_the_paintings_mean_and_std() -> None:
     mean, std = (0.4, 0.5, 0.6), (0.05, 0.08, 0.02)
-    matched = match_colour(gentle_photo(), painting(mean, std, batch=2))
+    matched = match_color(gentle_photo(), painting(mean, std, batch=2))
     reached_mean, reached_std = mean_std(matched)
     torch.testing.assert_close(reached_mean, torch.tensor(mean).expand(2, 3), rtol=0, atol=1e-4)
     torch.testing.assert_close(reached_std, torch.tensor(std).expand(2, 3), rtol=0.02, atol=0)
 
 
-def test_matching_a_photo_to_its_own_colours_changes_nothing() -> None:
+def test_matching_a_photo_to_its_own_colors_changes_nothing() -> None:
     photo = torch.rand(2, 3, 16, 16)
-    torch.testing.assert_close(match_colour(photo, style_code(photo, {})), photo)
+    torch.testing.assert_close(match_color(photo, style_code(photo, {})), photo)
 
 
-def test_match_colour_stays_in_range() -> None:
-    matched = match_colour(torch.rand(1, 3, 16, 16), painting((0.9,) * 3, (0.5,) * 3))
+def test_match_color_stays_in_range() -> None:
+    matched = match_color(torch.rand(1, 3, 16, 16), painting((0.9,) * 3, (0.5,) * 3))
     assert matched.min() >= 0
     assert matched.max() <= 1
 
 
 @pytest.mark.parametrize("value", [0.0, 0.3, 1.0])
-def test_a_flat_photo_stays_flat_in_the_paintings_colour(value: float) -> None:
+def test_a_flat_photo_stays_flat_in_the_paintings_color(value: float) -> None:
     photo = torch.full((1, 3, 16, 16), value, requires_grad=True)
-    matched = match_colour(photo, painting((0.2, 0.5, 0.8), (0.3,) * 3))
+    matched = match_color(photo, painting((0.2, 0.5, 0.8), (0.3,) * 3))
     matched.square().sum().backward()
-    colour = torch.tensor([0.2, 0.5, 0.8]).view(1, 3, 1, 1)
-    torch.testing.assert_close(matched, colour.expand_as(matched))
+    color = torch.tensor([0.2, 0.5, 0.8]).view(1, 3, 1, 1)
+    torch.testing.assert_close(matched, color.expand_as(matched))
     assert photo.grad is not None
     assert photo.grad.isfinite().all()
 
 
 def test_noise_of_a_nearly_flat_photo_grows_fourfold_at_most() -> None:
     photo = 0.5 + 0.002 * (torch.rand(1, 3, 16, 16) - 0.5)
-    matched = match_colour(photo, painting((0.5,) * 3, (0.3,) * 3))
+    matched = match_color(photo, painting((0.5,) * 3, (0.3,) * 3))
     torch.testing.assert_close(matched.std() / photo.std(), torch.tensor(4.0), rtol=0.01, atol=0)
 
 
-def test_a_black_and_white_photo_takes_the_paintings_colours() -> None:
+def test_a_black_and_white_photo_takes_the_paintings_colors() -> None:
     gray = gentle_photo(1)[:, :1].expand(1, 3, 32, 40)
     mean = (0.3, 0.5, 0.7)
-    matched = match_colour(gray, painting(mean, (0.05, 0.02, 0.08)))
+    matched = match_color(gray, painting(mean, (0.05, 0.02, 0.08)))
     torch.testing.assert_close(mean_std(matched)[0], torch.tensor([mean]), rtol=0, atol=1e-4)
 
 
 def test_a_gray_painting_evens_out_the_photos_channels() -> None:
     photo = gentle_photo(1) * torch.tensor([1.0, 0.7, 0.4]).view(1, 3, 1, 1)
-    mean, std = mean_std(match_colour(photo, painting((0.5,) * 3, (0.05,) * 3)))
+    mean, std = mean_std(match_color(photo, painting((0.5,) * 3, (0.05,) * 3)))
     assert (mean - 0.5).abs().max() < 1e-4
     assert (std - 0.05).abs().max() < 0.005  # the floor under the photo's std takes a little

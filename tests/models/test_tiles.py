@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from underdrawing.models import tiles
-from underdrawing.models.generator import EnlargingConv, Generator, conv
+from underdrawing.models.generator import Generator, UpsampleConv, conv
 from underdrawing.models.tiles import convolve, stylize_in_tiles
 
 CODE = 14
@@ -31,30 +31,32 @@ def generator(**options: object) -> Generator:
 def test_tiles_paint_the_same_picture(
     height: int, width: int, positions: int, options: dict[str, object]
 ) -> None:
-    painter, photo, code = generator(**options), torch.rand(2, 3, height, width), torch.rand(2, 14)
+    stylizer, photo, code = generator(**options), torch.rand(2, 3, height, width), torch.rand(2, 14)
     with torch.no_grad():
-        whole = painter(photo, code, 0.8)
-    tiled = stylize_in_tiles(painter, photo, code, 0.8, positions=positions)
+        whole = stylizer(photo, code, 0.8)
+    tiled = stylize_in_tiles(stylizer, photo, code, 0.8, positions=positions)
     torch.testing.assert_close(tiled.image, whole.image, rtol=0, atol=1e-5)
     torch.testing.assert_close(tiled.attention, whole.attention, rtol=1e-4, atol=1e-5)
     assert (tiled.image - photo).abs().mean() > 0.01
 
 
 def test_statistics_are_those_of_the_whole_picture() -> None:
-    painter, code = generator(), torch.rand(1, CODE)
+    stylizer, code = generator(), torch.rand(1, CODE)
     photo = torch.rand(1, 3, 96, 64)
     photo[..., 48:, :] *= 0.2  # darker below: its parts have other statistics than the whole
-    upper = stylize_in_tiles(painter, photo[..., :48, :], code).image
-    tiled = stylize_in_tiles(painter, photo, code, positions=100).image
+    upper = stylize_in_tiles(stylizer, photo[..., :48, :], code).image
+    tiled = stylize_in_tiles(stylizer, photo, code, positions=100).image
     assert (tiled[..., :40, :] - upper[..., :40, :]).abs().mean() > 0.01
 
 
 @pytest.mark.parametrize("strength", [torch.tensor([0.2, 1.0]), torch.rand(2, 1, 50, 70)])
 def test_strength_per_picture_and_per_pixel(strength: Tensor) -> None:
-    painter, photo, code = generator(), torch.rand(2, 3, 50, 70), torch.rand(2, CODE)
+    stylizer, photo, code = generator(), torch.rand(2, 3, 50, 70), torch.rand(2, CODE)
     with torch.no_grad():
-        whole = painter(photo, code, strength, told=1.0).image
-    tiled = stylize_in_tiles(painter, photo, code, strength, told=1.0, positions=100).image
+        whole = stylizer(photo, code, strength, cond_strength=1.0).image
+    tiled = stylize_in_tiles(
+        stylizer, photo, code, strength, cond_strength=1.0, positions=100
+    ).image
     torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-5)
 
 
@@ -66,7 +68,7 @@ def test_strength_zero_is_the_photo_itself() -> None:
 
 @pytest.mark.parametrize(
     "make",
-    [lambda: conv(4, 6, 3), lambda: EnlargingConv(4, 6, 3), lambda: EnlargingConv(4, 6, 5)],
+    [lambda: conv(4, 6, 3), lambda: UpsampleConv(4, 6, 3), lambda: UpsampleConv(4, 6, 5)],
 )
 @pytest.mark.parametrize("height", [2, 3, 8, 9, 31])
 def test_a_convolution_by_tiles(make: Callable[[], nn.Module], height: int) -> None:

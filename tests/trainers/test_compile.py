@@ -58,8 +58,8 @@ def step_of(config: TrainConfig, patch: pytest.MonkeyPatch) -> Result:
     optimizers = networks.optimizers()
     patch.setattr(optimizers["optimizer_g"], "step", keep("g", networks.plain_generator))
     patch.setattr(optimizers["optimizer_d"], "step", keep("d", networks.plain_discriminator))
-    trainer.learner.step(0, next(trainer._batches(0)))
-    return trainer.learner.totals, gradients
+    trainer.train_step.step(0, next(trainer._batches(0)))
+    return trainer.train_step.totals, gradients
 
 
 def assert_same(compiled: Result, eager: Result) -> None:

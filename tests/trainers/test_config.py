@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from underdrawing.models.encoder import ENCODERS
 from underdrawing.trainers.config import (
-    FREE,
+    RUNTIME_ONLY,
     AdversarialConfig,
     AttentionConfig,
     BalanceConfig,
@@ -192,7 +192,7 @@ def test_what_is_no_json_is_called_no_configuration(text: str) -> None:
 @given(st.sets(st.sampled_from(sorted(CHANGES))))
 def test_differences_are_the_fields_that_differ_and_matter(names: set[str]) -> None:
     lines = differences(BASE, changed(BASE, names))
-    assert sorted(line.split(":")[0] for line in lines) == sorted(names - FREE)
+    assert sorted(line.split(":")[0] for line in lines) == sorted(names - RUNTIME_ONLY)
 
 
 def test_a_difference_shows_old_and_new() -> None:

@@ -136,10 +136,10 @@ def test_a_run_told_to_stop_saves_and_leaves_within_seconds(
     while not (run / "metrics.jsonl").is_file():
         assert training.poll() is None, training.communicate()
         time.sleep(0.1)
-    told = time.monotonic()
+    cond_strength = time.monotonic()
     os.killpg(training.pid, number)
     _, log = training.communicate(timeout=60)
-    seconds = time.monotonic() - told
+    seconds = time.monotonic() - cond_strength
     print(f"{signal.Signals(number).name}, {processes} processes: left after {seconds:.1f} s")
     assert seconds < LEAVING
     assert json.loads((run / "run.json").read_text())["processes"] == processes

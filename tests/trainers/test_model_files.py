@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from underdrawing.experiments import judges, train
+from underdrawing.experiments import networks, train
 from underdrawing.losses.content import ContentLoss
 from underdrawing.losses.style import StyleLoss
 from underdrawing.models.encoder import Encoder
@@ -118,7 +118,7 @@ def test_the_strength_follows_attention_if_told_to(follows: bool) -> None:
 
 
 def test_what_it_paints_on_is_the_configs() -> None:
-    assert build_generator(SMALL).base == "colour"
+    assert build_generator(SMALL).base == "color"
     photo = replace(SMALL, generator=replace(SMALL.generator, base="photo"))
     assert build_generator(photo).base == "photo"
 
@@ -327,9 +327,9 @@ def test_a_pickle_is_never_executed_whatever_it_is_offered_as(
     library = ModuleType("torch_fidelity")
     library.__spec__ = importlib.machinery.ModuleSpec("torch_fidelity", None)
     monkeypatch.setitem(sys.modules, "torch_fidelity", library)
-    plant(weights / judges.INCEPTION_FILE)
+    plant(weights / networks.INCEPTION_FILE)
     with pytest.raises(ValueError, match="not the file that its name says"):
-        judges._inception(torch.device("cpu"), weights)
+        networks._inception(torch.device("cpu"), weights)
 
     # a kept style code: made anew
     photo = folders[0] / "00.png"

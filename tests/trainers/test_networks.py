@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from underdrawing.trainers import networks
 from underdrawing.trainers.config import TrainConfig
-from underdrawing.trainers.networks import has_bfloat16, make_accelerator
+from underdrawing.trainers.runtime import has_bfloat16, make_accelerator
 from underdrawing.trainers.trainer import Trainer
 
 Tiny = Callable[..., TrainConfig]

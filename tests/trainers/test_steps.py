@@ -4,9 +4,9 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor, nn
-from underdrawing.data.stream import Pair, unpack
+from underdrawing.data.dataset import Batch, unpack
 from underdrawing.trainers.config import TrainConfig
-from underdrawing.trainers.steps import discriminator_loss, frozen, generator_terms, perceive
+from underdrawing.trainers.train_step import discriminator_loss, forward, frozen, generator_terms
 from underdrawing.trainers.trainer import Trainer
 
 Tiny = Callable[..., TrainConfig]
@@ -24,7 +24,7 @@ def gradients(module: nn.Module) -> list[Tensor]:
     return [p.grad for p in module.parameters() if p.grad is not None]
 
 
-def first_batch(trainer: Trainer) -> Pair:
+def first_batch(trainer: Trainer) -> Batch:
     return unpack(next(trainer._batches(0)), trainer.device)
 
 
@@ -40,8 +40,8 @@ def test_generator_step_leaves_the_discriminator_alone(trainer: Trainer) -> None
     networks = trainer.networks
     assert networks.plain_discriminator is not None
     before = snapshot(networks.plain_discriminator)
-    scene = perceive(networks, first_batch(trainer), trainer.config)
-    terms = generator_terms(networks, trainer.learner.objectives, scene, trainer.config)
+    scene = forward(networks, first_batch(trainer), trainer.config)
+    terms = generator_terms(networks, trainer.train_step.objectives, scene, trainer.config)
     sum(term.sum() for term in terms.balanced.values()).backward()  # type: ignore[union-attr]
     assert not gradients(networks.plain_discriminator)
     assert unchanged(networks.plain_discriminator, before)
@@ -52,7 +52,7 @@ def test_generator_step_leaves_the_discriminator_alone(trainer: Trainer) -> None
 def test_discriminator_step_leaves_the_generator_alone(trainer: Trainer) -> None:
     networks = trainer.networks
     assert networks.discriminator is not None
-    scene = perceive(networks, first_batch(trainer), trainer.config)
+    scene = forward(networks, first_batch(trainer), trainer.config)
     discriminator_loss(networks.discriminator, scene, trainer.config).loss.sum().backward()
     assert gradients(networks.discriminator)
     assert not gradients(networks.plain_generator)
@@ -66,12 +66,12 @@ def test_encoder_is_bit_identical_after_training(trainer: Trainer) -> None:
 
 
 def test_every_trainable_parameter_receives_a_gradient(trainer: Trainer) -> None:
-    """What DDP demands; the zero-initialised paint blocks gradients, so it is moved first."""
+    """What DDP demands; the zero-initialized paint blocks gradients, so it is moved first."""
     networks = trainer.networks
     for parameter in networks.plain_generator.parameters():
         nn.init.normal_(parameter, std=0.05)
-    scene = perceive(networks, first_batch(trainer), trainer.config)
-    terms = generator_terms(networks, trainer.learner.objectives, scene, trainer.config)
+    scene = forward(networks, first_batch(trainer), trainer.config)
+    terms = generator_terms(networks, trainer.train_step.objectives, scene, trainer.config)
     loss = sum(term.sum() for term in (terms.balanced | terms.extra).values())
     loss.backward()  # type: ignore[union-attr]
     missing = [n for n, p in networks.plain_generator.named_parameters() if p.grad is None]
@@ -81,19 +81,19 @@ def test_every_trainable_parameter_receives_a_gradient(trainer: Trainer) -> None
 def test_strength_zero_carries_no_style_gradient(trainer: Trainer) -> None:
     batch = first_batch(trainer)
     batch["strength"] = torch.zeros_like(batch["strength"])
-    scene = perceive(trainer.networks, batch, trainer.config)
-    terms = generator_terms(trainer.networks, trainer.learner.objectives, scene, trainer.config)
+    scene = forward(trainer.networks, batch, trainer.config)
+    terms = generator_terms(trainer.networks, trainer.train_step.objectives, scene, trainer.config)
     assert torch.equal(scene.output.image, batch["content"])
     assert terms.balanced["style"].abs().max() == 0
     assert terms.balanced["adversarial"].abs().max() == 0
 
 
 def test_discriminator_weighs_only_full_strength_outputs(trainer: Trainer) -> None:
-    config = replace(trainer.config, full_strength=0.5)
+    config = replace(trainer.config, full_strength_prob=0.5)
     discriminator = trainer.networks.discriminator
     assert discriminator is not None
     batch = first_batch(trainer)
-    scene = perceive(trainer.networks, batch, config)
+    scene = forward(trainer.networks, batch, config)
     batch["full"] = torch.tensor([0.0, 1.0])
     partial = discriminator_loss(discriminator, scene, config).loss
     batch["full"] = torch.tensor([0.0, 0.0])
@@ -114,7 +114,7 @@ def test_accuracy_is_of_the_patches_that_were_judged(trainer: Trainer) -> None:
     discriminator = trainer.networks.discriminator
     assert discriminator is not None
     batch = first_batch(trainer)
-    scene = perceive(trainer.networks, batch, trainer.config)
+    scene = forward(trainer.networks, batch, trainer.config)
     batch["full"] = torch.ones(2)
     both = discriminator_loss(discriminator, scene, trainer.config).accuracy
     batch["full"] = torch.zeros(2)

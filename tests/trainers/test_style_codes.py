@@ -10,7 +10,7 @@ from underdrawing.data.images import read_image, to_tensor
 from underdrawing.trainers import style_codes as module
 from underdrawing.trainers.config import TrainConfig
 from underdrawing.trainers.model_files import sizes
-from underdrawing.trainers.style_codes import StyleCodes, read_looks, write_looks
+from underdrawing.trainers.style_codes import StyleCodes, read_styles, write_styles
 
 CPU = torch.device("cpu")
 
@@ -48,8 +48,8 @@ def test_another_painting_under_the_same_name_is_another_style(
 ) -> None:
     painting, those = tmp_path / "painting.png", codes()
     found = []
-    for size, colour in ((64, "red"), (70, "blue")):
-        Image.new("RGB", (size, size), colour).save(painting)
+    for size, color in ((64, "red"), (70, "blue")):
+        Image.new("RGB", (size, size), color).save(painting)
         found.append(those.of(painting))
     assert not torch.equal(*found)
 
@@ -104,11 +104,11 @@ def test_a_painting_in_memory_is_encoded_like_its_file(
 def test_looks_come_back_by_name_and_need_no_encoder(
     codes: Callable[[], StyleCodes], painting: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert codes().looks == {}
+    assert codes().styles == {}
     code = codes().of(painting)
-    write_looks(tmp_path / "run", {"night": code, "day": 2 * code[0]})
+    write_styles(tmp_path / "run", {"night": code, "day": 2 * code[0]})
     monkeypatch.setattr(module, "build_encoder", lambda *_: pytest.fail("asked for an encoder"))
-    assert list(codes().looks) == ["day", "night"]
+    assert list(codes().styles) == ["day", "night"]
     assert torch.equal(codes().of("night"), code)
     assert torch.equal(codes().of("day"), 2 * code)
     with pytest.raises(ValueError, match=r"no picture dusk, nor a look of that name \(day, night"):
@@ -120,9 +120,9 @@ def test_looks_of_another_model_are_refused(
     tiny: Callable[..., TrainConfig], tmp_path: Path, wrong: torch.Tensor
 ) -> None:
     config = tiny()
-    write_looks(tmp_path, {"night": wrong.expand(sizes(config)[0]) if len(wrong) == 1 else wrong})
+    write_styles(tmp_path, {"night": wrong.expand(sizes(config)[0]) if len(wrong) == 1 else wrong})
     with pytest.raises(ValueError, match=r"looks\.safetensors: .* style codes of this model"):
-        read_looks(tmp_path, config)
+        read_styles(tmp_path, config)
 
 
 @pytest.mark.parametrize("size", [(15, 40), (16, 400)])

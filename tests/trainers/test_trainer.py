@@ -10,15 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from underdrawing.data.stream import PackedPair
+from underdrawing.data.dataset import RawBatch
 from underdrawing.experiments.recipes import RECIPES
 from underdrawing.losses.attention import OBJECTIVES, TARGETS
 from underdrawing.trainers.checkpoint import saved_step
 from underdrawing.trainers.config import AdversarialConfig, TrainConfig
-from underdrawing.trainers.learner import Learner
 from underdrawing.trainers.model_files import load_model, load_state
-from underdrawing.trainers.signals import Interrupted
-from underdrawing.trainers.steps import Scene
+from underdrawing.trainers.runtime import Interrupted
+from underdrawing.trainers.train_step import ForwardResult, TrainStep
 from underdrawing.trainers.trainer import Trainer, train
 
 Tiny = Callable[..., TrainConfig]
@@ -91,15 +90,15 @@ def test_resumed_run_is_bit_identical(
 ) -> None:
     whole = train(tiny(steps=6, out=tmp_path / "whole"))
     broken = tiny(steps=6, out=tmp_path / "broken")
-    step, steps = Learner.step, []
+    step, steps = TrainStep.step, []
 
-    def dying(self: Learner, number: int, batch: PackedPair) -> Scene:
+    def dying(self: TrainStep, number: int, batch: RawBatch) -> ForwardResult:
         steps.append(number)
         if number == 3 and steps.count(3) == 1:
             raise RuntimeError("power cut")
         return step(self, number, batch)
 
-    monkeypatch.setattr(Learner, "step", dying)
+    monkeypatch.setattr(TrainStep, "step", dying)
     with pytest.raises(RuntimeError, match="power cut"):
         train(broken)
     train(broken)
@@ -112,18 +111,18 @@ def test_ctrl_c_saves_and_the_same_command_continues(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = train(tiny(steps=4, out=tmp_path / "whole"))
-    config, step = tiny(steps=4, save_every=100), Learner.step
+    config, step = tiny(steps=4, save_every=100), TrainStep.step
 
-    def interrupted(self: Learner, number: int, batch: PackedPair) -> Scene:
+    def interrupted(self: TrainStep, number: int, batch: RawBatch) -> ForwardResult:
         scene = step(self, number, batch)
         if number == 0:
             os.kill(os.getpid(), signal.SIGINT)
         return scene
 
-    monkeypatch.setattr(Learner, "step", interrupted)
+    monkeypatch.setattr(TrainStep, "step", interrupted)
     with pytest.raises(Interrupted, match="step 1 of 4"):
         train(config)
-    monkeypatch.setattr(Learner, "step", step)
+    monkeypatch.setattr(TrainStep, "step", step)
     assert same_models(train(config), whole)
 
 

@@ -8,19 +8,19 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from underdrawing.models.discriminator import Verdict
+from underdrawing.models.discriminator import DiscriminatorOutput
 from underdrawing.trainers.checkpoint import saved_step
 from underdrawing.trainers.config import TrainConfig
 from underdrawing.trainers.model_files import load_model, load_state
 from underdrawing.trainers.trainer import Trainer, train
-from underdrawing.trainers.validation import readable_squares
+from underdrawing.trainers.validation import read_readable_squares
 
 Tiny = Callable[..., TrainConfig]
 
 
 def figures(trainer: Trainer, **changes: object) -> dict[str, float]:
     networks = replace(trainer.networks, **changes)  # type: ignore[arg-type]
-    return trainer.validation(networks, trainer.learner.objectives, trainer.accelerator)
+    return trainer.validation(networks, trainer.train_step.objectives, trainer.accelerator)
 
 
 def test_the_total_is_weighed_as_the_config_says(tiny: Tiny) -> None:
@@ -42,7 +42,7 @@ def test_looking_changes_nothing(tiny: Tiny, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("recipe", ["pixel-style", "multi-layer"])
-def test_without_a_discriminator_nothing_is_memorised(tiny: Tiny, recipe: str) -> None:
+def test_without_a_discriminator_nothing_is_memorized(tiny: Tiny, recipe: str) -> None:
     found = figures(Trainer(tiny(recipe)))
     assert found.keys() == {"validation/content", "validation/style", "validation/total"}
 
@@ -50,13 +50,13 @@ def test_without_a_discriminator_nothing_is_memorised(tiny: Tiny, recipe: str) -
 class Brightness(nn.Module):
     """A discriminator for which a picture is the more of a painting the brighter it is."""
 
-    def forward(self, image: Tensor, standard: Tensor) -> Verdict:
-        return Verdict([image.mean(dim=(1, 2, 3), keepdim=True)], [])
+    def forward(self, image: Tensor, standard: Tensor) -> DiscriminatorOutput:
+        return DiscriminatorOutput([image.mean(dim=(1, 2, 3), keepdim=True)], [])
 
 
-@pytest.mark.parametrize(("held_out", "memorised"), [(0.9, 0.0), (0.7, 0.5), (0.5, 1.0)])
-def test_memorising_is_the_gap_of_held_out_paintings(
-    held_out: float, memorised: float, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("held_out", "memorized"), [(0.9, 0.0), (0.7, 0.5), (0.5, 1.0)])
+def test_memorizing_is_the_gap_of_held_out_paintings(
+    held_out: float, memorized: float, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = Trainer(tiny())
     trainer.validation.trained.fill_(0.9)
@@ -68,7 +68,7 @@ def test_memorising_is_the_gap_of_held_out_paintings(
         trainer.networks.averaged, "forward", lambda *_, **__: output._replace(image=image)
     )
     found = figures(trainer, plain_discriminator=Brightness())
-    assert found["validation/memorised"] == pytest.approx(memorised, abs=1e-5)
+    assert found["validation/memorized"] == pytest.approx(memorized, abs=1e-5)
 
 
 def test_no_held_out_pictures_no_figures(tiny: Tiny, tmp_path: Path) -> None:
@@ -109,5 +109,5 @@ def test_pictures_that_cannot_be_read_are_left_out(tmp_path: Path) -> None:
     for path in paths[1:]:
         Image.new("RGB", (40, 30), "red").save(path)
     with pytest.warns(UserWarning, match=r"left out: .*0\.png"):
-        assert readable_squares(paths, 16, most=2).shape == (2, 3, 16, 16)
-    assert readable_squares([], 16, most=2).shape == (0, 3, 16, 16)
+        assert read_readable_squares(paths, 16, most=2).shape == (2, 3, 16, 16)
+    assert read_readable_squares([], 16, most=2).shape == (0, 3, 16, 16)
