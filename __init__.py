@@ -10,18 +10,18 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "Encoder": "models.encoder",
     "Generator": "models.generator",
-    "Painter": "trainers.painter",
+    "Stylizer": "trainers.stylizer",
     "PatchGAN": "models.discriminator",
     "TrainConfig": "trainers.config",
     "train": "trainers.trainer",
-    "load": "trainers.painter",
+    "load": "trainers.stylizer",
     "load_model": "trainers.model_files",
 }
 
 __all__ = [
     "Encoder",
     "Generator",
-    "Painter",
+    "Stylizer",
     "PatchGAN",
     "TrainConfig",
     "load",

@@ -150,12 +150,11 @@ class PairDataset(Dataset[RawBatch]):
         seed: int,
         full_share: float = 1.0,
         crop_scale: float = 0.5,
-        strength: float = 1.0,
     ) -> None:
         self.photos, self.paintings = photos, paintings
         self.size, self.seed = size, seed
-        self.full_share, self.crop_scale, self.strength = full_share, crop_scale, strength
-        self.cond_strength: set[str] = set()  # complaints; each is made once
+        self.full_share, self.crop_scale = full_share, crop_scale
+        self.warned: set[str] = set()  # each warning is given once
 
     def __getitem__(self, position: int) -> RawBatch:
         rng = np.random.default_rng([self.seed, position])
@@ -166,7 +165,7 @@ class PairDataset(Dataset[RawBatch]):
         return {
             "content": content,
             "style": style,
-            "strength": share * self.strength,
+            "strength": share,
             "full": share.amin().eq(1).float(),
             "uniform": torch.from_numpy(rng.random(AUGMENT_NUMBERS, dtype=np.float32)),
             "position": torch.tensor(position),
@@ -189,8 +188,8 @@ class PairDataset(Dataset[RawBatch]):
             except ValueError as error:
                 complaint = complaint or str(error)
                 continue
-            if complaint and complaint not in self.cond_strength:
-                self.cond_strength.add(complaint)
+            if complaint and complaint not in self.warned:
+                self.warned.add(complaint)
                 warnings.warn(f"{complaint}; its neighbor takes its place", stacklevel=2)
             return random_crop(picture, self.size, self.crop_scale, rng)
         raise ValueError(f"{tries} pictures in a row cannot be read; of the first one: {complaint}")

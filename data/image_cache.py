@@ -1,6 +1,6 @@
-"""Prepared pictures: decoded and reduced once, kept in one file, mapped into memory.
+"""CachedImages pictures: decoded and reduced once, kept in one file, mapped into memory.
 
-A prepared picture is a pure function of its file, so `Prepared` holds exactly the arrays that
+A prepared picture is a pure function of its file, so `CachedImages` holds exactly the arrays that
 `Decoded` makes anew on each access; which of the two is used changes nothing but the time.
 """
 
@@ -37,7 +37,7 @@ Entry = tuple[int, int, int] | str  # height, width and CRC-32; or why the pictu
 
 @dataclass(frozen=True)
 class UncachedImages:
-    """Prepared pictures (H,W,3) uint8, read-only, each decoded when it is asked for.
+    """CachedImages pictures (H,W,3) uint8, read-only, each decoded when it is asked for.
 
     Raises:
         ValueError: on access, the picture is unreadable; says why.
@@ -90,7 +90,7 @@ class CachedImages:
             raise ValueError(f"{self.data} is damaged; delete it, and it will be made again")
         return picture.reshape(height, width, 3)
 
-    def __reduce__(self) -> tuple[type["Prepared"], tuple[Path, str]]:
+    def __reduce__(self) -> tuple[type["CachedImages"], tuple[Path, str]]:
         return CachedImages, (self.data, self.fingerprint)
 
 

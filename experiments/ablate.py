@@ -23,7 +23,7 @@ from ..trainers.runtime import join_processes
 from .ablations import ABLATIONS, Variants, check_axes, variants
 from .analysis.attention import maps_section
 from .analysis.curves import Curve
-from .analysis.results import StudyResult, make_study_result, result_json, write_result
+from .analysis.results import StudyResult, make_study_result, result_json, result_text, write_result
 from .analysis.tables import make_columns
 from .main import choice, run_command
 from .presets import PRESETS, StudyConfig

@@ -16,15 +16,17 @@ COMMANDS = {
     "stylize": "repaint photos in the manner of a painting",
     "video": "repaint a clip, without flicker and with its sound",
     "export": "write a model as an ONNX file, which needs no torch",
-    "looks": "name and draw the styles that are stored beside a model",
+    "styles": "name and draw the styles that are stored beside a model",
     "app": "open a page in the browser to play with a model",
     "evaluate": "score runs, and anybody's pictures, on held-out pairs",
     "benchmark": "time training, stylizing and loading beside the floor and plain code",
     "reproduce": "train and score every row of the paper's table; write the report",
     "ablate": "vary one thing at a time, or several in a grid; write tables and a report",
     "robustness": "measure losses and outputs under changes of light, noise and compression",
-    "data": "check folders of pictures: what is in them, and what training would leave out",
+    "check-data": "check folders of pictures: what is in them, and what training would leave out",
 }
+#: Commands whose module has another name.
+MODULES = {"app": ".demo.app", "video": ".demo.video", "check-data": ".check_data"}
 USAGE = (
     "usage: underdrawing COMMAND [options]\n\n"
     + "\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items())
@@ -62,7 +64,7 @@ def run_command(name: str, arguments: list[str]) -> None:
         f"underdrawing: note: {message}", file=sys.stderr
     )
     try:
-        import_module(f".{name}", __package__).command(arguments)
+        import_module(MODULES.get(name, f".{name}"), __package__).command(arguments)
         sys.stdout.flush()
     except BrokenPipeError:  # `| head`: nobody reads on, so nothing more is said, at exit neither
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

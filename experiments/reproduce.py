@@ -14,7 +14,7 @@ import tyro
 
 from ..trainers.runtime import join_processes
 from .analysis.attention import maps_section
-from .analysis.results import StudyResult, make_study_result, write_result
+from .analysis.results import StudyResult, make_study_result, result_text, write_result
 from .analysis.tables import FOOTNOTE, ROWS, make_columns
 from .main import choice, run_command
 from .presets import PRESETS, StudyConfig

@@ -12,8 +12,7 @@ import tyro
 from ..trainers.config import TrainConfig
 from ..trainers.dry_run import describe, make_plan
 from ..trainers.runtime import Interrupted, join_processes
-from ..trainers.trainer import begin, collections
-from .guide import next_lines, report, same_command
+from ..trainers.trainer import begin
 from .main import run_command
 from .recipes import RECIPES
 from .start import find_start
@@ -65,16 +64,12 @@ def command(arguments: list[str]) -> None:
             print(describe(plan))
         return
     if trainer := begin(config, guided=True):
-        if main:
-            print(report(trainer), file=sys.stderr)
         try:
             trainer.run()
-        except Interrupted as interruption:
+        except Interrupted:
             if processes.num_processes > 1:  # started by another command
                 raise
-            raise Interrupted(f"{interruption}:\n{same_command(arguments)}") from None
-    if main:
-        print(next_lines(config, arguments, *collections(config, notify=False)))
+            raise
 
 
 if __name__ == "__main__":

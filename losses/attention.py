@@ -100,7 +100,6 @@ class TargetInputs(NamedTuple):
     layers: dict[str, float]
     grid: tuple[int, int]
     budget: float
-    clip: float
 
     def errors(self) -> dict[str, Tensor]:
         """Layer -> E_l (B,1,h,w)."""
@@ -112,7 +111,7 @@ class TargetInputs(NamedTuple):
 
 
 def _structural(s: TargetInputs) -> Tensor:
-    return structural_error(s.stylized, s.content, s.grid, s.clip)
+    return structural_error(s.stylized, s.content, s.grid)
 
 
 def _robust_structural(s: TargetInputs) -> Tensor:
@@ -124,23 +123,6 @@ def _robust(s: TargetInputs) -> Tensor:
     return robust_weights(error_map(s.errors(), s.layers, s.grid), s.budget)
 
 
-def _robust_local(s: TargetInputs) -> Tensor:
-    """Robust on E relative to the photo's own local energy: the sky counts like the face."""
-    energy = s.energy()
-    local = {
-        layer: error / (energy[layer] + 0.1 * energy[layer].mean(dim=(2, 3), keepdim=True))
-        for layer, error in s.errors().items()
-    }
-    return robust_weights(error_map(local, s.layers, s.grid), s.budget)
-
-
-def _calibrated(s: TargetInputs) -> Tensor:
-    """A ∝ Q/E, so that A·E follows the structural error."""
-    error = error_map(s.errors(), s.layers, s.grid)
-    floor = 0.1 * error.mean(dim=(2, 3), keepdim=True)
-    return mean_one(_structural(s) / (error + floor))
-
-
 def _saliency(s: TargetInputs, kl: Tensor) -> Tensor:
     """Softmax of the encoder's energy at this KL (B,): what shouts, whether in danger or not."""
     return robust_weights(error_map(s.energy(), s.layers, s.grid), kl)
@@ -150,8 +132,6 @@ TARGETS: dict[str, Callable[[TargetInputs], Tensor]] = {
     "structural": _structural,
     "robust_structural": _robust_structural,
     "robust": _robust,
-    "robust_local": _robust_local,
-    "calibrated": _calibrated,
 }
 OBJECTIVES = ("uniform", "observed", "learned", "oracle", "shuffled", "saliency", "joint", "gate")
 
@@ -192,7 +172,6 @@ class AttentionObjective(nn.Module):
         layers: (name, λ_l) pairs of the content loss.
         objective: as above.  target: one of ``TARGETS``.
         budget: ρ in nats, for the maps.  channel_budget: the same for channel attention.
-        clip: how far Q may be from its mean in the structural target.
     """
 
     def __init__(
@@ -202,13 +181,12 @@ class AttentionObjective(nn.Module):
         target: str = "structural",
         budget: float = 0.5,
         channel_budget: float = 0.1,
-        clip: float = 5.0,
     ) -> None:
         super().__init__()
         assert objective in OBJECTIVES
         self.layers, self.objective, self.budget = dict(layers), objective, budget
         self.target = TARGETS[target]
-        self.channel_budget, self.clip = channel_budget, clip
+        self.channel_budget = channel_budget
 
     def forward(
         self,
@@ -244,7 +222,6 @@ class AttentionObjective(nn.Module):
             self.layers,
             (h, w),
             self.budget,
-            self.clip,
         )
         with torch.no_grad():
             goal = self.target(situation)

@@ -8,7 +8,7 @@ from .style_code import COLOR_SIZE, mean_std
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601: the Y of YIQ and of YCbCr
 
 
-def keep_colors(stylized: Tensor, photo: Tensor) -> Tensor:
+def keep_chroma(stylized: Tensor, photo: Tensor) -> Tensor:
     """The stylized picture's luma with the photo's chroma, (B,3,H,W) in [0,1].
 
     Luminance-only transfer (Gatys et al. 2016, Preserving Color in Neural Artistic Style Transfer)

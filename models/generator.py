@@ -10,7 +10,7 @@ zero, so training starts from a faithful picture and learns brushwork. s = 0 ret
 """
 
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -130,8 +130,8 @@ class Generator(nn.Module):
         blocks: number of styled residual blocks.
         attention: whether it has the attention branch (without it A = 1 everywhere).
         gate: let A mix trunk and styled features in the decoder; without attention, half and half.
-        gate_teaches: A learns from that mixing (objective ``gate``); else it is mixed in detached.
-        attended_strength: the strength follows A, as s^A: less paint where A is high. A strength of
+        gate_trains_attention: A learns from that mixing (objective ``gate``); else it is mixed in detached.
+        modulates_strength: the strength follows A, as s^A: less paint where A is high. A strength of
             0, of 1, and an even map leave everything as it is.
         base: what is painted on: the photo moved by s to the painting's colors (``color``), or
             the ``photo`` as it is.
@@ -147,17 +147,16 @@ class Generator(nn.Module):
         width: int = 64,
         blocks: int = 5,
         attention: bool = True,
-        gate: bool = False,
-        gate_teaches: bool = True,
-        attended_strength: bool = False,
-        base: Literal["color", "photo"] = "color",
+        gates_decoder: bool = False,
+        gate_trains_attention: bool = True,
+        modulates_strength: bool = False,
         channels: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__()
-        assert attention or not attended_strength
+        assert attention or not modulates_strength
         hidden = 4 * width
-        self.gate, self.gate_teaches, self.base = gate, gate_teaches, base
-        self.attended_strength = attended_strength
+        self.gates_decoder, self.gate_trains_attention = gates_decoder, gate_trains_attention
+        self.modulates_strength = modulates_strength
         self.register_buffer("code_mean", torch.zeros(style_size))
         self.register_buffer("code_std", torch.ones(style_size))
         self.style = nn.Sequential(
@@ -175,8 +174,8 @@ class Generator(nn.Module):
                 StyledConv(width // 2, width // 4, hidden),
             ]
         )
-        self.paint = UpsampleConv(width // 4, 3, 5)
-        for parameter in self.paint.parameters():
+        self.to_residual = UpsampleConv(width // 4, 3, 5)
+        for parameter in self.to_residual.parameters():
             nn.init.zeros_(parameter)
         self.attention = SpatialAttention(width) if attention else None
         self.channel_attention = ChannelAttention(width, channels) if channels else None
@@ -219,7 +218,7 @@ class Generator(nn.Module):
         h = self.styled_blocks(trunk, style, attention)
         for layer in self.up:
             h = torch.relu_(layer(h, style))  # (B,C/2,H/2,W/2), then (B,C/4,H/2,W/2)
-        paint = self.paint(h)[..., :height, :width]
+        paint = self.to_residual(h)[..., :height, :width]
         return Stylized(self.compose(paint, photo, code, s, mean_std(photo)), attention, channels)
 
     def condition(
@@ -234,7 +233,7 @@ class Generator(nn.Module):
         b, _, height, width = photo.shape
         s = torch.as_tensor(strength, dtype=photo.dtype, device=photo.device)
         s = s.view(-1, 1, 1, 1) if s.dim() < 4 else s
-        if self.attended_strength:
+        if self.modulates_strength:
             a = F.interpolate(attention.detach(), scale_factor=STRIDE, mode="bilinear")
             s = s ** a[..., :height, :width].clamp_min(1e-6)  # 0^0 would be 1
         if cond_strength is None:
@@ -268,9 +267,9 @@ class Generator(nn.Module):
         h = trunk
         for block in self.blocks:
             h = block(h, style)  # (B,C,H/4,W/4)
-        if not self.gate:
+        if not self.gates_decoder:
             return h
-        a = attention if self.gate_teaches else attention.detach()
+        a = attention if self.gate_trains_attention else attention.detach()
         a = F.interpolate(a, size=h.shape[-2:], mode="bilinear")
         keep = a / (1 + a)  # A = 1 mixes half and half
         return keep * trunk + (1 - keep) * h
@@ -282,9 +281,7 @@ class Generator(nn.Module):
 
         ``colors`` are mean and std of the whole photo.
         """
-        base = photo
-        if self.base == "color":
-            base = photo + s * (match_color(photo, code, colors) - photo)
+        base = photo + s * (match_color(photo, code, colors) - photo)
         stylized = from_logit(to_logit(base) + s * paint.float())
         return torch.where(s == 0, photo, stylized)
 
@@ -300,7 +297,7 @@ class Generator(nn.Module):
         """Attention on detached features: it cannot pull the trunk about. What the picture itself
         needs is not left out.
         """
-        attend = attend or self.gate or self.attended_strength
+        attend = attend or self.gates_decoder or self.modulates_strength
         channels = self.channel_attention(trunk) if attend and self.channel_attention else {}
         if self.attention is None or not attend:
             b, _, h, w = trunk.shape

@@ -56,7 +56,7 @@ def stylize_in_tiles(
         height, width = photo.shape[-2:]
         for top, bottom in tiles(h[..., : (height + 1) // 2, :], positions):  # not the padding's
             rows = slice(2 * top, min(2 * bottom, height))
-            paint = conv_rows(generator.paint, h, top, bottom)
+            paint = conv_rows(generator.to_residual, h, top, bottom)
             paint = paint[..., : rows.stop - rows.start, :width]
             some = s[..., rows, :] if s.shape[-2] > 1 else s
             image[..., rows, :] = generator.compose(paint, photo[..., rows, :], code, some, colors)

@@ -28,9 +28,6 @@ class EncoderConfig:
     """Architecture and weights; vgg16 is the original release, which style transfer wants."""
     weights_dir: Path | None = None
     """Folder to look for the weights in first."""
-    smooth: bool = False
-    """Smooth its activations, which peak in residual networks (SWAG). Content and style losses
-    become far smaller, and not alike: compare with balance.kind gradient."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +38,6 @@ class GeneratorConfig:
     """Channels at a quarter of the resolution."""
     blocks: int = 5
     """Styled residual blocks."""
-    base: Literal["color", "photo"] = "color"
-    """What it paints on: the photo in the painting's colors (as far as the strength goes), or the
-    photo as it is at any strength."""
 
     def __post_init__(self) -> None:
         _within(self, 4, 4096, "width")
@@ -77,29 +71,24 @@ class AttentionConfig:
     ] = "learned"
     """How the attention map comes about; observed: it is learned, but not used; shuffled: another
     picture's of the micro-batch."""
-    target: Literal["structural", "robust_structural", "robust", "robust_local", "calibrated"] = (
-        "structural"
-    )
+    target: Literal["structural", "robust_structural", "robust"] = "structural"
     """What maps are aimed at; saliency has its KL alone."""
     budget: float = 0.5
     """ρ: KL of the robust maps to uniform weights, in nats."""
-    clip: float = 5.0
-    """Target structural: its error is clipped to [1/(2 clip), clip] of its mean."""
     channels: bool = False
     """Also learn one weight per channel of each content layer."""
     channel_budget: float = 0.1
     """KL of the channel weights to uniform, in nats."""
-    decoder: bool = False
+    gates_decoder: bool = False
     """Let the decoder keep more of the photo where the map is high, without teaching the map.
     Objective gate always does, and is taught by that alone; with uniform, half is kept everywhere:
     the control for both."""
-    strength: bool = False
+    modulates_strength: bool = False
     """Let the strength s follow the map, as s^A: less paint where content counts. Full strength
     stays full everywhere."""
 
     def __post_init__(self) -> None:
         _within(self, TINY, 100, "budget", "channel_budget")
-        _within(self, 1, 1000, "clip")
 
 
 @dataclass(frozen=True)
@@ -127,9 +116,7 @@ class AdversarialConfig:
     """Channels of the discriminator's first layer."""
     layers: int = 3
     """Strided convolutions; 3 sees 70x70 pixels."""
-    scales: int = 1
-    """Number of scales, 1 to 3."""
-    spectral: bool = True
+    spectral_norm: bool = True
     """Spectral normalization (else instance norm)."""
     projection: bool = True
     """Condition the discriminator on the style code; without it, it teaches an average painting."""
@@ -143,7 +130,6 @@ class AdversarialConfig:
     def __post_init__(self) -> None:
         _within(self, 1, 4096, "width")
         _within(self, 1, 8, "layers")
-        _within(self, 1, 3, "scales")
         _within(self, 0, LARGE, "r1", "feature_matching")
 
 
@@ -180,6 +166,10 @@ class OptimizerConfig:
     """Generator's learning rate at its peak."""
     lr_discriminator: float = 4e-4
     """Discriminator's learning rate."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    """Adam's β1 and β2 for the generator."""
+    betas_discriminator: tuple[float, float] = (0.5, 0.99)
+    """Adam's β1 and β2 for the discriminator."""
     warmup: int = 20
     """Steps of linear warm-up; afterwards cosine decay to a tenth."""
     clip: float = 5.0
@@ -219,9 +209,6 @@ class TrainConfig:
     """Side of the training crops in pixels."""
     crop_scale: float = 0.5
     """Smallest crop area, as a share of the picture's largest square."""
-    strength: float = 1.0
-    """Full strength: the highest that is trained, and the one of the outputs that the discriminator
-    sees. Below 1, with full_strength_prob 1, the model learns that one strength alone."""
     full_strength_prob: float = 0.5
     """Share of examples trained at full strength; the others draw theirs from 0 up to it."""
     seed: int = 0
@@ -232,7 +219,7 @@ class TrainConfig:
     """bf16 autocast; auto takes it on GPUs and CPUs that compute in it."""
     compile: bool = False
     """torch.compile the networks; needs a C++ compiler. Did not pay on the CPU it was tried on."""
-    prepare: bool = True
+    cache_images: bool = True
     """Keep the pictures decoded and reduced in the cache folder; the crops are the same."""
     workers: int = 2
     """Loader processes per training process."""
@@ -242,7 +229,7 @@ class TrainConfig:
     """Steps between picture grids in TensorBoard."""
     save_every: int = 250
     """Steps between checkpoints."""
-    keep: int = 2
+    keep_checkpoints: int = 2
     """Checkpoints kept; the best model has a folder of its own."""
     validate_every: int = 250
     """Steps between looks at held-out pairs, which find the best model."""
@@ -265,7 +252,7 @@ class TrainConfig:
             "log_every",
             "image_every",
             "save_every",
-            "keep",
+            "keep_checkpoints",
             "validate_every",
         ):
             if getattr(self, name) < 1:
@@ -273,7 +260,7 @@ class TrainConfig:
         for name in ("seed", "workers"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
-        for name in ("strength", "full_strength_prob", "crop_scale", "max_skipped"):
+        for name in ("full_strength_prob", "crop_scale", "max_skipped"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be over 0, at most 1")
         if not 32 <= self.size <= 4096:
@@ -287,7 +274,7 @@ class TrainConfig:
         if self.content.kind == "pixel" and self.attention.objective != "uniform":
             raise ValueError("pixel content loss has no attention: set attention.objective uniform")
         objective = self.attention.objective
-        for name, also in (("decoder", "uniform"), ("strength", None)):
+        for name, also in (("gates_decoder", "uniform"), ("modulates_strength", None)):
             used = getattr(self.attention, name) and objective != also
             if used and not needs_branch(objective):
                 raise ValueError(
@@ -334,8 +321,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 #: What may differ when a run is continued: what it is called, where and how it is computed, kept
 #: and watched.
 RUNTIME_ONLY = {
-    "recipe", "out", "device", "compile", "prepare", "workers", "accumulate", "log_every",
-    "image_every", "save_every", "keep", "validate_every", "max_skipped",
+    "recipe", "out", "device", "compile", "cache_images", "workers", "accumulate", "log_every",
+    "image_every", "save_every", "keep_checkpoints", "validate_every", "max_skipped",
 }  # fmt: skip
 
 

@@ -65,7 +65,12 @@ def make_plan(config: TrainConfig) -> Plan:
     micro_batch = config.batch_size // processes // config.accumulate
     tried = min(2, micro_batch)  # some objectives want two pictures
     trial = replace(
-        config, batch_size=tried * processes, accumulate=1, workers=0, prepare=False, compile=False
+        config,
+        batch_size=tried * processes,
+        accumulate=1,
+        workers=0,
+        cache_images=False,
+        compile=False,
     )
     trainer = Trainer(trial)
     device, networks = trainer.device, trainer.networks
@@ -184,9 +189,9 @@ def describe(plan: Plan) -> str:
         "parameters": ", ".join(f"{n} {count / 1e6:.2f} M" for n, count in plan.parameters.items()),
         "memory": f"about {_size(plan.memory)} a process, of {_size(plan.memory_free)}"
         + ("" if enough else ": NOT ENOUGH; raise --accumulate, or lower --size or --batch-size"),
-        "checkpoints": f"{config.keep} and that of the best model, {_size(plan.checkpoint)} each",
+        "checkpoints": f"{config.keep_checkpoints} and that of the best model, {_size(plan.checkpoint)} each",
         "pictures": f"at most about {_size(plan.prepared)}, prepared in the cache"
-        if config.prepare
+        if config.cache_images
         else "decoded anew each time",
         "disk": ", ".join(f"{_size(free)} free at {p}" for p, free in plan.disk_free.items()),
     }

@@ -46,10 +46,9 @@ def build_generator(config: TrainConfig) -> Generator:
         config.generator.width,
         config.generator.blocks,
         attention=needs_branch(a.objective),
-        gate=a.decoder or a.objective == "gate",
-        gate_teaches=a.objective == "gate",
-        attended_strength=a.strength,
-        base=config.generator.base,
+        gates_decoder=a.gates_decoder or a.objective == "gate",
+        gate_trains_attention=a.objective == "gate",
+        modulates_strength=a.modulates_strength,
         channels=channels if a.channels else None,
     )
 
@@ -67,7 +66,7 @@ def build_encoder(config: TrainConfig, taps: list[str]) -> tuple[Encoder, Pretra
     """The config's encoder with pretrained weights, and where these came from."""
     e = config.encoder
     pretrained = load_pretrained(e.name, e.weights_dir)
-    return Encoder(e.name, taps, pretrained.state, e.smooth), pretrained
+    return Encoder(e.name, taps, pretrained.state), pretrained
 
 
 def model_folder(init: Path) -> Path:

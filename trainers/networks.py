@@ -113,7 +113,7 @@ def build_networks(
 
     o, averaged = config.optimizer, copy.deepcopy(generator).requires_grad_(False)
     wrapped_g, optimizer_g = accelerator.prepare(
-        generator, torch.optim.Adam(generator.parameters(), o.lr, betas=(0.9, 0.99), fused=True)
+        generator, torch.optim.Adam(generator.parameters(), o.lr, betas=o.betas, fused=True)
     )
     wrapped_d = optimizer_d = None
     if discriminator is not None:
@@ -121,7 +121,10 @@ def build_networks(
         wrapped_d, optimizer_d = accelerator.prepare(
             discriminator,
             torch.optim.Adam(
-                discriminator.parameters(), o.lr_discriminator, betas=(0.5, 0.99), fused=True
+                discriminator.parameters(),
+                o.lr_discriminator,
+                betas=o.betas_discriminator,
+                fused=True,
             ),
         )
     return Networks(
@@ -135,12 +138,12 @@ def _build_discriminator(config: TrainConfig) -> PatchGAN | None:
         return None
     a = config.adversarial
     discriminator = PatchGAN(
-        a.width, a.layers, a.scales, a.spectral, sizes(config)[0] if a.projection else None
+        a.width, a.layers, a.spectral_norm, sizes(config)[0] if a.projection else None
     )
     if config.size < discriminator.min_side:
         raise ValueError(
             f"size {config.size} is too small for the discriminator, which needs "
-            f"{discriminator.min_side} pixels; lower adversarial.scales or adversarial.layers"
+            f"{discriminator.min_side} pixels; lower adversarial.layers"
         )
     return discriminator
 

@@ -22,7 +22,7 @@ from .config import TrainConfig
 from .model_files import PRETRAINED, build_encoder, own_folder, sizes
 from .tensor_files import read_tensors, write_tensors
 
-STYLES_FILE = "looks.safetensors"
+STYLES_FILE = "styles.safetensors"
 
 
 class StyleCodes:

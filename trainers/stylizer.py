@@ -22,7 +22,7 @@ from torch import Tensor
 from ..data.convert import ImageLike, as_given, to_batch, to_map
 from ..data.masks import region_weights
 from ..models.attention import attention_to_strength
-from ..models.color import with_colors_of
+from ..models.color import keep_chroma, with_colors_of
 from ..models.tiles import stylize_in_tiles
 from .model_files import PRETRAINED, Model, load_model
 from .runtime import pick_device
@@ -192,7 +192,7 @@ class Stylizer:
             )
             tiled = [stylize_in_tiles(self.generator, x, c, s, False, t) for x, c, s, t in each]
             stylized = torch.cat([one.image for one in tiled])
-        return keep_colors(stylized, content) if keep_colors else stylized
+        return keep_chroma(stylized, content) if keep_colors else stylized
 
     def _paint_regions(
         self, content: Tensor, paintings: Painting, s: Tensor, keep_colors: bool, mask: ImageLike

@@ -43,7 +43,7 @@ class Losses(nn.Module):
         self.style = StyleLoss(config.style.layers, config.style.kind, config.style.relative)
         a = config.attention
         self.attention = AttentionObjective(
-            dict(config.content.layers), a.objective, a.target, a.budget, a.channel_budget, a.clip
+            dict(config.content.layers), a.objective, a.target, a.budget, a.channel_budget
         )
 
 

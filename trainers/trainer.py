@@ -120,7 +120,7 @@ class Trainer:
             self.photos, self.paintings = collections(config, self.main)
             self.dataset = PairDataset(
                 self._pictures("photos", self.photos), self._pictures("paintings", self.paintings),
-                config.size, config.seed, config.full_strength_prob, config.crop_scale, config.strength,
+                config.size, config.seed, config.full_strength_prob, config.crop_scale,
             )  # fmt: skip
             encoder, self.pretrained = build_encoder(config, encoder_taps(config))
         encoder.to(self.device)
@@ -135,7 +135,7 @@ class Trainer:
 
     def _pictures(self, name: str, collection: Collection) -> CachedImages | UncachedImages:
         side = cached_side(self.config.size, self.config.crop_scale)
-        if not self.config.prepare:
+        if not self.config.cache_images:
             return UncachedImages(collection.train, side)
         return prepare(collection.train, side, cache_dir(), name)
 
@@ -172,7 +172,7 @@ class Trainer:
                     bar.write(_time_left(each, config.steps - done), file=sys.stderr)
                 stopping = self._agreed(bool(stop), done)
                 if stopping or is_due(config.save_every, done, config):
-                    self._save(config.out, done, config.keep)
+                    self._save(config.out, done, config.keep_checkpoints)
                 if stopping and done < config.steps:
                     raise Interrupted(
                         f"stopped after step {done} of {config.steps}; "
@@ -200,7 +200,7 @@ class Trainer:
         self.health_monitor.restore(state)
         self.best = float(state["best"])
         if start >= config.steps:  # finished, but for its model, which was lost
-            self._save(config.out, start, config.keep)
+            self._save(config.out, start, config.keep_checkpoints)
         return start
 
     def _batches(self, start: int) -> Iterator[RawBatch]:

@@ -87,7 +87,7 @@ class Validation:
         )
         style = encoder(painting, config.style.layers)
         code = style_code(painting, style)
-        image = networks.averaged(photo, code, config.strength, attend=False).image
+        image = networks.averaged(photo, code, attend=False).image
         features = encoder(image)
         if config.content.kind == "pixel":
             content = pixel_loss(image, photo)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...data.folders import Collection
 from ...data.images import read_image, square
-from ...metrics.scores import MetricNetworks, PairMetrics, Scores, pair_metrics
+from ...metrics.scores import MetricNetworks, PairMetrics, Scores, aggregate, pair_metrics
 from ...models.encoder import Encoder
 from ...models.generator import Generator
 from ...models.style_code import match_color, mean_std, style_code

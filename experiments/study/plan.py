@@ -77,7 +77,7 @@ def seconds_per_step(study: StudyConfig, cell: StudyRun) -> float:
     config = cell_config(study, cell)
     if _steps(warmup_config(study, cell)):
         config = replace(config, init=None)  # there is none yet
-    trainer = Trainer(replace(config, workers=0, prepare=False))
+    trainer = Trainer(replace(config, workers=0, cache_images=False))
     own = config.batch_size // trainer.accelerator.num_processes
     batch = default_collate([trainer.dataset[position] for position in range(own)])
     trainer.train_step.step(

@@ -19,7 +19,6 @@ from ...data.files import BusyError, locked
 from ...trainers.config import (
     AdversarialConfig,
     AttentionConfig,
-    GeneratorConfig,
     TrainConfig,
     identity_settings,
 )
@@ -64,7 +63,7 @@ def warmup_config(study: StudyConfig, cell: StudyRun) -> TrainConfig:
         start, attention=AttentionConfig(objective="observed", target="structural"),
         encoder=recipe.encoder, generator=recipe.generator,
         style=replace(start.style, layers=recipe.style.layers),
-        strength=recipe.strength, full_strength_prob=recipe.full_strength_prob,
+        full_strength_prob=recipe.full_strength_prob,
     )  # fmt: skip
     if foreign:
         start = replace(start, content=recipe.content)
@@ -76,8 +75,6 @@ def warmup_config(study: StudyConfig, cell: StudyRun) -> TrainConfig:
 
 def _sized(study: StudyConfig, recipe: TrainConfig) -> TrainConfig:
     """A recipe with the study's data and sizes."""
-    own = recipe.generator.base != GeneratorConfig.base  # an axis varies it
-    base = recipe.generator.base if own else study.generator.base
     alone = recipe.full_strength_prob == 1  # it is trained at one strength, whatever the others are
     precision = pick_precision(study.precision, pick_device(study.device))
     return replace(
@@ -85,7 +82,7 @@ def _sized(study: StudyConfig, recipe: TrainConfig) -> TrainConfig:
         precision=precision, batch_size=study.batch_size, size=study.size,
         full_strength_prob=1.0 if alone else study.full_strength_prob, workers=study.workers,
         encoder=replace(recipe.encoder, weights_dir=study.weights_dir),
-        generator=replace(study.generator, base=base),
+        generator=study.generator,
         optimizer=replace(recipe.optimizer, lr=study.lr),
         validate_every=max(study.steps, study.warmup),  # the last model counts, not the best
     )  # fmt: skip
@@ -97,10 +94,8 @@ def drop_inactive_settings(config: TrainConfig) -> TrainConfig:
     """
     a, idle = config.attention, AttentionConfig()
     if a.objective in ("uniform", "joint", "gate"):
-        a = replace(a, target=idle.target, clip=idle.clip, budget=idle.budget)
-    elif a.target.startswith("robust"):
-        a = replace(a, clip=idle.clip)
-    else:
+        a = replace(a, target=idle.target, budget=idle.budget)
+    elif not a.target.startswith("robust"):
         a = replace(a, budget=idle.budget)
     d = config.adversarial if config.balance.adversarial else AdversarialConfig()
     return replace(config, attention=a, adversarial=d)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from underdrawing.experiments.style_args import LooksConfig, list_looks
+from underdrawing.experiments.styles import LooksConfig, list_looks
 from underdrawing.trainers.config import TrainConfig
 from underdrawing.trainers.trainer import train
 

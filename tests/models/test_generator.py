@@ -26,7 +26,7 @@ def untrained(**options: object) -> Generator:
 def trained(**options: object) -> Generator:
     """A generator whose paint and attention have left their zero start."""
     generator = untrained(**options)
-    nn.init.normal_(generator.paint.conv.weight, std=0.1)
+    nn.init.normal_(generator.to_residual.conv.weight, std=0.1)
     if generator.attention is not None:
         nn.init.normal_(generator.attention.logits.weight)
     if generator.channel_attention is not None:
@@ -131,7 +131,7 @@ def test_the_base_changes_no_weight() -> None:
 def test_the_first_step_can_start_to_paint() -> None:
     generator = untrained()
     generator(torch.rand(1, 3, 32, 32), codes(1)).image.square().sum().backward()
-    assert touched(generator.paint)
+    assert touched(generator.to_residual)
 
 
 def test_logit_and_back_is_the_identity() -> None:
@@ -152,7 +152,9 @@ def test_the_style_and_the_strength_change_the_painting() -> None:
 def test_the_network_itself_is_told_the_strength() -> None:
     generator, photo, code = trained(), torch.rand(1, 3, 32, 32), codes(1)
     paints: list[Tensor] = []
-    generator.paint.register_forward_hook(lambda _module, _inputs, paint: paints.append(paint))
+    generator.to_residual.register_forward_hook(
+        lambda _module, _inputs, paint: paints.append(paint)
+    )
     for strength in (0.2, 1.0):
         generator(photo, code, strength)
     assert (paints[0] - paints[1]).abs().mean() > 1e-3
@@ -190,7 +192,7 @@ def test_the_picture_teaches_attention_only_through_the_gate(gate: bool) -> None
 
 def test_a_map_mixed_in_as_a_constant_learns_from_its_own_loss_alone() -> None:
     generator, photo, code = (
-        trained(gate=True, gate_teaches=False),
+        trained(gate=True, gate_trains_attention=False),
         torch.rand(2, 3, 48, 48),
         codes(2),
     )
@@ -205,14 +207,14 @@ def test_a_map_mixed_in_as_a_constant_learns_from_its_own_loss_alone() -> None:
 
 
 def test_whether_the_mixing_teaches_does_not_change_the_picture() -> None:
-    taught, untaught = trained(gate=True), trained(gate=True, gate_teaches=False)
+    taught, untaught = trained(gate=True), trained(gate=True, gate_trains_attention=False)
     untaught.load_state_dict(taught.state_dict())
     photo, code = torch.rand(2, 3, 40, 48), codes(2)
     assert torch.equal(taught(photo, code).image, untaught(photo, code).image)
 
 
 def test_a_map_that_is_mixed_in_changes_the_picture() -> None:
-    gated, plain = trained(gate=True, gate_teaches=False), trained()
+    gated, plain = trained(gate=True, gate_trains_attention=False), trained()
     plain.load_state_dict(gated.state_dict())
     photo, code = torch.rand(2, 3, 40, 48), codes(2)
     assert (gated(photo, code).image - plain(photo, code).image).abs().mean() > 1e-3
@@ -228,7 +230,7 @@ def test_without_a_branch_half_is_mixed_in_everywhere() -> None:
 
 
 def attended_and_plain() -> tuple[Generator, Generator]:
-    attended, plain = trained(attended_strength=True), trained()
+    attended, plain = trained(modulates_strength=True), trained()
     plain.load_state_dict(attended.state_dict())
     return attended, plain
 
@@ -242,7 +244,7 @@ def test_no_and_full_strength_are_what_they_are_whatever_the_map(strength: float
     assert strength == 1 or torch.equal(ours, photo)
 
 
-def test_an_attended_strength_is_s_to_the_power_of_the_map() -> None:
+def test_an_modulates_strength_is_s_to_the_power_of_the_map() -> None:
     attended, plain = attended_and_plain()
     photo, code = torch.rand(2, 3, 44, 52), codes(2)
     image, attention, _ = attended(photo, code, 0.5)

@@ -16,7 +16,7 @@ SIZES = [(32, 32), (33, 47), (97, 55), (61, 203), (150, 130)]  # few are multipl
 def generator(**options: object) -> Generator:
     """One whose paint and attention have left their zero start."""
     made = Generator(CODE, width=8, blocks=2, **options)  # type: ignore[arg-type]
-    nn.init.normal_(made.paint.conv.weight, std=0.1)
+    nn.init.normal_(made.to_residual.conv.weight, std=0.1)
     if made.attention is not None:
         nn.init.normal_(made.attention.logits.weight)
     return made
@@ -24,7 +24,7 @@ def generator(**options: object) -> Generator:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"gate": True}, {"attended_strength": True}, {"base": "photo", "attention": False}],
+    [{}, {"gate": True}, {"modulates_strength": True}, {"base": "photo", "attention": False}],
 )
 @pytest.mark.parametrize("positions", [1, 300, 10**9])
 @pytest.mark.parametrize(("height", "width"), SIZES)

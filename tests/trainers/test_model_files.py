@@ -108,13 +108,13 @@ def test_the_decoder_mixes_by_attention_if_told_to_or_by_the_gate(
     config = replace(SMALL, attention=AttentionConfig(objective=objective, decoder=decoder))
     generator = build_generator(config)
     assert generator.gate == gate
-    assert generator.gate_teaches == teaches
+    assert generator.gate_trains_attention == teaches
 
 
 @pytest.mark.parametrize("follows", [False, True])
 def test_the_strength_follows_attention_if_told_to(follows: bool) -> None:
     config = replace(SMALL, attention=AttentionConfig(strength=follows))
-    assert build_generator(config).attended_strength == follows
+    assert build_generator(config).modulates_strength == follows
 
 
 def test_what_it_paints_on_is_the_configs() -> None:

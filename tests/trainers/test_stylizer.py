@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from underdrawing.data.images import read_image, to_tensor
-from underdrawing.models.color import keep_colors, with_colors_of
+from underdrawing.models.color import keep_chroma, with_colors_of
 from underdrawing.trainers import stylizer as module
 from underdrawing.trainers.config import TrainConfig, to_json
 from underdrawing.trainers.model_files import Model, build_generator, save_model
@@ -182,7 +182,7 @@ def test_a_mask_gives_each_region_its_painting(
 def test_colors_are_kept(stylizer: Stylizer, paintings: list[str], photo: Tensor) -> None:
     kept = stylizer.stylize(photo, paintings[0], keep_colors=True)
     code = with_colors_of(stylizer.code(paintings[0]), photo)
-    assert torch.equal(kept, keep_colors(stylizer.stylize(photo, code), photo))
+    assert torch.equal(kept, keep_chroma(stylizer.stylize(photo, code), photo))
     half = torch.zeros(56, 72)
     half[:, 36:] = 1
     kept = stylizer.stylize(photo, paintings[0], protect=half, keep_colors=True)

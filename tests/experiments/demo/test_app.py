@@ -24,7 +24,7 @@ from underdrawing.experiments.demo.app_answers import (
     read_upload,
 )
 from underdrawing.experiments.main import main
-from underdrawing.experiments.style_args import LooksConfig, list_looks
+from underdrawing.experiments.styles import LooksConfig, list_looks
 from underdrawing.trainers.config import TrainConfig
 from underdrawing.trainers.stylizer import Stylizer, load
 from underdrawing.trainers.trainer import train
