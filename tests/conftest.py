@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from torchvision.models.vgg import cfgs, make_layers
-from underdrawing.experiments import networks
+from underdrawing.experiments.scoring import networks
 from underdrawing.experiments.recipes import RECIPES
 from underdrawing.models import pretrained
 from underdrawing.trainers.config import GeneratorConfig, TrainConfig
@@ -61,7 +61,7 @@ def offline(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def one_judge(monkeypatch: pytest.MonkeyPatch) -> None:
+def single_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """VGG16 alone scores: the independent network looks at large pictures, and takes long."""
     monkeypatch.setattr(networks, "_lite0", lambda *_: None)
 
@@ -81,7 +81,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture
 def tiny(
-    offline: None, one_judge: None, folders: tuple[Path, Path], tmp_path: Path
+    offline: None, single_network: None, folders: tuple[Path, Path], tmp_path: Path
 ) -> Callable[..., TrainConfig]:
     """A recipe at a size that trains in a second: ``tiny(recipe, **changes)``.
 

@@ -32,7 +32,7 @@ Run = Callable[..., int]
 
 
 @pytest.fixture
-def run(offline: None, one_judge: None, monkeypatch: pytest.MonkeyPatch) -> Run:
+def run(offline: None, single_network: None, monkeypatch: pytest.MonkeyPatch) -> Run:
     """``run("train", "--steps", 2)``: exit code of the command."""
 
     def call(*words: object) -> int:

@@ -19,7 +19,7 @@ from underdrawing.trainers.config import GeneratorConfig
 
 @pytest.fixture
 def study(
-    offline: None, one_judge: None, folders: tuple[Path, Path], tmp_path: Path
+    offline: None, single_network: None, folders: tuple[Path, Path], tmp_path: Path
 ) -> StudyConfig:
     return replace(
         quick(), photos=folders[0], paintings=folders[1], out=tmp_path / "out", warmup=2, steps=1,
