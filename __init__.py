@@ -5,7 +5,7 @@ tools that meet this folder under another name (a checkout called ``underdrawing
 not run any of it.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _PUBLIC = {
     "Encoder": "models.encoder",
