@@ -1,4 +1,4 @@
-"""Every command of the README, run on tiny pictures and models."""
+"""Every command and Python example of the README and docs runs, on tiny images and models."""
 
 import csv
 import io
@@ -13,44 +13,55 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from underdrawing.experiments import app, networks
+from underdrawing.experiments.demo import app
 from underdrawing.experiments.main import main
+from underdrawing.experiments.scoring import networks
 from underdrawing.models import pretrained
 from underdrawing.trainers.config import GeneratorConfig, TrainConfig, to_json
 from underdrawing.trainers.model_files import build_generator, save_model
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
-SAMPLES = {
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+#: The files that stand in for the capitals of the commands.
+FILES = {
     "PHOTOS": "photos", "PAINTINGS": "paintings", "PHOTO": "photo.png", "PAINTING": "painting.png",
-    "RUN": "runs/mine", "THEIRS": "theirs", "CLIP": "clip.mp4", "LOOK": "look",
+    "RUN": "runs/mine", "THEIRS": "theirs", "CLIP": "clip.mp4",
 }  # fmt: skip
 FOLDERS = "--photos photos --paintings paintings --workers 0"
 NETWORK = "--generator.width 8 --generator.blocks 1"
 STUDY = f"{FOLDERS} {NETWORK} --warmup 1 --steps 1 --size 32 --batch-size 2 --seeds 1 --pairs 2"
-#: What makes a command short; of an option that is there twice, the last one counts.
+#: Options that make a command short; the last of two equal options counts.
 TINY = {
     "train": f"{FOLDERS} {NETWORK} --steps 2 --size 32 --batch-size 2 --out runs/new",
     "reproduce": f"{STUDY} --out runs/table",
     "ablate": f"{STUDY} --out runs/table",
     "evaluate": "--pairs 2 --size 32",
+    "robustness": "--pairs 2",
     "app": "--port 17860",
-    "benchmark": f"--parts stylize --sizes 32 --plain False --rivals False {NETWORK}",
+    "benchmark": f"--parts stylize --sizes 32 --reference False {NETWORK}",
 }
 
 
-def lines() -> list[str]:
-    """The shell lines that run a command."""
-    text = README.replace("\\\n", " ")
-    return re.findall(r"^(?:cat \S+ \| )?underdrawing .+$", text, re.MULTILINE)
+def shell_blocks(page: Path) -> str:
+    """The contents of the page's ``sh`` blocks, continued lines joined."""
+    blocks = re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL)
+    return "\n".join(blocks).replace("\\\n", " ")
+
+
+def commands() -> list[str]:
+    """All shell lines that run a command of ours."""
+    lines = [
+        line for page in PAGES
+        for line in re.findall(r"^(?:cat \S+ \| )?underdrawing .+$", shell_blocks(page), re.MULTILINE)
+    ]  # fmt: skip
+    return list(dict.fromkeys(lines))
 
 
 @pytest.fixture(scope="module")
 def workshop(
     cache: Path, folders: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Path]:
-    """A folder, the current one, with all that the README's commands ask for; weights are random
-    and scored by VGG16 alone.
-    """
+    """A working directory with all files that the commands name; weights are random."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UNDERDRAWING_CACHE", str(cache))
         patch.setattr(pretrained, "_from_torchvision", lambda name: None)
@@ -59,10 +70,10 @@ def workshop(
         for name, folder in zip(("photos", "paintings"), folders, strict=True):
             shutil.copytree(folder, name)
         Path("more").mkdir()
-        for number, name in enumerate(
-            ("photo.png", "photo.jpg", "painting.png", "a.jpg", "b.jpg", "more/one.jpg")
-        ):
-            picture(number).save(name)
+        images = ("photo.png", "photo.jpg", "painting.png", "painting.jpg", "starry.jpg", "a.jpg",
+                  "b.jpg", "more/one.jpg")  # fmt: skip
+        for number, name in enumerate(images):
+            image(number).save(name)
         for name in ("mask.png", "regions.png"):
             Image.fromarray(np.array([[0, 255]], dtype=np.uint8)).save(name)
         make_run(Path("runs/mine"))
@@ -73,13 +84,13 @@ def workshop(
         yield Path.cwd()
 
 
-def picture(seed: int) -> Image.Image:
+def image(seed: int) -> Image.Image:
     noise = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     return Image.fromarray(noise).resize((56, 48), Image.Resampling.BICUBIC)
 
 
 def make_run(out: Path) -> None:
-    """A model as it is initialized."""
+    """An initialized model."""
     config = TrainConfig(
         photos=Path("photos"), paintings=Path("paintings"), out=out, size=32,
         generator=GeneratorConfig(width=8, blocks=1),
@@ -90,7 +101,7 @@ def make_run(out: Path) -> None:
 
 
 def run(command: str) -> int:
-    """Exit code of a command's words."""
+    """Exit code of a command."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["underdrawing", *shlex.split(command, comments=True)])
         try:
@@ -100,15 +111,22 @@ def run(command: str) -> int:
         return 0
 
 
+class Closing:
+    """Replaces the event that keeps the demo open."""
+
+    def wait(self) -> None:
+        raise KeyboardInterrupt
+
+
 @pytest.mark.usefixtures("workshop")
-@pytest.mark.parametrize("line", lines())
-def test_every_command_of_the_readme_runs(
+@pytest.mark.parametrize("line", commands())
+def test_documented_command_runs(
     line: str, film: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(app, "Event", Closing)
     source, _, command = line.rpartition("underdrawing ")
     command, _, target = command.partition("#")[0].partition(" > ")
-    command = re.sub(r"\b[A-Z]{3,}\b", lambda word: SAMPLES.get(word[0], word[0]), command)
+    command = re.sub(r"\b[A-Z]{3,}\b", lambda word: FILES.get(word[0], word[0]), command)
     words = shlex.split(command)
     if "clip.mp4" in words:
         shutil.copy(film("clip.mp4"), ".")
@@ -124,17 +142,24 @@ def test_every_command_of_the_readme_runs(
         assert Image.open(written.buffer).size == (56, 48)
 
 
-class Closing:
-    """In the place of what a page waits for: it would be open for ever."""
-
-    def wait(self) -> None:
-        raise KeyboardInterrupt
-
-
 @pytest.mark.usefixtures("workshop")
-def test_the_readmes_python_runs() -> None:
-    (code,) = re.findall(r"```python\n(import underdrawing\n.*?)```", README, re.DOTALL)
-    shutil.copy("a.jpg", "painting.jpg")
-    names = {"photo": picture(0), "mask": Image.open("mask.png")}
+@pytest.mark.parametrize("page", ["README.md", "docs/stylize.md"])
+def test_documented_python_runs(page: str) -> None:
+    (code,) = re.findall(
+        r"```python\n(import underdrawing\n.*?)```", (ROOT / page).read_text(), re.DOTALL
+    )
+    names = {"photo": image(0), "mask": Image.open("mask.png")}
     exec(code, names)  # noqa: S102 (our own)
     assert names["stylized"].size == (56, 48)
+
+
+def test_pages_are_short() -> None:
+    lengths = {page.name: len(page.read_text().splitlines()) for page in PAGES}
+    assert lengths.pop("README.md") <= 180
+    assert max(lengths.values()) < 150, lengths
+
+
+def test_local_links_exist() -> None:
+    for page in [*PAGES, ROOT / "pretrained" / "README.md", ROOT / "CONTRIBUTING.md"]:
+        for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
