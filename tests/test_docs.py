@@ -30,6 +30,7 @@ FILES = {
 FOLDERS = "--photos photos --paintings paintings --workers 0"
 NETWORK = "--generator.width 8 --generator.blocks 1"
 STUDY = f"{FOLDERS} {NETWORK} --warmup 1 --steps 1 --size 32 --batch-size 2 --seeds 1 --pairs 2"
+COMMAND = r"^(?:cat \S+ \| )?underdrawing .+$"
 #: Options that make a command short; the last of two equal options counts.
 TINY = {
     "train": f"{FOLDERS} {NETWORK} --steps 2 --size 32 --batch-size 2 --out runs/new",
@@ -52,7 +53,7 @@ def commands() -> list[str]:
     """All shell lines that run a command of ours."""
     lines = [
         line for page in PAGES
-        for line in re.findall(r"^(?:cat \S+ \| )?underdrawing .+$", shell_blocks(page), re.MULTILINE)
+        for line in re.findall(COMMAND, shell_blocks(page), re.MULTILINE)
     ]  # fmt: skip
     return list(dict.fromkeys(lines))
 
