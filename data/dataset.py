@@ -49,17 +49,10 @@ class RawBatch(TypedDict):
 
 
 class Images(Protocol):
-    """A sequence of decoded images."""
+    """Images (H,W,3) uint8; access to an unreadable one raises a ValueError."""
 
     def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> np.ndarray:
-        """Return an image (H,W,3) uint8.
-
-        Raises:
-            ValueError: the image is unreadable.
-        """
-        ...
+    def __getitem__(self, index: int, /) -> np.ndarray: ...
 
 
 def unpack(raw: RawBatch, device: torch.device) -> Batch:

@@ -218,7 +218,11 @@ def _find_unreadable(folder: Path, paths: list[Path], cache: Path | None) -> dic
     such as a permission.
     """
     record = cache / "checked" / f"{short_hash(folder)}.json" if cache else None
-    known = _read_record(record) if record else {}
+    known: dict[str, object] = {}
+    if record:
+        with suppress(OSError, ValueError):  # missing or damaged
+            content = json.loads(record.read_text(encoding="utf-8"))
+            known = content if isinstance(content, dict) else {}
     stamps = {path: file_stamp(path) for path in paths}
     names = {path: str(path.relative_to(folder)) for path in paths}
     new = [path for path in paths if not stamps[path] or stamps[path] != known.get(names[path])]
@@ -230,14 +234,6 @@ def _find_unreadable(folder: Path, paths: list[Path], cache: Path | None) -> dic
         with suppress(OSError):  # without a record, the next call checks again
             write_atomic(record, json.dumps(readable))
     return unreadable
-
-
-def _read_record(record: Path) -> dict[str, object]:
-    try:
-        content = json.loads(record.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # missing or damaged
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def check_each_file(

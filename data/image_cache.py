@@ -108,7 +108,9 @@ def build_cache(
         for file in set(folder.glob("*.npy")).difference(cached.files):
             file.unlink(missing_ok=True)
         missing = [index for index, file in enumerate(cached.files) if not _is_intact(file)]
-        _check_disk_space(len(missing) * side**2 * 4, folder)  # as if all had an aspect of 4:3
+        needed, free = len(missing) * side**2 * 4, shutil.disk_usage(folder).free  # if all are 4:3
+        if needed > free / 2:
+            raise OSError(f"it might take {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free")
         with ThreadPoolExecutor() as pool:
             stored = prefetch_map(pool, lambda index: _store(cached, index), missing, AHEAD)
             for _ in tqdm(stored, f"caching {name}", len(missing), leave=False, delay=2):
@@ -146,9 +148,3 @@ def _store(cached: CachedImages, index: int) -> None:
         return
     with temporary_path(cached.files[index]) as file:
         np.save(file, image)
-
-
-def _check_disk_space(needed: int, folder: Path) -> None:
-    free = shutil.disk_usage(folder).free
-    if needed > free / 2:
-        raise OSError(f"it might take {needed / 1e9:.1f} GB, and only {free / 1e9:.1f} are free")

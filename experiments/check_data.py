@@ -66,11 +66,7 @@ def to_record(report: Report) -> dict[str, object]:
         "images": len(report.sizes),
         "sizes": _sizes(report),
         "split": {name: len(paths) for name, paths in collection.items()},
-        "found": {
-            kind: dict(zip(("in_training", "advice"), KINDS[kind], strict=True))
-            | {"files": list(map(str, paths))}
-            for kind, paths in _found(report).items()
-        },
+        "found": {kind: list(map(str, paths)) for kind, paths in _found(report).items()},
     }
 
 

@@ -62,11 +62,11 @@ def sample_collections(cache: Path) -> tuple[Collection, Collection]:
             except OSError:
                 if not folder.is_dir():  # otherwise another process wrote the same images
                     raise
-    photos, paintings = (
-        Collection(**{split: tuple(find_images(folder / kind / split)) for split in PHOTOS})
-        for kind in ("photos", "paintings")
-    )
-    return photos, paintings
+    return _collection(folder / "photos"), _collection(folder / "paintings")
+
+
+def _collection(folder: Path) -> Collection:
+    return Collection(**{split: tuple(find_images(folder / split)) for split in PHOTOS})
 
 
 def shipped(name: str) -> Path:

@@ -42,7 +42,7 @@ _SKINS, _HAIRS = "e8b894 c98a62 8a5a3c f0cbb0", "2a1a14 6a3f1e b8863c 8c8880 a03
 
 
 def scene(seed: int, height: int, width: int) -> Array:
-    """Draw the scene of a seed: RGB (height,width,3) float32 in [0,1].
+    """Draw the scene of a seed: RGB (height,width,3) float32, in [0,1] up to a few percent.
 
     Successive seeds cycle through five subjects: hills, sea, still life, portrait and flowers.
     """
