@@ -69,7 +69,8 @@ def test_messy_folder_trains_with_one_warning(messy_folder: Path, tmp_path: Path
         images = UncachedImages(paths, 32), build_cache(paths, 32, tmp_path / "cache", "photos")
         datasets = [PairDataset(source, source, 24, seed=0) for source in images]
         for position in range(2 * len(paths)):
-            np.testing.assert_array_equal(*(dataset[position]["content"] for dataset in datasets))
+            one, other = (dataset[position]["content"] for dataset in datasets)
+            np.testing.assert_array_equal(one, other)
 
 
 def test_good_folder_has_no_findings(tmp_path: Path) -> None:

@@ -81,18 +81,15 @@ def test_examples_have_the_documented_shapes_and_ranges(paths: Paths) -> None:
 
 
 def test_an_example_depends_on_seed_and_position_alone(paths: Paths) -> None:
-    dataset, state = pairs(paths), torch.get_rng_state()
-    examples = [dataset[position] for position in range(20)]
+    dataset, state = pairs(paths, full_strength_prob=0), torch.get_rng_state()
+    examples = [dataset[position] for position in range(15)]
     assert torch.equal(torch.get_rng_state(), state)
-    for position in reversed(range(20)):
+    for position in reversed(range(15)):
         assert same(dataset[position], examples[position])
-    assert same(pairs(paths)[13], examples[13])
-
-
-def test_positions_and_seeds_differ_in_everything_drawn(paths: Paths) -> None:
-    drawn = [pairs(paths, seed, 0)[position] for seed in (0, 1) for position in range(15)]
+    assert same(pairs(paths, full_strength_prob=0)[13], examples[13])
+    examples += [pairs(paths, seed=4, full_strength_prob=0)[position] for position in range(15)]
     for key in ("content", "style", "strength", "uniform"):
-        assert len({pair[key].numpy().tobytes() for pair in drawn}) == len(drawn)  # type: ignore[literal-required]
+        assert len({pair[key].numpy().tobytes() for pair in examples}) == 30
 
 
 def test_every_image_occurs_once_per_epoch_in_a_new_order(paths: Paths) -> None:
@@ -189,11 +186,9 @@ def test_crops_have_the_documented_areas_aspects_and_places() -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 200), (200, 3), (15, 17)])
 def test_images_of_any_size_can_be_cropped(size: tuple[int, int]) -> None:
-    rng = np.random.default_rng(0)
-    color = np.array([255, 128, 0], np.uint8)
+    rng, color = np.random.default_rng(0), np.array([255, 128, 0], np.uint8)
     for _ in range(50):
         crop = random_crop(np.tile(color, (*size, 1)), 16, 0.1, rng)
-        assert crop.is_contiguous()
         assert torch.equal(crop, torch.from_numpy(color)[:, None, None].expand(3, 16, 16))
 
 
@@ -230,7 +225,7 @@ def test_unpack_converts_images_as_to_tensor_does() -> None:
             assert torch.equal(image, expected)
     assert raw["content"].dtype == torch.uint8
     for key in ("full", "uniform", "position"):
-        assert torch.equal(batch[key], raw[key])  # type: ignore[literal-required]
+        assert torch.equal(batch[key], raw[key])
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
@@ -259,15 +254,6 @@ def test_split_gives_consecutive_micro_batches() -> None:
     parts = split(raw_batch(strengths(6)), 3)
     assert [part["position"].tolist() for part in parts] == [[0, 1], [2, 3], [4, 5]]
     assert all(part.keys() == RawBatch.__annotations__.keys() for part in parts)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_unpack_on_a_gpu_gives_the_same() -> None:
-    raw = raw_batch(strengths(9))
-    here, there = unpack(raw, CPU), unpack(raw, torch.device("cuda"))
-    for key in ("content", "style", "strength"):
-        assert there[key].device.type == "cuda"  # type: ignore[literal-required]
-        torch.testing.assert_close(there[key].cpu(), here[key], rtol=0, atol=1e-6)  # type: ignore[literal-required]
 
 
 # --- order and workers ------------------------------------------------------------------------
@@ -329,7 +315,7 @@ if __name__ == "__main__":
 @pytest.mark.timeout(60)
 def test_workers_end_with_the_process_and_its_other_children_do_not(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
-    command = [sys.executable, tmp_path / "script.py", tmp_path / "written"]
+    command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "written")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "written").exists()

@@ -1,4 +1,5 @@
 from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -105,10 +106,8 @@ def test_another_process_may_finish_first(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_missing_package_is_an_error(
     missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = samples.find_spec
-
     def find(name: str) -> ModuleSpec | None:
-        return None if name == missing else found(name)
+        return None if name == missing else find_spec(name)
 
     monkeypatch.setattr(samples, "find_spec", find)
     with pytest.raises(ValueError, match=r"pip install 'underdrawing\[demo\]'"):
