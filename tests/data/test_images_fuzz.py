@@ -1,6 +1,10 @@
-"""Random and damaged files: `read_image` returns an image or raises an ImageError."""
+"""Random and damaged files: `read_image` returns an image or raises an ImageError.
+
+For more cases, under a memory limit: `ulimit -v 8000000; FUZZ_EXAMPLES=2600 pytest --timeout 3600`.
+"""
 
 import io
+import os
 import struct
 import warnings
 import zlib
@@ -14,7 +18,7 @@ from PIL import Image, ImageCms
 from underdrawing.data import images
 from underdrawing.data.images import SUFFIXES, ImageError, read_image
 
-EXAMPLES = 100  # per group
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "100"))  # per group
 LIMIT = 10**6  # pixels; a file just below the real limit takes a second
 
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 31, 3), dtype=np.uint8))
