@@ -1,4 +1,4 @@
-"""Pictures of any kind to tensors, and results back to the kind that was given."""
+"""Conversion of images of any type to tensors, and of results back to the type given."""
 
 from pathlib import Path
 from typing import Any
@@ -13,40 +13,36 @@ from torch import Tensor
 
 from .images import read_image, to_image, to_rgb, to_tensor
 
-#: A path, a PIL image, an array (H,W,3) or (B,H,W,3) of uint8 or of floats in [0,1], or a tensor
-#: (3,H,W) or (B,3,H,W) of floats in [0,1].
+#: A path, a PIL image, an array (H,W,3) or (B,H,W,3), or a tensor (3,H,W) or (B,3,H,W); arrays and
+#: tensors of uint8, or of floats in [0,1].
 ImageLike = str | Path | Image.Image | NDArray[Any] | Tensor
 
 
-def to_batch(picture: ImageLike) -> Tensor:
-    """A picture as (B,3,H,W) float32 in [0,1], where it lies; B is 1 for all that is no batch.
+def to_batch(image: ImageLike) -> Tensor:
+    """Convert to (B,3,H,W) float32 in [0,1]; B = 1 for a single image, tensors keep their device.
 
     Raises:
-        ValueError: another shape, another type of numbers, or numbers outside [0,1].
+        ValueError: wrong shape or number type, or values outside [0,1].
     """
-    if isinstance(picture, str | Path):
-        return to_tensor(read_image(Path(picture)))[None]
-    if isinstance(picture, Image.Image):
-        return to_tensor(to_rgb(picture))[None]
-    if isinstance(picture, np.ndarray):
-        if picture.ndim not in (3, 4) or picture.shape[-1] != 3:
-            raise ValueError(
-                f"an array of shape {picture.shape} is no picture: (H,W,3) or (B,H,W,3)"
-            )
-        x = rearrange(_to_unit(torch.from_numpy(picture.copy())), "... h w c -> ... c h w")
+    if isinstance(image, str | Path):
+        return to_tensor(read_image(Path(image)))[None]
+    if isinstance(image, Image.Image):
+        return to_tensor(to_rgb(image))[None]
+    if isinstance(image, np.ndarray):
+        if image.ndim not in (3, 4) or image.shape[-1] != 3:
+            raise ValueError(f"an image array is (H,W,3) or (B,H,W,3), not {image.shape}")
+        x = rearrange(_to_unit(torch.from_numpy(image.copy())), "... h w c -> ... c h w")
     else:
-        if picture.dim() not in (3, 4) or picture.shape[-3] != 3:
-            raise ValueError(
-                f"a tensor of shape {tuple(picture.shape)} is no picture: (3,H,W) or (B,3,H,W)"
-            )
-        x = _to_unit(picture)
+        if image.dim() not in (3, 4) or image.shape[-3] != 3:
+            raise ValueError(f"an image tensor is (3,H,W) or (B,3,H,W), not {tuple(image.shape)}")
+        x = _to_unit(image)
     return x if x.dim() == 4 else x[None]
 
 
 def as_given(batch: Tensor, given: ImageLike) -> Image.Image | NDArray[Any] | Tensor:
-    """A result (B,3,H,W) in [0,1] as the kind of picture that was given; PIL for a path.
+    """Convert a result (B,3,H,W) in [0,1] to the type of ``given``; to a PIL image for a path.
 
-    Arrays and tensors keep their number of dimensions and type of numbers, tensors their device.
+    Arrays and tensors keep their number of dimensions and their dtype, tensors also their device.
     """
     if isinstance(given, Tensor):
         return (batch if given.dim() == 4 else batch[0]).to(given)
@@ -59,37 +55,34 @@ def as_given(batch: Tensor, given: ImageLike) -> Image.Image | NDArray[Any] | Te
 
 
 def to_map(values: ImageLike, size: tuple[int, int]) -> Tensor:
-    """One number in [0,1] per pixel, (B,1,H,W) float32 of the size given.
+    """Convert to a map (B,1,H,W) float32 in [0,1], resized to ``size``.
 
     Args:
-        values: a path or PIL image, of which the gray counts (black 0, white 1); an array (H,W) or
-            (B,H,W) or a tensor (H,W), (1,H,W) or (B,1,H,W) of uint8 or of floats in [0,1].
-        size: height and width, to which it is stretched.
+        values: a path or PIL image, converted to gray (black 0, white 1); an array or tensor (H,W),
+            (B,H,W) or (B,1,H,W) of uint8 or of floats in [0,1].
+        size: (H,W).
 
     Raises:
-        ValueError: another shape, another type of numbers, or numbers outside [0,1].
+        ValueError: wrong shape or number type, or values outside [0,1].
     """
     if isinstance(values, str | Path):
         values = read_image(Path(values))
     if isinstance(values, Image.Image):
         values = np.array(to_rgb(values).convert("L"))
     x = torch.from_numpy(values.copy()) if isinstance(values, np.ndarray) else values
-    if x.dim() == 2:
-        x = x[None, None]
-    elif x.dim() == 3:
-        x = x[:, None]
+    x = x[None, None] if x.dim() == 2 else x[:, None] if x.dim() == 3 else x
     if x.dim() != 4 or x.shape[1] != 1:
-        raise ValueError(f"numbers of shape {tuple(values.shape)} are no map: (H,W) or (B,1,H,W)")
+        raise ValueError(f"a map is (H,W), (B,H,W) or (B,1,H,W), not {tuple(values.shape)}")
     x = _to_unit(x)
     return x if x.shape[-2:] == size else F.interpolate(x, size, mode="bilinear", antialias=True)
 
 
 def _to_unit(x: Tensor) -> Tensor:
-    """In float32 and [0,1]."""
+    """Convert uint8 or floats to float32 in [0,1]."""
     if x.dtype == torch.uint8:
         return x.float() / 255
     if not x.is_floating_point():
-        raise ValueError(f"pictures are uint8, or floats from 0 to 1, and not {x.dtype}")
-    if not (x.numel() and x.min() >= 0 and x.max() <= 1):  # also where one is NaN
-        raise ValueError("pictures of floats go from 0 to 1, and these have numbers outside")
+        raise ValueError(f"values must be uint8 or floats in [0,1], not {x.dtype}")
+    if not (x.numel() and x.min() >= 0 and x.max() <= 1):  # also rejects NaN
+        raise ValueError("float values must lie in [0,1], but some are outside")
     return x.float()

@@ -1,92 +1,87 @@
-"""The training stream: position -> (photo, painting, strength), a pure function of the seed.
+"""Training pairs: position -> (photo, painting, strength), a pure function of the seed.
 
-Position p is the p-th pair of the whole run. Order, crops, strengths and augmentation numbers
-are drawn from (seed, p), so worker count, process count and interruptions cannot change them.
+Position p is the p-th pair of the whole run. Order, crops, strengths and augmentation numbers are
+drawn from (seed, p), so they do not depend on the number of workers or processes, or on resuming.
 """
 
 import atexit
-import multiprocessing
 import signal
 import warnings
-from collections.abc import Iterator
+import weakref
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from typing import Protocol, TypedDict
+from multiprocessing import active_children
+from multiprocessing.process import BaseProcess
+from typing import Any, Protocol, TypedDict
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-AUGMENT_NUMBERS = 8  # uniform numbers per position for whoever needs randomness later
-NEIGHBOURS = 1000  # tried in the place of a picture; a whole subfolder may vanish
+AUGMENT_NUMBERS = 8  # uniform random numbers per position, for augmentation on the device
+NEIGHBORS = 1000  # tried in the place of an unreadable image; a whole subfolder may disappear
 
 
 class Batch(TypedDict):
-    """A batch as the networks want it, on their device."""
+    """A batch on the device, as the networks take it."""
 
     content: Tensor  # (B,3,S,S) float32 in [0,1]
     style: Tensor  # (B,3,S,S) float32 in [0,1]
     strength: Tensor  # (B,1,S,S) float32 in [0,1]
-    full: Tensor  # (B,) 1.0 where the strength is the run's highest everywhere
+    full: Tensor  # (B,) 1.0 where the strength is 1 everywhere
     uniform: Tensor  # (B,8) float32 in [0,1)
     position: Tensor  # (B,) int64
 
 
 class RawBatch(TypedDict):
-    """One training example, compact for the way to the device; batched, each gets a leading B."""
+    """A training example, compact for the transfer to the device; collated, with a leading B."""
 
     content: Tensor  # (3,S,S) uint8
     style: Tensor  # (3,S,S) uint8
     strength: Tensor  # (1,4,4) float32 in [0,1], coarse
-    full: Tensor  # () 1.0 where the strength is the run's highest everywhere
+    full: Tensor  # () 1.0 where the strength is 1 everywhere
     uniform: Tensor  # (8,) float32 in [0,1)
     position: Tensor  # () int64
 
 
-class Pictures(Protocol):
-    """What crops are taken from: `Decoded` or `Prepared`, or a list."""
+class Images(Protocol):
+    """Images (H,W,3) uint8; access to an unreadable one raises a ValueError."""
 
     def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> np.ndarray:
-        """A picture (H,W,3) uint8.
-
-        Raises:
-            ValueError: it is unreadable.
-        """
-        ...
+    def __getitem__(self, index: int, /) -> np.ndarray: ...
 
 
-def unpack(packed: RawBatch, device: torch.device) -> Batch:
-    """A batch on the device, its pictures as float32 in channels_last, its strengths full size."""
+def unpack(raw: RawBatch, device: torch.device) -> Batch:
+    """Move a batch to the device; images become float32 channels_last, strengths full size."""
 
-    def moved(tensor: Tensor) -> Tensor:
+    def move(tensor: Tensor) -> Tensor:
         return tensor.to(device, non_blocking=True)
 
+    def to_float(images: Tensor) -> Tensor:
+        return move(images).to(torch.float32, memory_format=torch.channels_last).div_(255)
+
     return {
-        "content": _floats(moved(packed["content"])),
-        "style": _floats(moved(packed["style"])),
-        "strength": _enlarged(moved(packed["strength"]), packed["content"].shape[-1]),
-        "full": moved(packed["full"]),
-        "uniform": moved(packed["uniform"]),
-        "position": moved(packed["position"]),
+        "content": to_float(raw["content"]),
+        "style": to_float(raw["style"]),
+        "strength": _upsample(move(raw["strength"]), raw["content"].shape[-1]),
+        "full": move(raw["full"]),
+        "uniform": move(raw["uniform"]),
+        "position": move(raw["position"]),
     }
 
 
-def split(packed: RawBatch, parts: int) -> list[RawBatch]:
-    """A batch in equal parts."""
-    chunks = {name: value.chunk(parts) for name, value in packed.items()}  # type: ignore[attr-defined]
+def split(raw: RawBatch, parts: int) -> list[RawBatch]:
+    """Split a batch into equal micro-batches."""
+    chunks = {name: value.chunk(parts) for name, value in raw.items()}  # type: ignore[attr-defined]
     return [{name: chunks[name][i] for name in chunks} for i in range(parts)]  # type: ignore[misc]
 
 
-def _floats(pictures: Tensor) -> Tensor:
-    return pictures.to(torch.float32, memory_format=torch.channels_last).div_(255)
-
-
-def _enlarged(coarse: Tensor, size: int) -> Tensor:
-    """Smooth maps (B,1,size,size) out of coarse ones; an even map stays exactly even."""
+def _upsample(coarse: Tensor, size: int) -> Tensor:
+    """Upsample strengths (B,1,4,4) smoothly to (B,1,size,size); constant ones stay exact."""
     smooth = F.interpolate(coarse, (size, size), mode="bicubic").clamp(0, 1)
     low, high = coarse.amin((2, 3), keepdim=True), coarse.amax((2, 3), keepdim=True)
     return torch.where(low == high, low, smooth)
@@ -98,32 +93,34 @@ def _permutation(seed: int, stream: int, epoch: int, length: int) -> np.ndarray:
 
 
 def shuffled_index(seed: int, stream: int, position: int, length: int) -> int:
-    """Index at a position of an endless, epoch-wise shuffled order."""
+    """Return the index at a position of an endless order that is shuffled in every epoch."""
     epoch, offset = divmod(position, length)
     return int(_permutation(seed, stream, epoch, length)[offset])
 
 
-def random_crop(picture: np.ndarray, size: int, scale: float, rng: np.random.Generator) -> Tensor:
-    """Random resized crop of a picture (H,W,3) uint8, (3,size,size) uint8: area from ``scale`` to
-    1, aspect 3:4 to 4:3, mirrored half of the time.
+def random_crop(image: np.ndarray, size: int, scale: float, rng: np.random.Generator) -> Tensor:
+    """Crop an image (H,W,3) uint8 randomly and resize it to (3,size,size) uint8.
+
+    The area is uniform in [scale, 1] times the largest square, the aspect ratio log-uniform in
+    [3/4, 4/3]; half of the crops are mirrored.
     """
-    h, w, _ = picture.shape
+    h, w, _ = image.shape
     area = rng.uniform(scale, 1.0) * min(w, h) ** 2
     aspect = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
     crop_w, crop_h = min(w, (area * aspect) ** 0.5), min(h, (area / aspect) ** 0.5)
     x, y = rng.uniform(0, w - crop_w), rng.uniform(0, h - crop_h)
     box = (x, y, x + crop_w, y + crop_h)
-    resized = Image.fromarray(picture).resize((size, size), Image.Resampling.BICUBIC, box)
+    resized = Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC, box)
     crop = np.asarray(resized)
-    upright = crop[:, ::-1] if rng.random() < 0.5 else crop
-    return torch.from_numpy(np.ascontiguousarray(upright.transpose(2, 0, 1)))
+    crop = crop[:, ::-1] if rng.random() < 0.5 else crop
+    return torch.from_numpy(np.ascontiguousarray(rearrange(crop, "h w c -> c h w")))
 
 
-def draw_strength(full_share: float, rng: np.random.Generator) -> Tensor:
-    """Coarse strength map (1,4,4): 1 with probability ``full_share``, else one number in [0,1],
-    a quarter of those times a random map.
+def draw_strength(full_prob: float, rng: np.random.Generator) -> Tensor:
+    """Draw a coarse strength map (1,4,4): 1 everywhere with probability ``full_prob``; otherwise
+    one constant in [0,1] (three in four) or a random map.
     """
-    if rng.random() < full_share:
+    if rng.random() < full_prob:
         return torch.ones(1, 4, 4)
     if rng.random() < 0.75:
         return torch.full((1, 4, 4), float(rng.random()))
@@ -131,72 +128,71 @@ def draw_strength(full_share: float, rng: np.random.Generator) -> Tensor:
 
 
 class PairDataset(Dataset[RawBatch]):
-    """Map-style dataset over positions; see the module's text.
+    """Map-style dataset over positions; see the module's docstring.
 
     Args:
-        photos, paintings: training pictures.
+        photos, paintings: training images.
         size: side of the crops in pixels.
-        seed: of the run.
-        full_share: share of examples at full strength.
-        strength: full strength, of which the others take a share.
+        seed: seed of the run.
+        full_strength_prob: probability that an example has strength 1 everywhere.
         crop_scale: smallest crop area, as a share of the largest square.
     """
 
     def __init__(
         self,
-        photos: Pictures,
-        paintings: Pictures,
+        photos: Images,
+        paintings: Images,
         size: int,
         seed: int,
-        full_share: float = 1.0,
+        full_strength_prob: float = 1.0,
         crop_scale: float = 0.5,
     ) -> None:
         self.photos, self.paintings = photos, paintings
         self.size, self.seed = size, seed
-        self.full_share, self.crop_scale = full_share, crop_scale
-        self.warned: set[str] = set()  # each warning is given once
+        self.full_strength_prob, self.crop_scale = full_strength_prob, crop_scale
+        self._warned: set[str] = set()
 
     def __getitem__(self, position: int) -> RawBatch:
         rng = np.random.default_rng([self.seed, position])
         photo, painting = self.indices(position)
         content = self._crop(self.photos, photo, rng)
         style = self._crop(self.paintings, painting, rng)
-        share = draw_strength(self.full_share, rng)
+        strength = draw_strength(self.full_strength_prob, rng)
         return {
             "content": content,
             "style": style,
-            "strength": share,
-            "full": share.amin().eq(1).float(),
+            "strength": strength,
+            "full": strength.amin().eq(1).float(),
             "uniform": torch.from_numpy(rng.random(AUGMENT_NUMBERS, dtype=np.float32)),
             "position": torch.tensor(position),
         }
 
     def indices(self, position: int) -> tuple[int, int]:
-        """Which photo and which painting a position takes."""
+        """Return the indices of the photo and the painting at a position."""
         return (
             shuffled_index(self.seed, 1, position, len(self.photos)),
             shuffled_index(self.seed, 2, position, len(self.paintings)),
         )
 
-    def _crop(self, pictures: Pictures, index: int, rng: np.random.Generator) -> Tensor:
-        # A file that broke or vanished since the check is replaced by its neighbor, loudly, once.
-        complaint = ""
-        tries = min(NEIGHBOURS, len(pictures))
+    def _crop(self, images: Images, index: int, rng: np.random.Generator) -> Tensor:
+        """Crop an image; one that became unreadable is replaced by the next, with one warning."""
+        reason = ""
+        tries = min(NEIGHBORS, len(images))
         for neighbor in range(index, index + tries):
             try:
-                picture = pictures[neighbor % len(pictures)]
+                image = images[neighbor % len(images)]
             except ValueError as error:
-                complaint = complaint or str(error)
+                reason = reason or str(error)
                 continue
-            if complaint and complaint not in self.warned:
-                self.warned.add(complaint)
-                warnings.warn(f"{complaint}; its neighbor takes its place", stacklevel=2)
-            return random_crop(picture, self.size, self.crop_scale, rng)
-        raise ValueError(f"{tries} pictures in a row cannot be read; of the first one: {complaint}")
+            if reason and reason not in self._warned:
+                self._warned.add(reason)
+                warnings.warn(f"{reason}; using the next image instead", stacklevel=2)
+            return random_crop(image, self.size, self.crop_scale, rng)
+        raise ValueError(f"{tries} images in a row are unreadable; the first: {reason}")
 
 
 class PositionSampler(Sampler[int]):
-    """The positions of one process: its slice of every global batch, from ``start`` to ``stop``."""
+    """The positions of one process: its part of each global batch from ``start`` to ``stop``."""
 
     def __init__(self, start: int, stop: int, batch: int, rank: int = 0, world: int = 1) -> None:
         assert batch % world == 0
@@ -215,8 +211,8 @@ class PositionSampler(Sampler[int]):
 def make_loader(
     dataset: Dataset[RawBatch], positions: PositionSampler, workers: int
 ) -> DataLoader[RawBatch]:
-    """This process's part of each batch, in the order of the positions."""
-    return DataLoader(
+    """Make a loader of this process's part of each batch, in the order of the positions."""
+    return _Loader(
         dataset,
         batch_size=positions.local,
         sampler=positions,
@@ -227,16 +223,27 @@ def make_loader(
     )
 
 
-@atexit.register
-def _end_workers() -> None:
-    """At exit Python asks child processes with SIGTERM to end, and waits for those that don't."""
-    for worker in multiprocessing.active_children():
+class _Loader(DataLoader[RawBatch]):
+    """Kills its workers at exit: Python sends them SIGTERM, which they ignore, and would wait."""
+
+    def __iter__(self) -> Any:
+        others = active_children()
+        iterator = super().__iter__()
+        if workers := set(active_children()).difference(others):
+            atexit.register(_kill, weakref.WeakSet(workers))
+        return iterator
+
+
+def _kill(workers: Iterable[BaseProcess]) -> None:
+    for worker in workers:
+        if hasattr(signal, "SIGCHLD"):  # torch's handler would raise an error
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         worker.kill()
 
 
 def _start_worker(_: int) -> None:
-    """One thread each, decoding is parallel over workers already; and stopping is the trainer's
-    business, or Ctrl-C (which reaches the whole process group) would kill the workers under it.
+    """Use one thread, as workers run in parallel, and leave SIGINT and SIGTERM, which may reach the
+    whole process group, to the trainer.
     """
     torch.set_num_threads(1)
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -1,82 +1,46 @@
-"""Files on disk: written whole or not at all, and told apart when they change."""
+"""Atomic file writes, locks and file identity."""
 
 import hashlib
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-DAY = 86_400.0  # seconds; no writing takes as long
-TAIL = 4096  # bytes at a file's end, which tell most files of one size apart
+DAY = 86_400.0  # seconds; longer than any write takes
+TAIL_BYTES = 4096  # compared before whole files are: the ends of different files differ
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write a file temporary_path, sync it, rename it into place: after a crash it is the old one or the
-    new one, whole.
-    """
+    """Replace a file atomically: after a crash it holds the whole old or the whole new content."""
     with temporary_path(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
 @contextmanager
 def temporary_path(path: Path) -> Iterator[BinaryIO]:
-    """What is written within goes to a file temporary_path, which takes the place of ``path`` at the end."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    """Open a temporary file beside ``path``. On success it is synced and renamed to ``path``; on an
+    error it is removed.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     with name_file_in_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            partial.unlink(missing_ok=True)  # what lies there, maybe a link, is not followed
-            with partial.open("xb") as file:
+            temporary.unlink(missing_ok=True)  # a link of that name must not be followed
+            with temporary.open("xb") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            partial.replace(path)
+            temporary.replace(path)
         finally:
-            partial.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
         _sync_folder(path.parent)
 
 
-@contextmanager
-def name_file_in_errors(path: Path) -> Iterator[None]:
-    """Within it, what the system refuses is said of this file: a full disk names none itself."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno:  # the system's own, not a sentence of ours
-            error.filename = str(path)
-        raise
-
-
-class BusyError(ValueError):
-    """Another process holds a lock."""
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a lock that ends with this process, however that ends; on POSIX only.
-
-    Raises:
-        BusyError: another process holds it.
-    """
-    with name_file_in_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a")
-    with file:
-        if os.name == "posix":
-            import fcntl
-
-            try:  # not flock, whose lock a killed process's children would go on holding
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise BusyError(f"another process is at work in {path.parent}") from None
-        yield
-
-
 def _sync_folder(folder: Path) -> None:
-    """Make renames in a folder survive a power cut, where the file system can."""
+    """Make a rename survive a power failure, where the file system supports it."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -85,16 +49,52 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+@contextmanager
+def name_file_in_errors(path: Path) -> Iterator[None]:
+    """Add the file's name to system errors raised inside, as a full disk reports none."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno:  # raised by the system, not by this package
+            error.filename = str(path)
+        raise
+
+
 def remove_stale_parts(folder: Path, older_than: float = 0.0) -> None:
-    """Remove what killed writers left aside in a folder, if it is this many seconds old."""
-    for partial in folder.glob(".*.[0-9]*.part"):
-        with suppress(OSError):  # another process has swept it away
-            if time.time() - partial.stat().st_mtime >= older_than:
-                partial.unlink()
+    """Remove temporary files of killed writers from a folder, if at least this many seconds old."""
+    for temporary in folder.glob(".*.[0-9]*.part"):
+        with suppress(OSError):  # another process removed it
+            if time.time() - temporary.stat().st_mtime >= older_than:
+                temporary.unlink()
+
+
+class BusyError(ValueError):
+    """Another process holds a lock."""
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock that is released when this process ends, even if it is killed; POSIX only.
+
+    Raises:
+        BusyError: another process holds the lock.
+    """
+    with name_file_in_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a")
+    with file:
+        if os.name == "posix":
+            import fcntl
+
+            try:  # not flock, whose lock would outlive a killed process in its forked children
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise BusyError(f"another process is at work in {path.parent}") from None
+        yield
 
 
 def file_stamp(path: Path) -> list[int] | None:
-    """What changes when a file does: its size and time of change; None if there is no file."""
+    """Return size and modification time, which change with the content; None for a missing file."""
     try:
         status = path.stat()
     except OSError:
@@ -103,44 +103,44 @@ def file_stamp(path: Path) -> list[int] | None:
 
 
 def short_hash(folder: Path) -> str:
-    """A folder's place on this machine, as a name for what is kept about it."""
+    """Return 16 hexadecimal digits that identify a folder's absolute path."""
     return hashlib.sha256(os.fsencode(folder.absolute())).hexdigest()[:16]
 
 
 def one_line(text: str) -> str:
-    """A message with whatever in it would not print, like a newline in a file's name, escaped."""
+    """Escape unprintable characters, such as a newline in a file's name."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def identical_files(paths: Iterable[Path]) -> list[list[Path]]:
-    """Groups of two or more files that hold the same bytes, each in the order given.
+    """Group files of identical content; groups have two or more files, in the order given.
 
-    Files whose size or end is their own are not read; those that cannot be read are left out.
+    Size, end and SHA-256 are compared in turn, so that few files are read whole. Unreadable files
+    are left out.
     """
     groups = [list(paths)]
     for key in (_size, _tail, _digest):
-        groups = [alike for group in groups for alike in _grouped(group, key)]
+        finer: list[list[Path]] = []
+        for group in groups:
+            by_key: dict[Hashable, list[Path]] = defaultdict(list)
+            for path in group:
+                with suppress(OSError):
+                    by_key[key(path)].append(path)
+            finer += [same for same in by_key.values() if len(same) > 1]
+        groups = finer
     return groups
 
 
-def _grouped(paths: list[Path], key: Callable[[Path], Hashable]) -> list[list[Path]]:
-    groups: dict[Hashable, list[Path]] = defaultdict(list)
-    for path in paths:
-        with suppress(OSError):
-            groups[key(path)].append(path)
-    return [group for group in groups.values() if len(group) > 1]
-
-
-def _size(path: Path) -> int:
+def _size(path: Path) -> Hashable:
     return path.stat().st_size
 
 
-def _tail(path: Path) -> bytes:
+def _tail(path: Path) -> Hashable:
     with path.open("rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
+        file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
         return file.read()
 
 
-def _digest(path: Path) -> bytes:
+def _digest(path: Path) -> Hashable:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()

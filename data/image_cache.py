@@ -1,7 +1,7 @@
-"""CachedImages pictures: decoded and reduced once, kept in one file, mapped into memory.
+"""Cache of decoded, downscaled training images: one .npy file each, mapped into memory.
 
-A prepared picture is a pure function of its file, so `CachedImages` holds exactly the arrays that
-`Decoded` makes anew on each access; which of the two is used changes nothing but the time.
+A cached image is a pure function of its file, so `CachedImages` returns exactly the arrays that
+`UncachedImages` decodes on each access. Which of the two is used changes only the speed.
 """
 
 import hashlib
@@ -10,37 +10,31 @@ import math
 import os
 import shutil
 import warnings
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
-from itertools import accumulate
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import PIL
+from numpy.lib.format import open_memmap
 from PIL import Image
 from tqdm.auto import tqdm
 
-from .files import DAY, file_stamp, remove_stale_parts, short_hash, temporary_path, write_atomic
-from .images import read_image
+from .files import DAY, file_stamp, remove_stale_parts, short_hash, temporary_path
+from .images import ImageError, read_image
 from .prefetch import prefetch_map
 
-FORMAT = 2  # another number when the file's layout or the preparation changes
-HEADER = 32  # bytes of the fingerprint, which the data file begins with
-AHEAD = 64  # pictures decoded before their turn to be written; what bounds the memory
-
-Entry = tuple[int, int, int] | str  # height, width and CRC-32; or why the picture is unreadable
+FORMAT = 1  # increase when cached images would differ
+AHEAD = 64  # images decoded before their turn
 
 
 @dataclass(frozen=True)
 class UncachedImages:
-    """CachedImages pictures (H,W,3) uint8, read-only, each decoded when it is asked for.
+    """Images (H,W,3) uint8 with a shorter side of at most ``side``, decoded on each access.
 
     Raises:
-        ValueError: on access, the picture is unreadable; says why.
+        ImageError: on access, the image is unreadable.
     """
 
     paths: Sequence[Path]
@@ -50,166 +44,107 @@ class UncachedImages:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        return np.asarray(_reduced(read_image(self.paths[index], self.side), self.side))
+        image = read_image(self.paths[index], self.side)
+        scale = self.side / min(image.size)
+        if scale < 1:
+            size = (round(image.width * scale), round(image.height * scale))
+            image = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+        return np.asarray(image)
 
 
+@dataclass(frozen=True)
 class CachedImages:
-    """The same pictures out of the file that `prepare` wrote.
-
-    Pickled as the file's name, so that a loader's workers map it themselves.
-
-    Args:
-        data: the data file; its index lies beside it.
-        fingerprint: of the pictures that it must hold.
+    """The same images, read from their cache files; one without a usable file is decoded.
 
     Raises:
-        OSError: there is no such file.
-        ValueError: the file is damaged or holds other pictures; or, on access, the picture is
-            unreadable or damaged.
+        ImageError: on access, the image is neither cached nor readable.
     """
 
-    def __init__(self, data: Path, fingerprint: str) -> None:
-        self.data, self.fingerprint = data, fingerprint
-        self._entries = _read_index(data, fingerprint)
-        *self._starts, end = accumulate(map(_bytes, self._entries), initial=HEADER)
-        self._content = np.asarray(np.memmap(data, np.uint8, "r"))
-        header = self._content[:HEADER].tobytes()
-        if header.hex() != fingerprint or len(self._content) != end:
-            raise ValueError(f"{data} does not hold what its index says")
+    images: UncachedImages
+    files: Sequence[Path]  # .npy file of each image
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self.files)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        entry, start = self._entries[index], self._starts[index]
-        if isinstance(entry, str):
-            raise ValueError(entry)
-        height, width, checksum = entry
-        picture = self._content[start : start + _bytes(entry)]
-        if zlib.crc32(picture.data) != checksum:
-            raise ValueError(f"{self.data} is damaged; delete it, and it will be made again")
-        return picture.reshape(height, width, 3)
-
-    def __reduce__(self) -> tuple[type["CachedImages"], tuple[Path, str]]:
-        return CachedImages, (self.data, self.fingerprint)
+        try:
+            return _open(self.files[index])
+        except (OSError, ValueError):  # missing or damaged
+            return self.images[index]
 
 
 def cached_side(size: int, crop_scale: float) -> int:
-    """Shorter side at which no square crop to `size` is enlarged.
+    """Return the smallest shorter side at which no square crop is enlarged.
 
     Args:
-        size: side of the crops in pixels.
+        size: side of the resized crops, in pixels.
         crop_scale: smallest crop area, as a share of the largest square.
     """
     return math.ceil(size / math.sqrt(crop_scale))
 
 
-def prepare(
+def build_cache(
     paths: Sequence[Path], side: int, cache: Path, name: str
 ) -> CachedImages | UncachedImages:
-    """Pictures with their shorter side reduced to `side`, out of a cache that is made if need be.
+    """Decode the images that are not cached yet, and return all of them.
 
-    The cache belongs to these paths as they are on the disk now; when a file changes or the list
-    does, it is made again in the place of the old one. Where it cannot be written, a warning says
-    why, and the pictures are decoded on each access.
+    An entry is valid as long as its file keeps size and modification time. Damaged entries are
+    rebuilt, and those of files that changed or left the list are removed. Several processes may
+    build at once. If the cache cannot be written, warn and decode on each access instead.
 
     Args:
-        paths: the files, at least one.
-        side: of the prepared pictures, in pixels; smaller pictures are kept as they are.
-        cache: folder under which the data are written, in `prepared`.
-        name: what the pictures are, for the file's name and the progress bar.
+        paths: the image files, at least one.
+        side: shorter side in pixels; smaller images are not enlarged.
+        cache: directory for all caches; the entries are written in ``images`` below it.
+        name: name of the images, for the directory and the progress bar.
     """
-    fingerprint = _fingerprint(paths, side)
-    data = cache / "prepared" / f"{name}-{side}-{_place(paths)}.u8"
+    images = UncachedImages(paths, side)
+    common = Path(os.path.commonpath([path.parent.absolute() for path in paths]))
+    folder = cache / "images" / f"{name}-{side}-{short_hash(common)[:8]}"
+    cached = CachedImages(images, [folder / f"{_key(path, side)}.npy" for path in paths])
     try:
-        return CachedImages(data, fingerprint)
-    except (OSError, ValueError, TypeError, LookupError):
-        pass  # none yet, one of other pictures, or one that is damaged in any way
-    try:
-        _build(UncachedImages(paths, side), data, fingerprint, name)
-        return CachedImages(data, fingerprint)
-    except (OSError, ValueError) as error:
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_stale_parts(folder, older_than=DAY)
+        for file in set(folder.glob("*.npy")).difference(cached.files):
+            file.unlink(missing_ok=True)
+        missing = [index for index, file in enumerate(cached.files) if not _is_intact(file)]
+        needed, free = len(missing) * side**2 * 4, shutil.disk_usage(folder).free  # if all are 4:3
+        if needed > free / 2:
+            raise OSError(f"it might take {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free")
+        with ThreadPoolExecutor() as pool:
+            stored = prefetch_map(pool, lambda index: _store(cached, index), missing, AHEAD)
+            for _ in tqdm(stored, f"caching {name}", len(missing), leave=False, delay=2):
+                pass
+    except OSError as error:
         warnings.warn(
-            f"the {name} cannot be kept prepared in {data.parent} ({error}); "
-            "pictures are decoded each time instead",
+            f"the {name} cannot be cached in {folder} ({error}); decoding them on each access",
             stacklevel=2,
         )
-        return UncachedImages(paths, side)
+        return images
+    return cached
 
 
-def _reduced(image: Image.Image, side: int) -> Image.Image:
-    """Shorter side reduced to `side`, the other one in proportion."""
-    scale = side / min(image.size)
-    if scale >= 1:
-        return image
-    size = (round(image.width * scale), round(image.height * scale))
-    return image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+def _key(path: Path, side: int) -> str:
+    """Hash everything that a cached image depends on, including the version of the decoders."""
+    content = json.dumps([FORMAT, PIL.__version__, side, str(path.absolute()), file_stamp(path)])
+    return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 
-def _fingerprint(paths: Sequence[Path], side: int) -> str:
-    """SHA-256 of everything that the prepared pictures depend on, Pillow's decoders included."""
-    files = [(str(path.absolute()), file_stamp(path)) for path in paths]
-    content = json.dumps([FORMAT, PIL.__version__, side, files])
-    return hashlib.sha256(content.encode()).hexdigest()
+def _open(file: Path) -> np.ndarray:
+    return np.asarray(open_memmap(file, mode="r"))
 
 
-def _place(paths: Sequence[Path]) -> str:
-    """A short hash of the folder that holds all the files."""
-    return short_hash(Path(os.path.commonpath([path.parent.absolute() for path in paths])))[:8]
-
-
-def _read_index(data: Path, fingerprint: str) -> list[Entry]:
-    index = json.loads(data.with_suffix(".json").read_text(encoding="utf-8"))
-    if not isinstance(index, dict) or index.get("fingerprint") != fingerprint:
-        raise ValueError(f"{data} holds other pictures")
-    return [entry if isinstance(entry, str) else tuple(entry) for entry in index["pictures"]]
-
-
-def _bytes(entry: Entry) -> int:
-    return 0 if isinstance(entry, str) else entry[0] * entry[1] * 3
-
-
-def _build(pictures: UncachedImages, data: Path, fingerprint: str, name: str) -> None:
-    """Write the data, then the index, each aside first; another process may do the same."""
-    data.parent.mkdir(parents=True, exist_ok=True)
-    remove_stale_parts(data.parent, older_than=DAY)
-    _check_room(pictures, data.parent)
-    with temporary_path(data) as file:
-        entries = _write(pictures, file, fingerprint, name)
-    index = {"fingerprint": fingerprint, "pictures": entries}
-    write_atomic(data.with_suffix(".json"), json.dumps(index))
-
-
-def _check_room(pictures: UncachedImages, folder: Path) -> None:
-    """Refuse to fill the disk: the size is a guess, for pictures of 4:3 that are all reduced."""
-    needed, free = len(pictures) * pictures.side**2 * 4, shutil.disk_usage(folder).free
-    if needed > free / 2:
-        raise OSError(f"that might take {needed / 1e9:.1f} GB, and only {free / 1e9:.1f} are free")
-
-
-def _write(pictures: UncachedImages, file: BinaryIO, fingerprint: str, name: str) -> list[Entry]:
-    entries: list[Entry] = []
-    file.write(bytes.fromhex(fingerprint))
-    decoded = tqdm(_in_order(pictures), f"preparing {name}", len(pictures), leave=False, delay=2)
-    for picture in decoded:
-        if isinstance(picture, str):
-            entries.append(picture)
-        else:
-            height, width, _ = picture.shape
-            entries.append((height, width, zlib.crc32(picture.data)))
-            file.write(picture.data)
-    return entries
-
-
-def _in_order(pictures: UncachedImages) -> Iterator[np.ndarray | str]:
-    """All pictures or the complaints about them, decoded in parallel."""
-    with ThreadPoolExecutor() as pool:
-        decode = partial(_picture_or_complaint, pictures)
-        yield from prefetch_map(pool, decode, range(len(pictures)), AHEAD)
-
-
-def _picture_or_complaint(pictures: UncachedImages, index: int) -> np.ndarray | str:
+def _is_intact(file: Path) -> bool:
     try:
-        return pictures[index]
-    except ValueError as error:
-        return str(error)
+        return _open(file).ndim == 3
+    except (OSError, ValueError):
+        return False
+
+
+def _store(cached: CachedImages, index: int) -> None:
+    try:
+        image = cached.images[index]
+    except ImageError:  # raised again on access
+        return
+    with temporary_path(cached.files[index]) as file:
+        np.save(file, image)

@@ -1,4 +1,4 @@
-"""Reading and writing pictures: any common file in, RGB out; every failure is one sentence."""
+"""Image input and output. Any failure to read an image is raised as an ImageError."""
 
 import errno
 import io
@@ -12,52 +12,50 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageChops, ImageCms, ImageOps, UnidentifiedImageError
+from einops import rearrange
+from PIL import ExifTags, Image, ImageChops, ImageCms, ImageOps, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
 from .files import one_line, write_atomic
 
-#: Suffix -> Pillow's name of the format. No other decoder ever meets a user's file.
+#: Suffix -> Pillow's name of the format. Only these decoders are ever given a user's file.
 SUFFIXES = {
     ".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".bmp": "BMP", ".tif": "TIFF",
     ".tiff": "TIFF", ".gif": "GIF", ".ppm": "PPM", ".avif": "AVIF",
 }  # fmt: skip
-MAX_PIXELS = 100_000_000  # decoding this takes about 1 GB; a larger file is more likely a mistake
-MAX_BYTES = 2**29  # some decoders take all of the file into memory, twice, before they look at it
-MAX_SCANS = 100  # of a progressive JPEG, each as long as the picture; as libtiff has it
-MAX_PROFILE = 4 * 2**20  # bytes; those of printing presses take 3 MB
-UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
-}  # fmt: skip
-QUIET = ("ignore", None, Warning, re.compile(r"PIL\."), 0)  # as the module warnings keeps it
+MAX_PIXELS = 100_000_000  # takes about 1 GB to decode
+MAX_BYTES = 2**29  # some decoders hold the whole file in memory, twice
+MAX_SCANS = 100  # of a progressive JPEG, each decoded at full size; the limit of libtiff
+MAX_PROFILE = 4 * 2**20  # bytes; profiles of printing presses take 3 MB
+PILLOW_FILTER = ("ignore", None, Warning, re.compile(r"PIL\."), 0)  # an entry of warnings.filters
 
 
 class ImageError(ValueError):
-    """Why a file is of no use, in one sentence, and what `kind` of trouble that is."""
+    """An unreadable image: a one-line message, and the kind of problem for ``check-data``."""
 
-    def __init__(self, sentence: str, kind: str = "damaged") -> None:
-        super().__init__(one_line(sentence))
+    def __init__(self, message: str, kind: str = "damaged") -> None:
+        super().__init__(one_line(message))
         self.kind = kind
 
 
 def read_image(
     path: Path, at_least: int | None = None, content: bytes | None = None
 ) -> Image.Image:
-    """An RGB picture in sRGB, upright (EXIF), alpha over white, deeper ones scaled to 8 bits, of an
-    animation the first frame. What is wrong with EXIF or a color profile is passed over.
+    """Read an image as 8-bit sRGB, rotated according to EXIF, alpha composited over white.
+
+    Deeper images are scaled to 8 bits; of an animation, the first frame is read. Invalid EXIF data
+    and color profiles are ignored.
 
     Args:
         path: the file.
-        at_least: if given, JPEGs may be decoded at a lower resolution whose shorter side is
-            still at least this; much faster for large photos.
-        content: that of the file if it is on no disk; ``path`` then only names it.
+        at_least: allow JPEGs to be decoded at a lower resolution whose shorter side is still at
+            least this, which is much faster for large photos.
+        content: the file's content, if it is not on disk; ``path`` is then used in messages only.
 
     Raises:
-        ImageError: the file is missing, no picture, truncated or too large; says which.
+        ImageError: the file is missing, not an image, damaged or too large.
     """
     with open_image(path, content) as image:
         if at_least is not None:
@@ -67,17 +65,19 @@ def read_image(
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any picture as RGB in sRGB, upright, alpha over white; as ``read_image`` returns them."""
-    picture, turn = _flatten(image), UPRIGHT.get(orientation(image) or 1)
-    upright = picture if turn is None else picture.transpose(turn)
-    upright.info = {}  # what the file says of itself, its way up for one, is no longer true
-    return upright
+    """Convert any PIL image to what ``read_image`` returns; the image itself is not changed."""
+    rgb = _flatten(image)
+    rgb.info = {}  # profile, transparency and EXIF no longer apply
+    rgb.getexif()[ExifTags.Base.Orientation] = orientation(image) or 1
+    ImageOps.exif_transpose(rgb, in_place=True)
+    return rgb
 
 
 @contextmanager
 def open_image(path: Path, content: bytes | None = None) -> Iterator[ImageFile]:
-    """An image file with its header read; all that goes wrong inside becomes an `ImageError`."""
-    _hush_pillow()
+    """Open an image file and check its header; errors raised inside become ImageErrors."""
+    if warnings.filters[:1] != [PILLOW_FILTER]:  # permanent, as catch_warnings is not thread-safe
+        warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         if content is None:
             _check_file(path)
@@ -85,40 +85,40 @@ def open_image(path: Path, content: bytes | None = None) -> Iterator[ImageFile]:
         with Image.open(file, formats=list(dict.fromkeys(SUFFIXES.values()))) as image:
             _check_header(image)
             yield image
-    except Exception as error:  # Pillow's decoders raise anything: OSError, struct.error, …
-        raise _explained(path, error) from None
+    except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, …
+        raise _as_image_error(path, error) from None
 
 
 def orientation(image: Image.Image) -> int | None:
-    """What EXIF says about the picture's way up, 1 to 8; None if that makes no sense."""
+    """Return the EXIF orientation, 1 to 8; 1 without EXIF, None if it is invalid."""
     try:
-        value = image.getexif().get(0x0112, 1)
-    except Exception:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # damaged EXIF data
         return None
     return value if value in range(1, 9) else None
 
 
 def to_srgb(image: Image.Image) -> Callable[[Image.Image], Image.Image] | None:
-    """What takes pictures out of the colors of this one's profile; None if they are sRGB.
+    """Return the conversion from the image's color profile to sRGB; None if it is sRGB already.
 
     Raises:
-        Exception: the profile is damaged, too large, or of another kind of picture.
+        Exception: the profile is damaged, too large, or does not fit the image's mode.
     """
     profile = image.info.get("icc_profile")
     if not profile:
         return None
     if len(profile) > MAX_PROFILE:
-        raise ValueError("the color profile is too large")
-    base = Image.getmodebase(image.mode)  # "P" is its own
-    kind = "CMYK" if image.mode == "CMYK" else "L" if base == "L" else "RGB"
+        raise ValueError(f"the color profile has more than {MAX_PROFILE} bytes")
+    base = Image.getmodebase(image.mode)  # "P" for palettes
+    given = "CMYK" if image.mode == "CMYK" else "L" if base == "L" else "RGB"
     mode = {b"GRAY": "L", b"RGB ": "RGB", b"CMYK": "CMYK"}.get(profile[16:20])
-    if mode is None or (kind != mode and (kind, mode) != ("L", "RGB")):
-        raise ValueError("the color profile is of another kind of picture")
-    return _converter(profile, mode)
+    if mode is None or (given, mode) not in {(mode, mode), ("L", "RGB")}:
+        raise ValueError(f"the color profile does not fit a {given} image")
+    return _profile_to_srgb(profile, mode)
 
 
 @lru_cache(maxsize=8)
-def _converter(profile: bytes, mode: str) -> Callable[[Image.Image], Image.Image] | None:
+def _profile_to_srgb(profile: bytes, mode: str) -> Callable[[Image.Image], Image.Image] | None:
     source, srgb = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
     transform = ImageCms.buildTransform(source, srgb, mode, "RGB")
 
@@ -127,22 +127,17 @@ def _converter(profile: bytes, mode: str) -> Callable[[Image.Image], Image.Image
         assert converted is not None
         return converted
 
+    # sRGB profiles have many names, so compare the colors of a noise image.
     noise = np.random.default_rng(0).bytes(32 * 32 * Image.getmodebands(mode))
     probe = Image.frombytes(mode, (32, 32), noise)
     change = ImageChops.difference(convert(probe), probe.convert("RGB")).tobytes()
-    return convert if max(change) > 2 else None  # sRGB goes by many names
-
-
-def _hush_pillow() -> None:
-    """Pillow's warnings are for programmers. The filter stays, as threads share the filters."""
-    if tuple(warnings.filters[:1]) != (QUIET,):
-        warnings.filterwarnings("ignore", module=r"PIL\.")
+    return convert if max(change) > 2 else None
 
 
 def _check_file(path: Path) -> None:
     status = path.stat()
-    if not stat.S_ISREG(status.st_mode):  # reading a pipe might never end
-        raise ImageError(f"{path} is no file but a folder, a pipe or a device", "no file")
+    if not stat.S_ISREG(status.st_mode):  # reading a pipe could block forever
+        raise ImageError(f"{path} is not a regular file", "not a file")
     if status.st_size == 0:
         raise ImageError(f"{path} is empty", "empty")
     if status.st_size > MAX_BYTES:
@@ -150,101 +145,98 @@ def _check_file(path: Path) -> None:
 
 
 def _check_header(image: ImageFile) -> None:
-    """Refuse what would take too much memory or time, before any of it is decoded."""
-    sides = [image.size]
-    if isinstance(image, TiffImageFile):  # its tiles are decoded whole, however little is shown
-        sides.append((image.tag_v2.get(322, 1), image.tag_v2.get(323, 1)))
-    if any(width * height > MAX_PIXELS for width, height in sides):
+    """Reject images that would take too much memory or time to decode."""
+    sizes = [image.size]
+    if isinstance(image, TiffImageFile):  # whole tiles are decoded, however small the image
+        sizes.append((image.tag_v2.get(322, 1), image.tag_v2.get(323, 1)))
+    if any(width * height > MAX_PIXELS for width, height in sizes):
         raise Image.DecompressionBombError
-    if "progressive" in image.info and _count_scans(image) > MAX_SCANS:
-        raise ValueError(f"it has more than {MAX_SCANS} scans")
+    if "progressive" in image.info:
+        assert image.fp is not None
+        image.fp.seek(0)
+        blocks = iter(lambda: image.fp.read(2**20), b"")  # type: ignore[union-attr]
+        if sum(block.count(b"\xff\xda") for block in blocks) > MAX_SCANS:
+            raise ValueError(f"it has more than {MAX_SCANS} scans")
 
 
-def _count_scans(jpeg: ImageFile) -> int:
-    file = jpeg.fp
-    assert file is not None
-    file.seek(0)
-    return sum(block.count(b"\xff\xda") for block in iter(lambda: file.read(2**20), b""))
-
-
-def _explained(path: Path, error: Exception) -> ImageError:
+def _as_image_error(path: Path, error: Exception) -> ImageError:
     match error:
         case ImageError():
             return error
         case FileNotFoundError() if not path.is_symlink():
-            return ImageError(f"there is no picture {path}", "vanished")
+            return ImageError(f"there is no image {path}", "missing")
         case FileNotFoundError() | OSError(errno=errno.ELOOP):
-            return ImageError(f"{path} is a link that leads nowhere", "dangling link")
+            return ImageError(f"{path} is a dangling symbolic link", "dangling link")
         case PermissionError():
-            return ImageError(f"{path} may not be read; check its permissions", "locked")
+            return ImageError(f"no permission to read {path}", "no permission")
         case UnidentifiedImageError():
-            text = f"{path} is not a picture (or of a kind that Pillow cannot read)"
-            return ImageError(text, "no picture")
+            message = f"{path} is not an image, or not in a supported format"
+            return ImageError(message, "not an image")
         case Image.DecompressionBombError():
-            text = f"{path} has more than {MAX_PIXELS // 10**6} million pixels"
-            return ImageError(text, "too large")
+            message = f"{path} has more than {MAX_PIXELS // 10**6} million pixels"
+            return ImageError(message, "too large")
         case MemoryError():
-            return ImageError(f"{path} takes more memory than there is", "too large")
+            return ImageError(f"not enough memory to decode {path}", "too large")
     return ImageError(f"{path} cannot be read: {error}", "damaged")
 
 
 def _flatten(image: Image.Image) -> Image.Image:
-    """In sRGB and over white."""
+    """Convert to sRGB over white; always a new image."""
     try:
         convert = to_srgb(image)
-    except Exception:
+    except Exception:  # an invalid profile
         convert = None
-    flat = _from_deep(image) if image.mode[0] in "IF" else image
-    picture = convert(flat) if convert else flat.convert("RGB")
-    if not flat.has_transparency_data:
-        return picture
-    white = Image.new("RGB", flat.size, "white")
-    white.paste(picture, mask=flat.convert("RGBA").getchannel("A"))
+    shallow = _to_8_bit(image) if image.mode[0] in "IF" else image
+    rgb = convert(shallow) if convert else shallow.convert("RGB")
+    if not shallow.has_transparency_data:
+        return rgb
+    white = Image.new("RGB", shallow.size, "white")
+    white.paste(rgb, mask=shallow.convert("RGBA").getchannel("A"))
     return white
 
 
-def _from_deep(image: Image.Image) -> Image.Image:
-    """An "I;16", "I" or "F" picture as "L"; floats are taken as [0,1], what is no number as 0."""
+def _to_8_bit(image: Image.Image) -> Image.Image:
+    """Convert modes "I;16", "I" and "F" to "L"; floats are clamped to [0,1], NaN becomes 0."""
     values = np.asarray(image)
     if image.mode == "F":
         values = np.nan_to_num(values, nan=0, posinf=1, neginf=0).clip(0, 1) * 255
     else:
         values = values.view(np.uint32) if image.mode == "I" else values
-        white = 65535 if values.max() <= 65535 else 2**32 - 1  # 16 bits are often kept in 32
+        white = 65535 if values.max() <= 65535 else 2**32 - 1  # "I" often holds 16-bit values
         values = values * np.float32(255 / white)
     return Image.fromarray(values.round().astype(np.uint8))
 
 
 def to_tensor(image: Image.Image) -> Tensor:
-    """RGB picture -> (3,H,W) float32 in [0,1]."""
-    return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).float() / 255
+    """Convert an RGB image to (3,H,W) float32 in [0,1]."""
+    return rearrange(torch.from_numpy(np.array(image)), "h w c -> c h w").float() / 255
 
 
 def to_image(tensor: Tensor) -> Image.Image:
-    """(3,H,W) in [0,1] -> 8-bit RGB picture, rounded to nearest."""
-    array = (tensor.detach().float().clamp(0, 1) * 255).round().byte().permute(1, 2, 0)
-    return Image.fromarray(array.cpu().numpy())
+    """Convert (3,H,W) in [0,1] to an 8-bit RGB image; values are clamped and rounded."""
+    pixels = (tensor.detach().float().clamp(0, 1) * 255).round().byte()
+    return Image.fromarray(rearrange(pixels, "c h w -> h w c").cpu().numpy())
 
 
-def save_image(picture: Tensor | Image.Image, path: Path) -> None:
-    """Write a picture, or (3,H,W) in [0,1], as its suffix says; the file is whole or not there."""
-    image = to_image(picture) if isinstance(picture, Tensor) else picture
+def save_image(image: Tensor | Image.Image, path: Path) -> None:
+    """Write an image, or a tensor (3,H,W) in [0,1], atomically in the format of the suffix."""
+    image = to_image(image) if isinstance(image, Tensor) else image
     write_atomic(path, encode_image(image, path.suffix))
 
 
 def encode_image(image: Image.Image, suffix: str) -> bytes:
-    """What a file of this suffix, like ``.png``, would hold.
+    """Encode an image in the format of a file suffix such as ``.png``.
 
     Raises:
-        ValueError: the picture has more pixels than the format can hold.
+        ValueError: the image is larger than the format allows.
     """
     buffer = io.BytesIO()
-    kind = Image.registered_extensions()[suffix.lower()]
-    # PNG at level 1: a third of the time for 4 % more bytes; writing outlasts stylizing otherwise.
-    image.save(buffer, kind, quality=92, compress_level=1)
+    image_format = Image.registered_extensions()[suffix.lower()]
+    # PNG compression level 1 takes a third of the default's time for 4 % more bytes.
+    image.save(buffer, image_format, quality=92, compress_level=1)
     return buffer.getvalue()
 
 
 def square(image: Image.Image, size: int) -> Tensor:
-    """Shorter side resized to ``size``, center crop: (3,size,size). The evaluation's view."""
+    """Resize the shorter side to ``size`` and crop the center: (3,size,size), as evaluated."""
     return to_tensor(ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS))

@@ -1,43 +1,43 @@
-"""Masks for people: colors painted over a photo say which style goes where."""
+"""Region masks: colors painted over a photo select one style per region."""
 
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from kornia.filters import gaussian_blur2d
 from PIL import ImageColor
 from torch import Tensor
 
 from .convert import ImageLike, to_batch
 
-GRID = 512  # positions on the longer side, on which edges are softened
-SOFT = 1.5  # positions: the standard deviation of an edge
+GRID = 512  # longer side of the grid on which region edges are blurred
+EDGE_SIGMA = 1.5  # standard deviation of the blur, in grid cells
 
 
 def region_weights(mask: ImageLike, colors: Sequence[str], size: tuple[int, int]) -> Tensor:
-    """How much each color's region has of each pixel: (K,1,H,W), >= 0, sum one over K.
+    """Return each region's weight per pixel: (K,1,H,W), >= 0, summing to 1 over K.
 
-    Every pixel of the mask belongs to the nearest of the colors, so JPEGs and soft brushes do no
-    harm; then the regions' edges are softened over about a hundredth of the photo.
+    Every mask pixel is assigned to the nearest color, so JPEG artifacts and soft brushes do not
+    matter. Region edges are then blurred over about a hundredth of the photo.
 
     Args:
-        mask: the mask, stretched to the size.
-        colors: names as in CSS (``black``, ``red``) or ``#rrggbb``.
-        size: height and width of the photo.
+        mask: the mask image; it is stretched to ``size``.
+        colors: K CSS names (``black``, ``red``) or ``#rrggbb`` codes.
+        size: (H,W) of the photo.
 
     Raises:
-        ValueError: there is no such color, or two are the same.
+        ValueError: an unknown color, or two equal ones.
     """
     rgb = torch.tensor([_rgb(color) for color in colors]) / 255  # (K,3)
     if len(rgb.unique(dim=0)) < len(colors):
-        raise ValueError(f"the regions need colors of their own, and two of {colors} are the same")
-    picture = to_batch(mask)[0].cpu()  # (3,h,w)
-    nearest = torch.stack([(picture - c[:, None, None]).square().sum(0) for c in rgb]).argmin(0)
-    regions = F.one_hot(nearest, len(colors)).permute(2, 0, 1)[:, None].float()  # (K,1,h,w)
+        raise ValueError(f"each region needs a color of its own, but two of {colors} are the same")
+    image = to_batch(mask)[0].cpu()  # (3,h,w)
+    nearest = torch.stack([(image - c[:, None, None]).square().sum(0) for c in rgb]).argmin(0)
+    regions = rearrange(F.one_hot(nearest, len(colors)).float(), "h w k -> k 1 h w")
     scale = min(1.0, GRID / max(size))
-    grid = [max(1, round(side * scale)) for side in size]
-    regions = F.interpolate(regions, grid, mode="area")
-    regions = gaussian_blur2d(regions, 9, (SOFT, SOFT), border_type="replicate")
+    regions = F.interpolate(regions, [max(1, round(side * scale)) for side in size], mode="area")
+    regions = gaussian_blur2d(regions, 9, (EDGE_SIGMA, EDGE_SIGMA), border_type="replicate")
     return F.interpolate(regions, size, mode="bilinear")
 
 
@@ -46,5 +46,5 @@ def _rgb(color: str) -> tuple[int, ...]:
         return ImageColor.getrgb(color)[:3]
     except ValueError:
         raise ValueError(
-            f"{color!r} is no color: name one as in CSS (black, red, …) or write #rrggbb"
+            f"{color!r} is no color: use a CSS name (black, red, …) or #rrggbb"
         ) from None

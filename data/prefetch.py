@@ -1,4 +1,4 @@
-"""Work for threads, a bounded number of items ahead of its turn."""
+"""Map a function over items in threads, a bounded number of items ahead."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -12,13 +12,13 @@ R = TypeVar("R")
 def prefetch_map(
     pool: Executor, function: Callable[[T], R], items: Iterable[T], ahead: int
 ) -> Iterator[R]:
-    """``function(item)`` of all items in order, as the pool's own map does it, but with only
-    ``ahead`` of them begun before their turn: that bounds the memory of the results.
+    """Yield ``function(item)`` in order. Unlike ``pool.map``, start at most ``ahead`` calls before
+    their results are due, which bounds the memory that waiting results take.
     """
-    waiting: deque[Future[R]] = deque()
+    pending: deque[Future[R]] = deque()
     for item in items:
-        waiting.append(pool.submit(function, item))
-        if len(waiting) > ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+        pending.append(pool.submit(function, item))
+        if len(pending) > ahead:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()

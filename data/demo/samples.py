@@ -1,4 +1,4 @@
-"""Sample data that needs no internet: real photos out of two wheels, paintings of the studio."""
+"""Built-in sample data: photos from installed packages, and procedural paintings."""
 
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -11,16 +11,16 @@ from tqdm.auto import tqdm
 
 from ..folders import Collection, find_images
 from ..images import read_image
-from .paintings import HANDS, paint_canvas
+from .paintings import TECHNIQUES, paint_canvas
 from .scenes import scene
 
-NAME = "samples-v1"  # another number when the pictures change
+NAME = "samples-v1"  # change when the images change
 SIDE = 256  # shorter side of a photo
-SHAPES = ((256, 320), (288, 288), (320, 256))  # of canvases, (H,W)
-CANVASES = {"train": 12, "validation": 3, "test": 4}  # per hand
+SHAPES = ((256, 320), (288, 288), (320, 256))  # of paintings, (H,W)
+PAINTINGS = {"train": 12, "validation": 3, "test": 4}  # per technique
 FIRST_SCENE = {"train": 0, "validation": 10_000, "test": 20_000}
 
-# Split by photo, so that no two tiles of one photo are on both sides.
+# Split by photo, so that no two tiles of one photo are in different splits.
 PHOTOS = {
     "train": (
         "skimage/data/astronaut.png",
@@ -39,17 +39,13 @@ PHOTOS = {
 
 
 def sample_collections(cache: Path) -> tuple[Collection, Collection]:
-    """Photos and paintings to try everything on; prepared once, in under a minute.
+    """Return the sample photos and paintings; the first call writes them, in under a minute.
 
-    The photos are real ones from the scikit-image and scikit-learn wheels, whole and in tiles. The
-    paintings are the studio's, of procedural scenes and (training only) of training photos. No
-    photo and no motif is in two splits.
+    Photos come from the scikit-image and scikit-learn packages, whole and in tiles. Paintings show
+    procedural scenes and, for training only, training photos. No photo or scene is in two splits.
 
     Args:
-        cache: folder under which the PNG files are written, in `samples-v1`.
-
-    Returns:
-        The photos and the paintings.
+        cache: directory for all caches; PNG files are written in ``samples-v1`` below it.
 
     Raises:
         ValueError: scikit-image or scikit-learn is not installed.
@@ -59,38 +55,22 @@ def sample_collections(cache: Path) -> tuple[Collection, Collection]:
         cache.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=f"{NAME}-", dir=cache) as scratch:
             draft = Path(scratch) / NAME
-            photos = {split: _prepare_photos(split, draft) for split in PHOTOS}
-            _prepare_paintings(photos["train"], draft)
-            _publish(draft, folder)
-    return _listed(folder / "photos"), _listed(folder / "paintings")
+            photos = {split: _write_photos(split, draft) for split in PHOTOS}
+            _write_paintings(photos["train"], draft)
+            try:
+                draft.rename(folder)
+            except OSError:
+                if not folder.is_dir():  # otherwise another process wrote the same images
+                    raise
+    return _collection(folder / "photos"), _collection(folder / "paintings")
 
 
-def _publish(draft: Path, folder: Path) -> None:
-    try:
-        draft.rename(folder)
-    except OSError:
-        if not folder.is_dir():  # otherwise another process was first, with the same pictures
-            raise
-
-
-def _listed(folder: Path) -> Collection:
+def _collection(folder: Path) -> Collection:
     return Collection(**{split: tuple(find_images(folder / split)) for split in PHOTOS})
 
 
-def _prepare_photos(split: str, draft: Path) -> list[Image.Image]:
-    """Write the pictures of a split's photos, and return them."""
-    folder = draft / "photos" / split
-    folder.mkdir(parents=True)
-    pictures = []
-    for name in PHOTOS[split]:
-        for number, picture in enumerate(_whole_and_tiles(read_image(shipped(name)))):
-            picture.save(folder / f"{Path(name).stem}-{number}.png")
-            pictures.append(picture)
-    return pictures
-
-
 def shipped(name: str) -> Path:
-    """Where a file `package/path` was installed, found without importing the package.
+    """Locate a file ``package/path`` of an installed package without importing the package.
 
     Raises:
         ValueError: the package is not installed.
@@ -99,36 +79,48 @@ def shipped(name: str) -> Path:
     spec = find_spec(package)
     if spec is None or spec.origin is None:
         raise ValueError(
-            "the sample photos come with scikit-image and scikit-learn, and one of them is not "
+            "the sample photos are part of scikit-image and scikit-learn, and one of them is not "
             "installed: pip install 'underdrawing[demo]'"
         )
     return Path(spec.origin).parent / path
 
 
+def _write_photos(split: str, draft: Path) -> list[Image.Image]:
+    """Write and return the images of a split's photos."""
+    folder = draft / "photos" / split
+    folder.mkdir(parents=True)
+    images = []
+    for name in PHOTOS[split]:
+        for number, image in enumerate(_whole_and_tiles(read_image(shipped(name)))):
+            image.save(folder / f"{Path(name).stem}-{number}.png")
+            images.append(image)
+    return images
+
+
 def _whole_and_tiles(photo: Image.Image) -> Iterator[Image.Image]:
-    """The photo, and as many tiles that do not overlap as it has room for; each to `SIDE`."""
+    """Yield the photo and its non-overlapping tiles, each with a shorter side of `SIDE`."""
     rows, cols = photo.height // SIDE, photo.width // SIDE
     height, width = photo.height // rows, photo.width // cols
     corners = [(x * width, y * height) for y in range(rows) for x in range(cols)]
     tiles = [photo.crop((x, y, x + width, y + height)) for x, y in corners]
-    for picture in [photo, *tiles] if len(tiles) > 1 else [photo]:
-        scale = SIDE / min(picture.size)
-        size = (round(picture.width * scale), round(picture.height * scale))
-        yield picture.resize(size, Image.Resampling.LANCZOS)
+    for image in [photo, *tiles] if len(tiles) > 1 else [photo]:
+        scale = SIDE / min(image.size)
+        size = (round(image.width * scale), round(image.height * scale))
+        yield image.resize(size, Image.Resampling.LANCZOS)
 
 
-def _prepare_paintings(photos: list[Image.Image], draft: Path) -> None:
-    """Paint and write the canvases of all splits."""
-    jobs = [(s, hand, k) for s, count in CANVASES.items() for hand in HANDS for k in range(count)]
-    for split, hand, number in tqdm(jobs, "painting the sample canvases"):
-        serial = list(HANDS).index(hand) * CANVASES[split] + number
+def _write_paintings(photos: list[Image.Image], draft: Path) -> None:
+    """Write the paintings of all splits."""
+    jobs = [(s, t, k) for s, count in PAINTINGS.items() for t in TECHNIQUES for k in range(count)]
+    for split, technique, number in tqdm(jobs, "rendering the sample paintings"):
+        seed = list(TECHNIQUES).index(technique) * PAINTINGS[split] + number
         height, width = SHAPES[number % len(SHAPES)]
         if split == "train" and number % 3 == 1:
-            photo = ImageOps.fit(photos[5 * (serial // 3) % len(photos)], (width, height))
-            motif = np.asarray(photo, np.float32) / 255
+            photo = ImageOps.fit(photos[5 * (seed // 3) % len(photos)], (width, height))
+            source = np.asarray(photo, np.float32) / 255
         else:
-            motif = scene(FIRST_SCENE[split] + serial, height, width)
-        canvas = (paint_canvas(hand, motif, serial) * 255).round().astype(np.uint8)
-        path = draft / "paintings" / split / f"{hand}-{number:02}.png"
+            source = scene(FIRST_SCENE[split] + seed, height, width)
+        painting = (paint_canvas(technique, source, seed) * 255).round().astype(np.uint8)
+        path = draft / "paintings" / split / f"{technique}-{number:02}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(canvas).save(path)
+        Image.fromarray(painting).save(path)

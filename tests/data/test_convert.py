@@ -1,5 +1,3 @@
-"""Pictures of any kind become tensors, and results the kind that was given."""
-
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +18,7 @@ TENSOR = torch.from_numpy(PIXELS).permute(2, 0, 1) / 255
         Image.fromarray(PIXELS), TENSOR, TENSOR[None], TENSOR.double(),
     ],
 )  # fmt: skip
-def test_there_and_back(given: ImageLike) -> None:
+def test_as_given_inverts_to_batch(given: ImageLike) -> None:
     batch = to_batch(given)
     assert batch.dtype == torch.float32
     torch.testing.assert_close(batch, TENSOR[None])
@@ -34,63 +32,69 @@ def test_there_and_back(given: ImageLike) -> None:
         np.testing.assert_allclose(back, given, atol=1e-6)  # type: ignore[arg-type]
 
 
-def test_an_array_that_is_a_view_or_may_not_be_written_to_will_do() -> None:
+def test_to_batch_accepts_read_only_views() -> None:
     view = PIXELS[::-1, ::-1]
     view.flags.writeable = False
     assert torch.equal(to_batch(view)[0], TENSOR.flip(-1, -2))
 
 
-def test_a_path_is_read_and_comes_back_as_an_image(tmp_path: Path) -> None:
+def test_to_batch_reads_paths_and_as_given_returns_images(tmp_path: Path) -> None:
     Image.fromarray(PIXELS).save(tmp_path / "a.png")
     for given in (tmp_path / "a.png", str(tmp_path / "a.png")):
         assert torch.equal(to_batch(given)[0], TENSOR)
         assert isinstance(as_given(TENSOR[None], given), Image.Image)
 
 
-def test_images_are_turned_upright_and_put_over_white() -> None:
+def test_to_batch_rotates_images_once_and_composites_over_white() -> None:
     image = Image.fromarray(PIXELS)
     image.getexif()[0x0112] = 6
     assert to_batch(image).shape == (1, 3, 7, 5)
-    assert to_batch(to_rgb(image)).shape == (1, 3, 7, 5)  # once is enough
+    assert to_batch(to_rgb(image)).shape == (1, 3, 7, 5)
+    assert image.size == (7, 5)
     assert torch.equal(to_batch(Image.new("RGBA", (4, 4))), torch.ones(1, 3, 4, 4))
 
 
 @pytest.mark.parametrize(
-    ("given", "sentence"),
+    ("given", "message"),
     [
-        (PIXELS[..., :2], "array of shape"),
-        (PIXELS[0], "array of shape"),
-        (TENSOR[:2], "tensor of shape"),
-        (TENSOR.permute(1, 2, 0), "tensor of shape"),
+        (PIXELS[..., :2], "image array is"),
+        (PIXELS[0], "image array is"),
+        (TENSOR[:2], "image tensor is"),
+        (TENSOR.permute(1, 2, 0), "image tensor is"),
         (TENSOR * 255, "outside"),
         (PIXELS.astype(np.float32), "outside"),
         (TENSOR * torch.nan, "outside"),
         (PIXELS.astype(np.int32), "uint8"),
     ],
 )
-def test_other_things_are_refused_in_words(given: ImageLike, sentence: str) -> None:
-    with pytest.raises(ValueError, match=sentence):
+def test_to_batch_rejects_other_shapes_types_and_ranges(given: ImageLike, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         to_batch(given)
 
 
-def test_maps_are_grey_and_stretched(tmp_path: Path) -> None:
+def test_to_map_converts_to_gray_and_resizes(tmp_path: Path) -> None:
     half = np.zeros((4, 8), np.uint8)
     half[:, 4:] = 255
     Image.fromarray(half).save(tmp_path / "half.png")
     tensor = torch.from_numpy(half) / 255
-    kinds = (half, Image.fromarray(half), tmp_path / "half.png", tensor, tensor[None, None])
-    for given in kinds:
-        stretched = to_map(given, (16, 32))
-        assert stretched.shape == (1, 1, 16, 32)
-        assert torch.equal(stretched[..., :12], torch.zeros(1, 1, 16, 12))
-        assert torch.equal(stretched[..., 20:], torch.ones(1, 1, 16, 12))
+    for given in (half, Image.fromarray(half), tmp_path / "half.png", tensor, tensor[None, None]):
+        resized = to_map(given, (16, 32))
+        assert resized.shape == (1, 1, 16, 32)
+        assert torch.equal(resized[..., :12], torch.zeros(1, 1, 16, 12))
+        assert torch.equal(resized[..., 20:], torch.ones(1, 1, 16, 12))
     assert to_map(tensor.expand(3, 1, 4, 8), (4, 8)).shape == (3, 1, 4, 8)
     assert to_map(tensor.expand(3, 4, 8), (4, 8)).shape == (3, 1, 4, 8)
 
 
 @pytest.mark.parametrize(
-    "given", [torch.zeros(4), torch.zeros(1, 3, 4, 4), torch.full((4, 4), 2.0)]
+    ("given", "message"),
+    [
+        (torch.zeros(4), "a map is"),
+        (torch.zeros(1, 3, 4, 4), "a map is"),
+        (torch.full((4, 4), 2.0), "outside"),
+        (torch.zeros(0, 0), "outside"),
+    ],
 )
-def test_what_is_no_map_is_refused(given: torch.Tensor) -> None:
-    with pytest.raises(ValueError, match=r"map|outside"):
+def test_to_map_rejects_other_shapes_and_ranges(given: torch.Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         to_map(given, (4, 4))

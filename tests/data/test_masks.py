@@ -1,13 +1,13 @@
-"""A mask's colors say which style goes where."""
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from underdrawing.data.masks import region_weights
 
+COLORS = ["red", "#808080", "blue"]
 
-def thirds() -> Image.Image:
+
+def columns() -> Image.Image:
     """Red, gray and blue columns."""
     pixels = np.zeros((30, 90, 3), np.uint8)
     pixels[:, :30, 0] = 255
@@ -16,12 +16,9 @@ def thirds() -> Image.Image:
     return Image.fromarray(pixels)
 
 
-COLORS = ["red", "#808080", "blue"]
-
-
 @pytest.mark.parametrize("size", [(60, 180), (33, 47), (900, 1500)])
-def test_each_pixel_belongs_to_the_nearest_color(size: tuple[int, int]) -> None:
-    weights = region_weights(thirds(), COLORS, size)
+def test_weights_sum_to_one_and_follow_the_nearest_color(size: tuple[int, int]) -> None:
+    weights = region_weights(columns(), COLORS, size)
     assert weights.shape == (3, 1, *size)
     assert weights.min() >= 0
     torch.testing.assert_close(weights.sum(0), torch.ones(1, *size))
@@ -30,26 +27,25 @@ def test_each_pixel_belongs_to_the_nearest_color(size: tuple[int, int]) -> None:
         assert (weights[number, 0, :, third * number + third // 2] > 0.99).all()
 
 
-def test_edges_are_soft() -> None:
-    red = region_weights(thirds(), COLORS, (300, 900))[0, 0, 150]
+def test_edges_are_blurred() -> None:
+    red = region_weights(columns(), COLORS, (300, 900))[0, 0, 150]
     assert (red.diff() <= 1e-6).all()
     assert ((red > 0.05) & (red < 0.95)).sum() >= 4
     assert red[280] > 0.99
     assert red[320] < 0.01
 
 
-def test_noise_does_no_harm() -> None:
+def test_noise_in_the_mask_changes_nothing() -> None:
     noise = np.random.default_rng(0).integers(-40, 40, (30, 90, 3))
-    noisy = Image.fromarray((np.asarray(thirds()) + noise).clip(0, 255).astype(np.uint8))
-    assert torch.equal(
-        region_weights(noisy, COLORS, (60, 180)), region_weights(thirds(), COLORS, (60, 180))
-    )
+    noisy = Image.fromarray((np.asarray(columns()) + noise).clip(0, 255).astype(np.uint8))
+    clean, changed = (region_weights(mask, COLORS, (60, 180)) for mask in (columns(), noisy))
+    assert torch.equal(clean, changed)
 
 
 @pytest.mark.parametrize(
-    ("colors", "sentence"),
+    ("colors", "message"),
     [(["red", "mauvish"], "'mauvish' is no color"), (["red", "#ff0000"], "are the same")],
 )
-def test_colors_are_checked(colors: list[str], sentence: str) -> None:
-    with pytest.raises(ValueError, match=sentence):
-        region_weights(thirds(), colors, (40, 40))
+def test_unknown_and_equal_colors_are_rejected(colors: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        region_weights(columns(), colors, (40, 40))

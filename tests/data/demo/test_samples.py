@@ -1,40 +1,38 @@
 from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from underdrawing.data import samples
-from underdrawing.data.demo.paintings import HANDS
+from underdrawing.data.demo import samples
+from underdrawing.data.demo.paintings import TECHNIQUES
 from underdrawing.data.demo.samples import sample_collections
 from underdrawing.data.folders import Collection
 
-SPLITS = ("train", "validation", "test")
+COUNTS = {"train": 4, "validation": 1, "test": 1}
+Samples = tuple[Path, Collection, Collection]
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Collection, Collection]:
-    """The samples with few and small canvases, and the folder they lie in."""
+def small(tmp_path_factory: pytest.TempPathFactory) -> Samples:
+    """The cache directory, and samples with few and small paintings."""
     cache = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(samples, "CANVASES", {"train": 4, "validation": 1, "test": 1})
+        patch.setattr(samples, "PAINTINGS", COUNTS)
         patch.setattr(samples, "SHAPES", ((48, 64), (56, 56)))
         photos, paintings = sample_collections(cache)
     return cache, photos, paintings
 
 
-def _parts(collection: Collection) -> dict[str, tuple[Path, ...]]:
-    return {split: getattr(collection, split) for split in SPLITS}
-
-
-def test_no_photo_is_in_two_splits(small: tuple[Path, Collection, Collection]) -> None:
+def test_no_photo_is_in_two_splits(small: Samples) -> None:
     _, photos, _ = small
-    sources = {s: {p.stem.rsplit("-", 1)[0] for p in paths} for s, paths in _parts(photos).items()}
-    assert all(photos for photos in sources.values())
-    assert len(set.union(*sources.values())) == sum(map(len, sources.values()))
+    sources = [{p.stem.rsplit("-", 1)[0] for p in paths} for paths in vars(photos).values()]
+    assert all(sources)
+    assert len(set.union(*sources)) == sum(map(len, sources))
 
 
-def test_photos_are_color_files_of_one_scale(small: tuple[Path, Collection, Collection]) -> None:
+def test_photos_are_rgb_files_of_one_scale(small: Samples) -> None:
     _, photos, _ = small
     for path in photos.train + photos.validation + photos.test:
         with Image.open(path) as image:
@@ -45,72 +43,71 @@ def test_photos_are_color_files_of_one_scale(small: tuple[Path, Collection, Coll
 
 def test_tiles_do_not_overlap() -> None:
     rows, cols = np.indices((514, 771), np.uint8)
-    photo = Image.fromarray(np.stack([rows, cols, rows], -1))
-    whole, *tiles = samples._whole_and_tiles(photo)
+    whole, *tiles = samples._whole_and_tiles(Image.fromarray(np.stack([rows, cols, rows], -1)))
     assert whole.size == (384, 256)
     assert len(tiles) == 6
     assert all(min(tile.size) == 256 for tile in tiles)
 
 
-def test_every_hand_paints_for_every_split(small: tuple[Path, Collection, Collection]) -> None:
+def test_every_technique_is_in_every_split(small: Samples) -> None:
     cache, _, paintings = small
-    for split, count in (("train", 4), ("validation", 1), ("test", 1)):
-        paths = _parts(paintings)[split]
-        expected = {f"{hand}-{k:02}.png" for hand in HANDS for k in range(count)}
+    for split, count in COUNTS.items():
+        expected = {f"{technique}-{k:02}.png" for technique in TECHNIQUES for k in range(count)}
+        paths = getattr(paintings, split)
         assert {path.name for path in paths} == expected
-        assert all(path.parent == cache / "samples-v1" / "paintings" / split for path in paths)
+        assert all(path.parent == cache / samples.NAME / "paintings" / split for path in paths)
 
 
-def test_no_scene_is_painted_in_two_splits() -> None:
+def test_no_scene_is_in_two_splits() -> None:
     scenes = [
         samples.FIRST_SCENE[split] + serial
-        for split, count in samples.CANVASES.items()
-        for serial in range(count * len(HANDS))
+        for split, count in samples.PAINTINGS.items()
+        for serial in range(count * len(TECHNIQUES))
     ]
     assert len(set(scenes)) == len(scenes)
 
 
-def test_the_second_call_only_lists(
-    small: tuple[Path, Collection, Collection], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_samples_are_written_once(small: Samples, monkeypatch: pytest.MonkeyPatch) -> None:
     cache, photos, paintings = small
-    monkeypatch.delattr(samples, "paint")
+    monkeypatch.delattr(samples, "paint_canvas")
     monkeypatch.delattr(samples, "read_image")
     assert sample_collections(cache) == (photos, paintings)
-    assert list(cache.iterdir()) == [cache / "samples-v1"]
+    assert list(cache.iterdir()) == [cache / samples.NAME]
 
 
-def test_a_failure_leaves_nothing_half_done(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def out_of_paint(*_: object) -> None:
-        raise RuntimeError("out of paint")
+def test_a_failure_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError
 
-    monkeypatch.setattr(samples, "paint", out_of_paint)
-    with pytest.raises(RuntimeError, match="out of paint"):
+    monkeypatch.setattr(samples, "PHOTOS", {"train": samples.PHOTOS["validation"]})
+    monkeypatch.setattr(samples, "paint_canvas", fail)
+    with pytest.raises(RuntimeError):
         sample_collections(tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_another_process_may_be_first(tmp_path: Path) -> None:
-    draft, folder = tmp_path / "draft", tmp_path / "folder"
-    for place in (draft, folder):
-        place.mkdir()
-        (place / "picture.png").touch()
-    samples._publish(draft, folder)
-    assert (folder / "picture.png").exists()
-    with pytest.raises(FileNotFoundError):
-        samples._publish(tmp_path / "nothing", tmp_path / "nowhere")
+def test_another_process_may_finish_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(photos: object, draft: Path) -> None:
+        for name in ("train", "validation", "test"):
+            for folder in (draft, tmp_path / samples.NAME):
+                (folder / "paintings" / name).mkdir(parents=True, exist_ok=True)
+                (folder / "photos" / name).mkdir(parents=True, exist_ok=True)
+                for kind in ("paintings", "photos"):
+                    (folder / kind / name / "image.png").touch()
+
+    monkeypatch.setattr(samples, "_write_photos", lambda split, draft: [])
+    monkeypatch.setattr(samples, "_write_paintings", write)
+    photos, _ = sample_collections(tmp_path)
+    assert photos.train == (tmp_path / samples.NAME / "photos" / "train" / "image.png",)
+    assert list(tmp_path.iterdir()) == [tmp_path / samples.NAME]
 
 
 @pytest.mark.parametrize("missing", ["skimage", "sklearn"])
-def test_a_missing_wheel_is_explained(
+def test_a_missing_package_is_an_error(
     missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = samples.find_spec
-
     def find(name: str) -> ModuleSpec | None:
-        return None if name == missing else found(name)
+        return None if name == missing else find_spec(name)
 
     monkeypatch.setattr(samples, "find_spec", find)
     with pytest.raises(ValueError, match=r"pip install 'underdrawing\[demo\]'"):
