@@ -147,4 +147,4 @@ def test_invalid_options_raise(make_run: MakeRun) -> None:
         ({"images": 1}, "got 1 photos; at least 2"),
     ):
         with pytest.raises(ValueError, match=message):
-            robustness(replace(config, **changes))  # type: ignore[arg-type]
+            robustness(replace(config, **changes))

@@ -214,9 +214,9 @@ def test_per_pair_scores_follow_the_manifest_for_any_batch_size(
         assert split_up.per_pair[metric] == pytest.approx(column, rel=1e-4)
         assert reversed_.per_pair[metric] == pytest.approx(column[::-1], rel=1e-4)
         assert len(set(column)) > 15
-    for ids, column in zip((whole.photo, whole.painting), zip(*manifest, strict=True), strict=True):
-        files = list(dict.fromkeys(column))
-        assert [files[i] for i in ids] == list(column)
+    for ids, paths in zip((whole.photo, whole.painting), zip(*manifest, strict=True), strict=True):
+        files = list(dict.fromkeys(paths))
+        assert [files[i] for i in ids] == list(paths)
 
 
 def test_methods_get_each_pair_once_in_order_without_gradients(manifest: list[PairPaths]) -> None:
