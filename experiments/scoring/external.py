@@ -77,12 +77,11 @@ def read_methods(
     photos: Path | None = None,
     paintings: Path | None = None,
 ) -> dict[str, Outputs]:
-    """Read the manifests of several methods, named after their folders, and check every image.
+    """Read the manifests of several methods, named after their folders, and decode every image.
 
     Raises:
-        ValueError: folders and manifests do not correspond, an invalid manifest, manifests with
-            different pairs, an unreadable image, or an output with another aspect ratio than its
-            photo.
+        ValueError: a missing folder, an invalid manifest, different pairs, an unreadable image, or
+            an output with another aspect ratio than its photo.
     """
     if len(folders) != len(manifests):
         raise ValueError(
@@ -103,21 +102,17 @@ def read_methods(
                 f"{photo}, {painting} is not in both {manifests[0]} and {file}; all manifests must "
                 "list the same pairs"
             )
-    _check_images([item for outputs in methods.values() for item in outputs.items()])
-    return methods
-
-
-def _check_images(outputs: Sequence[tuple[PairPaths, Path]]) -> None:
-    """Decode every image and compare aspect ratios, before anything is computed."""
+    outputs = [item for method in methods.values() for item in method.items()]
     paths = list(dict.fromkeys(path for pair, output in outputs for path in (*pair, output)))
     sizes = dict(check_each_file(lambda path: read_image(path).size, paths, "images"))
     for (photo, _), output in outputs:
-        (w, h), (width, height) = sizes[output], sizes[photo]
-        if not same_aspect_ratio((w, h), (width, height)):
+        if not same_aspect_ratio(sizes[output], sizes[photo]):
+            (w, h), (width, height) = sizes[output], sizes[photo]
             raise _error(
                 f"{output} has {w}x{h} pixels but its photo {photo} has {width}x{height}; save "
                 "outputs with the aspect ratio of their photos"
             )
+    return methods
 
 
 def same_aspect_ratio(output: tuple[int, int], photo: tuple[int, int]) -> bool:

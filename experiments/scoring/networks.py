@@ -41,12 +41,19 @@ def make_networks(device: torch.device, weights_dir: Path | None = None) -> Metr
     lpips_network = "VGG16, torchvision ImageNet" if imagenet else vgg_name
     heads = [head.to(device) for head in lpips_heads()]
     inception = _inception(device, weights_dir)
+    pooled_vgg = FeatureExtractor(
+        vgg,
+        [POOLED_LAYER],
+        lambda x: x[POOLED_LAYER].mean(dim=(2, 3)) / POOLED_SCALE,
+        f"VGG16 {POOLED_LAYER} means, original weights",
+        sha256,
+    )
     return MetricNetworks(
         style=FeatureExtractor(vgg, ACTIVATION_STD, style_vector, vgg_name, sha256),
         perceptual=FeatureExtractor(
             lpips_vgg, LPIPS_LAYERS, lambda x: lpips_vector(x, heads), lpips_network, lpips_sha256
         ),
-        pooled=inception or _pooled_vgg(vgg, sha256),
+        pooled=inception or pooled_vgg,
         lpips_name="LPIPS" if imagenet else "LPIPS heads on original VGG16",
         frechet_name="FID" if inception else f"Fréchet (VGG16 {POOLED_LAYER})",
         kernel_name="KID" if inception else f"KID (VGG16 {POOLED_LAYER})",
@@ -63,14 +70,6 @@ def _encoder(
     except MissingWeightsError:
         return None
     return Encoder(name, layers, weights.state).to(device), weights.sha256
-
-
-def _pooled_vgg(vgg: Encoder, sha256: str) -> FeatureExtractor:
-    def vector(features: dict[str, Tensor]) -> Tensor:
-        return features[POOLED_LAYER].mean(dim=(2, 3)) / POOLED_SCALE
-
-    name = f"VGG16 {POOLED_LAYER} means, original weights"
-    return FeatureExtractor(vgg, [POOLED_LAYER], vector, name, sha256)
 
 
 def _inception(device: torch.device, weights_dir: Path | None) -> FeatureExtractor | None:

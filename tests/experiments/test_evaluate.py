@@ -114,20 +114,6 @@ def test_copies_of_photos_and_paintings_score_like_the_controls(
     assert note in result.full.notes
 
 
-def test_scores_do_not_depend_on_the_order_of_a_manifest(
-    pairs: list[PairPaths], tmp_path: Path
-) -> None:
-    first = make_outputs(tmp_path / "first", pairs, 1)
-    reverse = make_outputs(tmp_path / "reverse", pairs[::-1], 1)
-    both = evaluate(config_for(tmp_path, first, reverse))
-    assert values(both, "first") == values(both, "reverse")
-    alone = evaluate(config_for(tmp_path, reverse))
-    for title in ("reverse", "color only"):
-        for key in ("ssim", "ssim_worst", "lpips", "style_gap"):
-            expected = pytest.approx(values(alone, title)[key], rel=1e-4, abs=1e-5)
-            assert values(both, title)[key] == expected
-
-
 def test_written_manifest_evaluates_another_method_beside_the_run(
     make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

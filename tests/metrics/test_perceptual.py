@@ -1,5 +1,3 @@
-from itertools import pairwise
-
 import numpy as np
 import pytest
 import torch
@@ -58,23 +56,6 @@ def test_ssim_of_an_image_with_itself_is_one() -> None:
     for score in ssim_scores(images, images):
         # kornia adds 1e-12 to the denominator, which is 9e-8 for black images
         torch.testing.assert_close(score, torch.ones(4), rtol=0, atol=2e-5)
-
-
-def test_ssim_of_constant_images_is_the_luminance_term() -> None:
-    a, b, c = 0.2, 0.6, 0.01**2
-    mean, worst = ssim_scores(torch.full((1, 3, 16, 16), a), torch.full((1, 3, 16, 16), b))
-    expected = (2 * a * b + c) / (a**2 + b**2 + c)
-    assert mean.item() == pytest.approx(expected, abs=1e-4)
-    assert worst.item() == pytest.approx(expected, abs=1e-4)
-
-
-def test_ssim_is_symmetric_and_decreases_with_noise() -> None:
-    content = make_images(3)
-    scores = [ssim_scores(distort(content, amount), content) for amount in (0.02, 0.1, 0.5)]
-    for mild, strong in pairwise(scores):
-        assert (strong[0] < mild[0]).all()
-    for a, b in zip(ssim_scores(content, distort(content, 0.1)), scores[1], strict=True):
-        torch.testing.assert_close(a, b)
 
 
 def test_local_damage_lowers_the_worst_tenth_more_than_the_mean() -> None:

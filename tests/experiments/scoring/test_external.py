@@ -97,12 +97,6 @@ def test_invalid_manifest_raises_one_line(
     assert "\n" not in str(error.value)
 
 
-def test_line_breaks_in_paths_are_escaped_in_messages(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"no such manifest: .*a\\nb") as error:
-        read_manifest(tmp_path / "a\nb", tmp_path)
-    assert "\n" not in str(error.value)
-
-
 def test_folders_and_manifests_must_correspond(pair: tuple[Path, Path], tmp_path: Path) -> None:
     for name in ("one", "other/one"):
         (tmp_path / name).mkdir(parents=True)
@@ -111,7 +105,7 @@ def test_folders_and_manifests_must_correspond(pair: tuple[Path, Path], tmp_path
         (["one"], [], "--outputs has 1 folders but --manifest has 0 files"),
         ([], [file], "--outputs has 0 folders but --manifest has 1 files"),
         (["none"], [file], "no such folder: .*none"),
-        (["one"], [tmp_path / "no.csv"], r"no such manifest: .*no\.csv"),
+        (["one"], [tmp_path / "a\nb"], r"no such manifest: .*a\\nb"),  # in one line
         (["one", "other/one"], [file, file], "two folders in --outputs are named one; rename one"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 from underdrawing.data.folders import split
-from underdrawing.data.images import read_image, square
+from underdrawing.data.images import read_image
 from underdrawing.experiments.scoring import protocol
 from underdrawing.experiments.scoring.protocol import (
     CONTROLS,
@@ -86,15 +86,17 @@ def test_manifest_depends_on_file_names_only() -> None:
     assert [photo.name for photo, _ in moved] == [photo.name for photo, _ in manifest]
 
 
-@pytest.mark.parametrize(("n", "m"), [(0, 3), (3, 0)])
-def test_manifest_without_images_raises(n: int, m: int) -> None:
-    with pytest.raises(ValueError, match=rf"\({n} photos, {m} paintings\).* at least 3 images"):
-        make_manifest(names("photos", n), names("paintings", m), 5)
-
-
-def test_manifest_of_no_pairs_raises() -> None:
-    with pytest.raises(ValueError, match="pairs is 0; it must be at least 1"):
-        make_manifest(names("photos", 3), names("paintings", 3), 0)
+@pytest.mark.parametrize(
+    ("n", "m", "pairs", "message"),
+    [
+        (0, 3, 5, r"\(0 photos, 3 paintings\).* at least 3 images"),
+        (3, 0, 5, r"\(3 photos, 0 paintings\).* at least 3 images"),
+        (3, 3, 0, "pairs is 0; it must be at least 1"),
+    ],
+)
+def test_manifest_without_pairs_raises(n: int, m: int, pairs: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_manifest(names("photos", n), names("paintings", m), pairs)
 
 
 @pytest.fixture(scope="module")
@@ -129,11 +131,6 @@ def score(
     method: Method, manifest: list[PairPaths], network: Network = pixels, batch: int = 8
 ) -> Scores:
     return score_all({"toy": method}, manifest, network, batch)["toy"]
-
-
-def test_read_squares_keeps_the_order_of_paths(images: tuple[list[Path], list[Path]]) -> None:
-    expected = torch.stack([square(read_image(path), SIZE) for path in images[0]])
-    assert torch.equal(read_squares(images[0], SIZE, CPU), expected)
 
 
 def test_control_scores(manifest: list[PairPaths]) -> None:
