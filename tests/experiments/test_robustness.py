@@ -104,6 +104,7 @@ def test_estimates_are_shares_of_the_loss_to_another_photo_and_paired_with_the_p
         (ANOTHER, "double"): 8 * another, ("noise", "double"): 16 * noise,
         (ANOTHER, "half"): 8 * another, ("noise", "half"): 4 * noise,
         (ANOTHER, "same"): 8 * another, ("noise", "same"): 8 * noise,
+        (ANOTHER, "2 % more"): 8 * another, ("noise", "2 % more"): 8.16 * noise,
     }  # fmt: skip
     losses = estimate(values)["noise"]
     assert losses[PIXEL].mean == pytest.approx(0.34)
@@ -111,7 +112,7 @@ def test_estimates_are_shares_of_the_loss_to_another_photo_and_paired_with_the_p
     assert losses[PIXEL].low < 0.34 < losses[PIXEL].high
     assert losses["half"].high == pytest.approx(losses[PIXEL].high / 2)
     arrows = {name: loss.arrow for name, loss in losses.items()}
-    assert arrows == {PIXEL: "", "double": "↑", "half": "↓", "same": ""}
+    assert arrows == {PIXEL: "", "double": "↑", "half": "↓", "same": "", "2 % more": "↑"}
 
 
 def test_command_prints_and_writes_one_table_for_all_runs(
