@@ -1,237 +1,210 @@
-"""``underdrawing robustness``: what losses and outputs make of a photo in another light.
+"""``underdrawing robustness``: content losses under changes of light, noise and compression.
 
-The paper claims that content-aware losses are robust to changes that leave a photo's content alone.
-Two measurements, over changes of growing severity (``data/changes.py``):
-
-- **The losses.** Each content loss between a photo and the same photo changed, divided by the mean
-  of that loss between each photo and *another photo*: 0 takes the changed photo for the same
-  content, 1 for another picture altogether. A robust loss stays low. A is the one of the photo
-  unchanged, as in training.
-- **The outputs.** Photo and changed photo are painted after the same painting: how far are the two
-  outputs from each other, beside the two inputs (the row ``identity``)? A method is robust if its
-  output changes less than its input. One that ignores its photo is that, too: the figures stand
-  beside those of its outputs for two different photos.
-
-Several GPUs: ``accelerate launch -m underdrawing.experiments.robustness RUN``.
+问答酱 (2025) claims that high-level features are robust to changes of light and to noise. Here each
+content loss between a photo and a perturbed copy of it is divided by the mean of that loss between
+different photos: 0 means same content, 1 means another photo. A robust loss stays low.
 """
 
+import json
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from operator import itemgetter
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 import tyro
+from kornia.enhance import adjust_brightness, adjust_contrast_with_mean_subtraction
 from torch import Tensor
+from torchvision.io import decode_jpeg, encode_jpeg
+from tqdm.auto import tqdm
 
-from ..losses.content import ContentLoss
-from ..metrics.scores import FeatureExtractor
+from ..data.files import write_atomic
+from ..data.folders import read_collection
+from ..losses.content import ContentLoss, pixel_loss
 from ..models.encoder import Encoder
-from ..models.style_code import style_code
-from ..trainers.config import TrainConfig
+from ..models.generator import Generator
+from ..models.pretrained import cache_dir
 from ..trainers.model_files import Model, build_encoder, load_model, own_folder
-from ..trainers.runtime import join_processes, map_over_processes
+from ..trainers.runtime import pick_device
+from ..trainers.tracking import provenance
+from ..trainers.trainer import collections
+from .analysis.intervals import Array, resampled_means
+from .analysis.tables import markdown
 from .main import run_command
-from .robustness_report import Facts, to_markdown, write_robustness
-from .scoring.networks import make_networks
-from .scoring.protocol import (
-    CONTROLS,
-    Method,
-    PairPaths,
-    batches,
-    make_manifest,
-    pictures_to_score,
-    read_squares,
-    resolution,
-)
-from .sensitivity import (
-    LOSS,
-    FeatureLoss,
-    Figures,
-    Stylizer,
-    Summary,
-    feature_loss,
-    joined,
-    make_views,
-    measure_losses,
-    measure_outputs,
-    plain_losses,
-    summarize,
-)
+from .scoring.protocol import all_images, batches, order_by_hash, read_squares, resolution
 
-BATCH = 4  # photos at a time, each of them in all its views
-CONTROL_ROWS = ("identity", "color only")
+BATCH = 4  # photos
 
 
 @dataclass(frozen=True)
 class RobustnessConfig:
-    """Measure how content losses and outputs take changes of the photo's light, contrast, noise
-    and compression.
-    """
+    """Measure content losses under changes of brightness, contrast, noise and JPEG compression."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Run folders of trained models with one encoder."""
+    """Run directories of trained models with the same encoder."""
     photos: Path | None = None
-    """Folder of photos, all of it; without it, the held-out photos of the first run."""
-    paintings: Path | None = None
-    """Folder of paintings, all of it; without it, the held-out paintings of the first run."""
-    split: Literal["test", "validation"] = "test"
-    """Which held-out pictures."""
-    pairs: int = 64
-    """Pairs of a photo and a painting, at most; no photo comes twice."""
+    """Folder of photos, used as a whole; default: held-out photos of the first run."""
+    images: int = 64
+    """Maximum number of photos, at least 2."""
     size: int | None = None
-    """Side of the pictures; without it, the training size of the first run."""
-    seed: int = 0
-    """Seed of the noise."""
-    weights_dir: Path | None = None
-    """Folder to look for the judges' weights in first."""
+    """Side of the photos in pixels; default: training size of the first run."""
     out: Path | None = None
-    """Folder for robustness.html, .md and .json; without it, RUN/robustness of the first run."""
+    """Folder for robustness.md and .json; default: RUN/robustness of the first run."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute."""
+    """Device."""
 
 
-@dataclass(frozen=True)
-class StudyScorer:
-    """What every photo is looked at with."""
-
-    manifest: Sequence[PairPaths]
-    models: Mapping[str, Model]
-    encoder: Encoder  # of all of them
-    layers: list[str]  # of the losses
-    extractor: FeatureExtractor  # LPIPS
-    size: int
-    seed: int
-    device: torch.device
+def add_noise(images: Tensor, std: float) -> Tensor:
+    """Add Gaussian noise to images (B,3,H,W) and clamp to [0,1]."""
+    return (images + std * torch.randn(images.shape).to(images)).clamp(0, 1)
 
 
-def robustness(config: RobustnessConfig) -> tuple[Summary, Facts]:
-    """Measure; every process returns the same, the first one writes it.
-
-    Raises:
-        ValueError: no such run, runs of several encoders, or fewer than two photos.
-    """
-    processes = join_processes(config.device)
-    device, main = processes.device, processes.is_main_process
-    loaded = [load_model(run, device) for run in config.runs]
-    first = with_one_encoder([model.config for model in loaded])
-    names = run_names(config.runs, [model.config.recipe for model in loaded])
-    models = dict(zip(names, loaded, strict=True))
-    out = config.out or own_folder(config.runs[0], "robustness")
-    layers = [layer for m in models.values() for layer, _ in m.config.content.layers]
-    styles = [layer for m in models.values() for layer in m.config.style.layers]
-    with processes.main_process_first():  # the first one fills the caches
-        manifest = held_out_pairs(config, first, main)
-        encoder, pretrained = build_encoder(first, [*layers, *styles])
-        networks = make_networks(device, config.weights_dir)
-    scorer = StudyScorer(
-        manifest, models, encoder.to(device), list(dict.fromkeys(layers)), networks.perceptual,
-        config.size or first.size, config.seed, device,
-    )  # fmt: skip
-    positions = batches(range(len(manifest)), BATCH)
-    measured = map_over_processes(
-        processes, lambda batch: look(scorer, batch), positions, "changing photos"
-    )
-    summary = summarize(joined(measured))
-    facts = Facts(
-        dict(zip(names, config.runs, strict=True)), manifest, resolution(scorer.size),
-        (pretrained.name, pretrained.sha256), (networks.lpips_name, *networks.perceptual.words),
-    )  # fmt: skip
-    if main:
-        write_robustness(summary, facts, config, out)
-    return summary, facts
+def compress(images: Tensor, quality: float) -> Tensor:
+    """Encode images (B,3,H,W) as JPEG and decode them."""
+    encoded = encode_jpeg(list((images * 255).round().byte().cpu()), int(quality))
+    return (torch.stack(decode_jpeg(encoded)) / 255).to(images)
 
 
-def with_one_encoder(configs: Sequence[TrainConfig]) -> TrainConfig:
-    """The first of the runs' configurations.
+#: Title -> function of images (B,3,H,W) in [0,1] and a severity; severities from mild to strong.
+PERTURBATIONS: dict[str, tuple[Callable[[Tensor, float], Tensor], tuple[float, ...]]] = {
+    "brightness + {:g}": (adjust_brightness, (0.1, 0.2, 0.4)),
+    "contrast × {:g}": (adjust_contrast_with_mean_subtraction, (0.8, 0.5, 0.2)),
+    "noise, std {:g}": (add_noise, (0.05, 0.1, 0.2)),
+    "JPEG, quality {:g}": (compress, (50.0, 20.0, 5.0)),
+}
+ANOTHER, PIXEL = "another photo", "pixel"
 
-    Raises:
-        ValueError: there is none, or they have different encoders.
-    """
-    if not configs:
-        raise ValueError("name at least one run folder")
-    encoders = {replace(config.encoder, weights_dir=None) for config in configs}
-    if len(encoders) > 1:
-        names = ", ".join(sorted(e.name + " smoothed" * e.smooth for e in encoders))
-        raise ValueError(
-            f"these runs have different encoders ({names}), so their losses are not of the same "
-            "features; measure them apart"
-        )
-    return configs[0]
+WeightedLoss = tuple[ContentLoss, Generator | None]  # weighted by A of the generator, if any
+Values = dict[tuple[str, str], Array]  # (perturbation, loss) -> loss per photo (N,)
 
 
-def run_names(runs: Sequence[Path], recipes: Sequence[str]) -> list[str]:
-    """The runs' recipes, with their folders where several have one recipe."""
-    return [
-        recipe if recipes.count(recipe) == 1 else f"{recipe} ({run})"
-        for run, recipe in zip(runs, recipes, strict=True)
-    ]
+class Estimate(NamedTuple):
+    """A relative loss with its 95 % bootstrap interval over photos."""
+
+    mean: float
+    low: float
+    high: float
+    arrow: str  # "↓", "↑": lower, higher than the pixel loss by a paired interval
 
 
-def held_out_pairs(config: RobustnessConfig, trained: TrainConfig, notify: bool) -> list[PairPaths]:
-    """Pairs of a photo and a painting, no photo twice.
-
-    Raises:
-        ValueError: there are not two photos, or no painting.
-    """
-    photos, paintings = pictures_to_score(
-        trained, config.photos, config.paintings, config.split, notify
-    )
-    manifest = make_manifest(photos, paintings, min(config.pairs, len(photos)))
-    if len(manifest) < 2:
-        raise ValueError("one photo is not enough: its loss is set beside that to another one")
-    return manifest
+Estimates = dict[str, dict[str, Estimate]]  # perturbation -> loss -> relative loss
 
 
 @torch.no_grad()
-def look(scorer: StudyScorer, positions: Sequence[int]) -> Figures:
-    """Every loss and method on the photos at these positions of the manifest, in all views."""
-    pairs = [scorer.manifest[i] for i in positions]
-    following = [scorer.manifest[(i + 1) % len(scorer.manifest)] for i in positions]
-    photos, others, paintings = (
-        read_squares(paths, scorer.size, scorer.device)
-        for paths in ([p for p, _ in pairs], [p for p, _ in following], [p for _, p in pairs])
+def robustness(config: RobustnessConfig) -> str:
+    """Measure the losses, write ``robustness.md`` and ``robustness.json``, return the former.
+
+    Raises:
+        ValueError: no run, an invalid run, runs with different encoders, or fewer than two photos.
+    """
+    if not config.runs:
+        raise ValueError("give at least one run directory")
+    device = pick_device(config.device)
+    out = config.out or own_folder(config.runs[0], "robustness")
+    models = {str(run): load_model(run, device) for run in config.runs}
+    first = next(iter(models.values())).config
+    if len(names := {model.config.encoder.name for model in models.values()}) > 1:
+        raise ValueError(
+            f"the runs have different encoders ({', '.join(sorted(names))}), so their losses "
+            "cannot be compared; measure them separately"
+        )
+    losses = make_losses(models)
+    encoder, weights = build_encoder(first, [x for loss, _ in losses.values() for x in loss.layers])
+    if config.photos:
+        paths = all_images(read_collection(config.photos, cache_dir()))
+    else:
+        paths = list(collections(first)[0].test)
+    paths = order_by_hash(paths)[: config.images]
+    if len(paths) < 2:
+        raise ValueError(f"got {len(paths)} photos; at least 2 are needed, to compare one with")
+    size = config.size or first.size
+    torch.manual_seed(0)  # for ``add_noise``
+    parts = []
+    for indices in tqdm(batches(range(len(paths)), BATCH), "photos", unit="batch", leave=False):
+        photos = read_squares([paths[i] for i in indices], size, device)
+        others = read_squares([paths[i - 1] for i in indices], size, device)
+        parts.append(measure(photos, others, losses, encoder.to(device)))
+    estimates = estimate({key: np.concatenate([part[key] for part in parts]) for key in parts[0]})
+    note = f"{len(paths)} photos, {resolution(size)}. Features: {weights.name}."
+    content = {
+        "note": note, "encoder_sha256": weights.sha256, "config": asdict(config),
+        "provenance": provenance(), "losses": estimates,
+    }  # fmt: skip
+    write_atomic(out / "robustness.json", json.dumps(content, indent=1, default=str))
+    write_atomic(out / "robustness.md", text := to_markdown(estimates, note))
+    return text
+
+
+def make_losses(models: Mapping[str, Model]) -> dict[str, WeightedLoss]:
+    """Make the losses of the heaviest layer, of all layers, and of each run with attention."""
+    content = max((model.config.content for model in models.values()), key=lambda c: len(c.layers))
+    heaviest = max(content.layers, key=itemgetter(1))[0]
+    single = ContentLoss([(heaviest, 1.0)], content.normalization)
+    losses: dict[str, WeightedLoss] = {f"single layer {heaviest}": (single, None)}
+    if len(content.layers) > 1:
+        losses["multi-layer"] = ContentLoss(content.layers, content.normalization), None
+    for run, (generator, config) in models.items():
+        if generator.attention is not None:
+            loss = ContentLoss(config.content.layers, config.content.normalization)
+            losses[f"weighted by A of {run}"] = loss, generator
+    return losses
+
+
+def measure(
+    photos: Tensor, others: Tensor, losses: Mapping[str, WeightedLoss], encoder: Encoder
+) -> Values:
+    """Compute losses to photos (B,3,H,W) of other photos and of the photos perturbed."""
+    attention: dict[str, tuple[Any, ...]] = dict.fromkeys(losses, ())
+    for name, (_, generator) in losses.items():
+        if generator:  # A depends on the photo alone, so any style code will do
+            output = generator(photos, generator.code_mean.expand(len(photos), -1))
+            attention[name] = output.attention, output.channels
+    views = {ANOTHER: others}
+    for title, (perturb, severities) in PERTURBATIONS.items():
+        views |= {title.format(severity): perturb(photos, severity) for severity in severities}
+    content, values = encoder(photos), {}
+    for title, view in views.items():
+        features = encoder(view)
+        values[title, PIXEL] = pixel_loss(view, photos)
+        for name, (loss, _) in losses.items():
+            errors = loss.squared_errors(features, content)
+            values[title, name] = loss(errors, *attention[name])
+    return {key: value.double().cpu().numpy() for key, value in values.items()}
+
+
+def estimate(values: Values) -> Estimates:
+    """Divide losses by their mean for other photos, on the data and on each bootstrap sample."""
+    means = {key: np.append(x.mean(), resampled_means(x)) for key, x in values.items()}
+    relative = {(title, name): x / means[ANOTHER, name] for (title, name), x in means.items()}
+    estimates: Estimates = {title: {} for title, _ in relative if title != ANOTHER}
+    for (title, name), x in relative.items():
+        if title != ANOTHER:
+            low, high = np.percentile(x[1:], [2.5, 97.5])
+            least, most = np.percentile((x - relative[title, PIXEL])[1:], [2.5, 97.5])
+            arrow = "↓" if most < 0 else "↑" if least > 0 else ""
+            estimates[title][name] = Estimate(float(x[0]), float(low), float(high), arrow)
+    return estimates
+
+
+def to_markdown(estimates: Estimates, note: str) -> str:
+    """Format a table of perturbations by losses."""
+    rows = [["", *next(iter(estimates.values()))]]
+    for title, losses in estimates.items():
+        cells = [f"{x.mean:.3f} [{x.low:.3f}, {x.high:.3f}] {x.arrow}" for x in losses.values()]
+        rows.append([title, *cells])
+    return (
+        f"# Robustness of content losses\n\n{markdown(rows)}\n\n{note} Loss to the unchanged photo "
+        "as a share of the mean loss to another photo, with 95 % bootstrap interval over photos. "
+        "↓, ↑: lower, higher than the pixel loss (paired 95 % interval excludes 0).\n"
     )
-    views = make_views(photos, others, scorer.seed, positions)
-    losses = plain_losses([model.config.content for model in scorer.models.values()])
-    painters = {name: after(CONTROLS[name], paintings) for name in CONTROL_ROWS}
-    for name, model in scorer.models.items():
-        layers = model.config.style.layers
-        code = style_code(paintings, scorer.encoder(paintings, layers))
-        losses |= attended_loss(name, model, photos, code)
-        painters[name] = stylizer(model, code)
-    return {
-        LOSS: measure_losses(views, lambda x: scorer.encoder(x, scorer.layers), losses),
-        **measure_outputs(views, painters, scorer.extractor),
-    }
-
-
-def attended_loss(name: str, model: Model, photos: Tensor, code: Tensor) -> dict[str, FeatureLoss]:
-    """The run's own content loss, weighted as its branch says of these photos; none without one."""
-    if model.generator.attention is None:
-        return {}
-    content, output = model.config.content, model.generator(photos, code)
-    loss = ContentLoss(content.layers, content.normalization)
-    return {f"weighted by A of {name}": feature_loss(loss, output.attention, output.channels)}
-
-
-def after(method: Method, paintings: Tensor) -> Stylizer:
-    """A method with its paintings."""
-    return lambda photos: method(photos, paintings)
-
-
-def stylizer(model: Model, code: Tensor) -> Stylizer:
-    """A run's generator, with the style codes (B,D) of the paintings."""
-    return lambda photos: model.generator(photos, code, attend=False).image
 
 
 def command(arguments: list[str]) -> None:
     """Run the command."""
-    config = tyro.cli(RobustnessConfig, prog="underdrawing robustness", args=arguments)
-    summary, facts = robustness(config)
-    if join_processes(config.device).is_main_process:
-        print(to_markdown(summary, facts))
+    print(robustness(tyro.cli(RobustnessConfig, prog="underdrawing robustness", args=arguments)))
 
 
 if __name__ == "__main__":

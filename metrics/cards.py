@@ -1,16 +1,16 @@
-"""A metric's card: everything a reader needs to know before believing the number."""
+"""Metadata of a metric: network, weights, number of images, reference, resolution."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Card:
-    """What a figure was measured with."""
+    """How one metric was computed."""
 
     name: str  # as printed, e.g. "FID" or "Fréchet (VGG16 relu4_3)"
     network: str  # feature network and layer, or "none"
-    weights_sha256: str  # of its weights, or ""
-    pictures: int  # N outputs
-    reference: str  # what they are compared with, and how many
-    resolution: str  # how pictures were brought to size
+    weights_sha256: str  # "" without a network
+    images: int  # number of outputs
+    reference: str  # what the outputs are compared with
+    resolution: str  # how images were resized
     note: str = ""

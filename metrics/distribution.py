@@ -1,39 +1,38 @@
-"""Distances between two sets of pictures, given their features (N,D)."""
+"""Distances between two sets of images, given their features (N,D)."""
 
 import torch
 from torch import Tensor
 
-MIN_PICTURES = 20  # a side; below, the estimate's own spread exceeds what it measures
+MIN_IMAGES = 20  # per set; below, the sampling error exceeds the distances of interest
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> float | None:
-    """||μ_a - μ_b||² + tr(Σ_a + Σ_b - 2 (Σ_a Σ_b)^½) (Heusel et al. 2017), in float64.
+    """Compute the Fréchet distance of two feature sets (N,D) in float64 (Heusel et al. 2017).
 
-    It is "FID" only on Inception-2048 features. None ("n/a") unless both sets are larger than
-    the feature dimension (the covariances would be singular and the distance biased upwards), or
-    for fewer than ``MIN_PICTURES`` pictures on a side.
+    ||μ_a - μ_b||² + tr(Σ_a + Σ_b - 2 (Σ_a Σ_b)^½). Call it "FID" only on Inception-2048 features.
+    None if a set has fewer than ``MIN_IMAGES`` images or no more images than feature dimensions:
+    the covariances would be singular and the distance biased upwards.
     """
-    if min(len(a), len(b)) < max(MIN_PICTURES, a.shape[1] + 1):
+    if min(len(a), len(b)) < max(MIN_IMAGES, a.shape[1] + 1):
         return None
     a, b = a.double(), b.double()
-    gap = (a.mean(0) - b.mean(0)).square().sum()
+    means = (a.mean(0) - b.mean(0)).square().sum()
     cov_a, cov_b = torch.cov(a.T), torch.cov(b.T)
-    # The eigenvalues of Σ_a Σ_b are real and non-negative; rounding may push some under zero.
+    # The eigenvalues of Σ_a Σ_b are real and non-negative; rounding may push some below zero.
     root = torch.linalg.eigvals(cov_a @ cov_b).real.clamp_min(0).sqrt().sum()
-    return float(gap + cov_a.trace() + cov_b.trace() - 2 * root)
+    return float(means + cov_a.trace() + cov_b.trace() - 2 * root)
 
 
 def kernel_distance(a: Tensor, b: Tensor) -> float | None:
-    """KID: unbiased MMD² with the kernel (x·y/D + 1)³ (Bińkowski et al. 2018), over whole sets.
+    """Compute KID of two feature sets (N,D): unbiased MMD² with the kernel (x·y/D + 1)³.
 
-    None ("n/a") for fewer than ``MIN_PICTURES`` pictures on a side. Can be slightly negative.
+    Bińkowski et al. 2018, over whole sets; torchmetrics takes only subsets of equal size. May be
+    slightly negative. None if a set has fewer than ``MIN_IMAGES`` images.
     """
-    if min(len(a), len(b)) < MIN_PICTURES:
+    if min(len(a), len(b)) < MIN_IMAGES:
         return None
     a, b = a.double(), b.double()
-    # By hand, because torchmetrics' estimator takes two sets of one size.
-    across = _kernel(a, b).mean()
-    return float(_mean_over_pairs(a) + _mean_over_pairs(b) - 2 * across)
+    return float(_mean_over_pairs(a) + _mean_over_pairs(b) - 2 * _kernel(a, b).mean())
 
 
 def _kernel(a: Tensor, b: Tensor) -> Tensor:
@@ -41,6 +40,6 @@ def _kernel(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _mean_over_pairs(x: Tensor) -> Tensor:
-    """Mean kernel over pairs of two different pictures of one set."""
+    """Mean kernel value over pairs of two distinct images of one set."""
     k, n = _kernel(x, x), len(x)
     return (k.sum() - k.trace()) / (n * (n - 1))

@@ -1,4 +1,4 @@
-"""Structure and perception: SSIM and LPIPS between photo and output, one value per image."""
+"""SSIM and LPIPS between photo and output, one value per image."""
 
 from importlib.resources import as_file, files
 
@@ -15,10 +15,9 @@ LPIPS_LAYERS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")
 
 
 def ssim_scores(stylized: Tensor, content: Tensor) -> tuple[Tensor, Tensor]:
-    """SSIM of the luminances: its mean, and the mean of its worst tenth of positions.
+    """Compute the SSIM of luminance: its mean, and the mean over its worst tenth of positions.
 
-    Images (B,3,H,W) in [0,1] -> (B,), (B,). The tail is scored too because content is lost in
-    places, not on average.
+    Images (B,3,H,W) in [0,1] -> (B,), (B,). The worst tenth shows content that is lost locally.
     """
     gray = [rgb_to_grayscale(x.float()) for x in (stylized, content)]
     # "valid" as in the reference implementation: no padded borders in the mean
@@ -28,29 +27,29 @@ def ssim_scores(stylized: Tensor, content: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def lpips_heads() -> list[Tensor]:
-    """The linear weights of LPIPS (Zhang et al. 2018, v0.1) for VGG16, from torchmetrics: (C,)."""
+    """Load LPIPS' linear weights (C,) per layer for VGG16 (v0.1) from torchmetrics."""
     resource = files("torchmetrics.functional.image") / "lpips_models" / "vgg.pth"
     with as_file(resource) as path:
-        state = torch.load(path, "cpu", weights_only=True)  # noqa: TID251 (runs nothing)
+        state = torch.load(path, "cpu", weights_only=True)  # noqa: TID251 (tensors only)
     return [state[f"lin{i}.model.1.weight"].flatten() for i in range(len(LPIPS_LAYERS))]
 
 
 def lpips_vector(features: Features, heads: list[Tensor]) -> Tensor:
-    """VGG16 features at ``LPIPS_LAYERS`` as one vector (B,D); see ``lpips``."""
+    """Flatten VGG16 features at ``LPIPS_LAYERS`` to a vector (B,D); see ``lpips``."""
     layers = zip(LPIPS_LAYERS, heads, strict=True)
     return torch.cat([_weighted(features[layer].float(), head) for layer, head in layers], dim=1)
 
 
 def _weighted(features: Tensor, head: Tensor) -> Tensor:
-    """Unit features times √(w_c / positions): Eq. 1's weights and mean, moved inside the square."""
+    """Unit features times √(w_c / positions): weights and mean of Eq. 1, moved into the square."""
     unit = features / (features.norm(dim=1, keepdim=True) + 1e-10)
     weights = (head / unit[0, 0].numel()).sqrt()
     return rearrange(unit * weights[:, None, None], "b c h w -> b (h w c)")
 
 
 def lpips(a: Tensor, b: Tensor) -> Tensor:
-    """LPIPS (Zhang et al. 2018, Eq. 1): the squared distance of two ``lpips_vector``s -> (B,).
+    """Compute LPIPS (Zhang et al. 2018, Eq. 1) of two ``lpips_vector``s (B,D) -> (B,).
 
-    Only on torchvision's ImageNet VGG16 is it *the* LPIPS; on other weights say which.
+    It is the published LPIPS only on torchvision's ImageNet VGG16; name any other weights.
     """
     return (a - b).square().sum(dim=1)

@@ -1,4 +1,4 @@
-"""Scoring outputs: pure functions of pictures, with the feature networks injected."""
+"""Score outputs: pure functions of images, with the feature networks injected."""
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .cards import Card
-from .distribution import MIN_PICTURES, frechet_distance, kernel_distance
+from .distribution import MIN_IMAGES, frechet_distance, kernel_distance
 from .perceptual import lpips, ssim_scores
 from .style_gap import style_gap_closed
 
@@ -21,12 +21,13 @@ Network = Callable[[Tensor, Collection[str]], Features]  # images (B,3,H,W), lay
 
 @dataclass(frozen=True)
 class FeatureExtractor:
-    """A network and the vector (B,D) that is made of its features; call it on images (B,3,H,W)."""
+    """A network and the function that turns its features into one vector (B,D) per image."""
 
     network: Network
     layers: Collection[str]
-    vector: Callable[[Features], Tensor]  # may be given more layers than its own
-    words: tuple[str, str]  # the network's name, its weights' sha256
+    vector: Callable[[Features], Tensor]  # ignores layers beyond ``layers``
+    name: str  # network and layers, as printed in cards
+    weights_sha256: str
 
     def __call__(self, images: Tensor) -> Tensor:
         return self.vector(self.network(images, self.layers))
@@ -34,15 +35,15 @@ class FeatureExtractor:
 
 @dataclass(frozen=True)
 class SecondNetwork:
-    """A second network's judges: what the network that trained likes need not please it."""
+    """Extractors on a network not used in training, to detect overfitting to the encoder."""
 
-    name: str  # of the network, as columns print it
+    name: str  # as printed in column titles
     style: FeatureExtractor
     pooled: FeatureExtractor
 
 
 class ExtractedFeatures(NamedTuple):
-    """Images (B,3,H,W) with the vector (B,D) that each judge makes of them."""
+    """Images (B,3,H,W) and their feature vectors (B,D), in the order of ``MetricNetworks.all``."""
 
     images: Tensor
     style: Tensor
@@ -54,24 +55,24 @@ class ExtractedFeatures(NamedTuple):
 
 @dataclass(frozen=True)
 class MetricNetworks:
-    """The networks that score, and what their figures are called."""
+    """The feature extractors of all metrics, and the names of the metrics based on them."""
 
     style: FeatureExtractor  # ``style_vector``
     perceptual: FeatureExtractor  # ``lpips_vector``
-    pooled: FeatureExtractor  # what sets of pictures are compared by
-    lpips_name: str  # "LPIPS", or a name that says what stands in for it
+    pooled: FeatureExtractor  # for distances between sets of images
+    lpips_name: str  # "LPIPS" only on torchvision's ImageNet VGG16
     frechet_name: str  # "FID" only on Inception-2048
     kernel_name: str
     independent: SecondNetwork | None = None
 
     @property
     def all(self) -> list[FeatureExtractor]:
-        """Every judge, in the order of ``View``."""
-        others = [self.independent.style, self.independent.pooled] if self.independent else []
-        return [self.style, self.perceptual, self.pooled, *others]
+        """Every extractor, in the order of ``ExtractedFeatures``."""
+        second = [self.independent.style, self.independent.pooled] if self.independent else []
+        return [self.style, self.perceptual, self.pooled, *second]
 
     def extract_features(self, images: Tensor) -> ExtractedFeatures:
-        """All that is needed of images (B,3,H,W), in one pass of each network."""
+        """Compute all vectors of images (B,3,H,W) with one forward pass per network."""
         layers: dict[Network, set[str]] = defaultdict(set)
         for extractor in self.all:
             layers[extractor.network].update(extractor.layers)
@@ -81,47 +82,49 @@ class MetricNetworks:
         )
 
     def style_features(self, paintings: Tensor) -> list[Tensor]:
-        """What ``measure`` wants of the paintings (B,3,H,W) of pairs, (B,D) by style judge."""
-        other = [self.independent.style] if self.independent else []
-        return [extractor(paintings) for extractor in (self.style, *other)]
+        """Vectors (B,D) of the paintings (B,3,H,W) of pairs, the last arguments of
+        ``pair_metrics``.
+        """
+        second = [self.independent.style] if self.independent else []
+        return [extractor(paintings) for extractor in (self.style, *second)]
 
     def reference_features(self, paintings: Tensor) -> list[Tensor]:
-        """What ``score`` wants of the reference paintings (B,3,H,W), (B,D) by pooled judge."""
-        other = [self.independent.pooled] if self.independent else []
-        return [extractor(paintings) for extractor in (self.pooled, *other)]
+        """Vectors (B,D) of reference paintings (B,3,H,W), the last arguments of ``aggregate``."""
+        second = [self.independent.pooled] if self.independent else []
+        return [extractor(paintings) for extractor in (self.pooled, *second)]
 
 
 class PairMetrics(NamedTuple):
-    """Outputs beside their photos and paintings, by pair."""
+    """Metrics and pooled features of N outputs."""
 
     ssim: Tensor  # (N,)
     ssim_worst: Tensor  # (N,)
     lpips: Tensor  # (N,)
     style_gap: Tensor  # (N,)
-    outputs: Tensor  # (N,D) by ``Judges.pooled``
-    photos: Tensor  # (N,D) likewise
-    style_gap_independent: Tensor | None = None  # (N,)
-    outputs_independent: Tensor | None = None  # (N,D) by ``Independent.pooled``
+    outputs: Tensor  # (N,D), pooled features
+    photos: Tensor  # (N,D), pooled features
+    style_gap_independent: Tensor | None = None  # (N,), by the second network
+    outputs_independent: Tensor | None = None  # (N,D), pooled features of the second network
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What was measured over N pairs; None is n/a. Per-pair lists are in manifest order.
+    """Scores of one method over N pairs; None: not available. Lists are in manifest order.
 
-    The figures of the independent network are None where there is none, and not in ``per_pair``.
+    Without a second network its metrics are None and absent from ``per_pair``.
     """
 
     ssim: float
     ssim_worst: float  # mean of the worst tenth of positions
     lpips: float
-    frechet: float | None  # to the held-out paintings
-    kernel: float | None
-    frechet_photos: float | None  # to the photos: a diagnostic, low when nothing happened
+    frechet: float | None  # to the reference paintings
+    kernel: float | None  # to the reference paintings
+    frechet_photos: float | None  # to the photos: a diagnostic, low without stylization
     style_gap: float
     pairs: int
-    left_out: int  # pairs whose photo was already as close to the painting as the floor
+    left_out: int  # pairs without a style gap (NaN), excluded from its mean
     per_pair: dict[str, list[float]]
-    photo: list[int]  # the number of each pair's photo among the different ones, from 0 on
+    photo: list[int]  # index of each pair's photo among the distinct ones, from 0
     painting: list[int]  # likewise
     kernel_independent: float | None = None
     style_gap_independent: float | None = None
@@ -133,8 +136,8 @@ def pair_metrics(
     style: Tensor,
     style_independent: Tensor | None = None,
 ) -> PairMetrics:
-    """Measure a batch of outputs; the paintings (B,D) are given as ``Judges.goals``."""
-    measured = PairMetrics(
+    """Compute the metrics of a batch; ``style`` as from ``MetricNetworks.style_features``."""
+    metrics = PairMetrics(
         *ssim_scores(output.images, photo.images),
         lpips(output.perceptual, photo.perceptual),
         style_gap_closed(output.style, photo.style, style),
@@ -142,11 +145,11 @@ def pair_metrics(
         photo.pooled,
     )
     if style_independent is None:
-        return measured
+        return metrics
     assert output.style_independent is not None
     assert photo.style_independent is not None
     gap = style_gap_closed(output.style_independent, photo.style_independent, style_independent)
-    return measured._replace(
+    return metrics._replace(
         style_gap_independent=gap, outputs_independent=output.pooled_independent
     )
 
@@ -158,21 +161,21 @@ def aggregate(
     paintings: Tensor,
     paintings_independent: Tensor | None = None,
 ) -> Scores:
-    """The scores of a method.
+    """Aggregate the metrics of all pairs of one method.
 
     Args:
-        batches: its measured outputs, in manifest order.
+        batches: metrics of the pairs, in manifest order.
         photo, painting: as in ``Scores``.
-        paintings, paintings_independent: the reference paintings (R,D), all different, as
-            ``Judges.references``.
+        paintings, paintings_independent: distinct reference paintings (R,D), as from
+            ``MetricNetworks.reference_features``.
     """
     by_field = zip(*batches, strict=True)
-    measured = PairMetrics(*(torch.cat(parts) for parts in by_field if parts[0] is not None))
-    by_name = {name: getattr(measured, name) for name in PER_PAIR}
+    metrics = PairMetrics(*(torch.cat(parts) for parts in by_field if parts[0] is not None))
+    by_name = {name: getattr(metrics, name) for name in PER_PAIR}
     columns = {name: x.double().cpu() for name, x in by_name.items() if x is not None}
-    valid, other_gap = ~columns["style_gap"].isnan(), columns.get("style_gap_independent")
-    # However many outputs a photo has, they are not so many pictures.
-    enough = len(set(photo)) >= MIN_PICTURES
+    valid, second_gap = ~columns["style_gap"].isnan(), columns.get("style_gap_independent")
+    # Several outputs of one photo do not make the set of images larger.
+    enough = len(set(photo)) >= MIN_IMAGES
 
     def between(
         distance: Callable[[Tensor, Tensor], float | None], a: Tensor | None, b: Tensor | None
@@ -183,9 +186,9 @@ def aggregate(
         ssim=float(columns["ssim"].mean()),
         ssim_worst=float(columns["ssim_worst"].mean()),
         lpips=float(columns["lpips"].mean()),
-        frechet=between(frechet_distance, measured.outputs, paintings),
-        kernel=between(kernel_distance, measured.outputs, paintings),
-        frechet_photos=between(frechet_distance, measured.outputs, measured.photos),
+        frechet=between(frechet_distance, metrics.outputs, paintings),
+        kernel=between(kernel_distance, metrics.outputs, paintings),
+        frechet_photos=between(frechet_distance, metrics.outputs, metrics.photos),
         style_gap=float(columns["style_gap"][valid].mean()),
         pairs=len(valid),
         left_out=int((~valid).sum()),
@@ -193,42 +196,36 @@ def aggregate(
         photo=list(photo),
         painting=list(painting),
         kernel_independent=between(
-            kernel_distance, measured.outputs_independent, paintings_independent
+            kernel_distance, metrics.outputs_independent, paintings_independent
         ),
-        style_gap_independent=None if other_gap is None else float(other_gap.nanmean()),
+        style_gap_independent=None if second_gap is None else float(second_gap.nanmean()),
     )
 
 
 def make_cards(networks: MetricNetworks, pairs: int, paintings: int, resolution: str) -> list[Card]:
-    """The card of each figure in ``Scores``."""
-    reference = f"{paintings} reference paintings"
-    pooled = networks.pooled.words
-    few = f"n/a with fewer than {MIN_PICTURES} different photos or paintings"
-    small = f"{few}, or unless both sets are larger than the feature dimension"
-    whole = f"unbiased, whole sets; {few}"
+    """Make a card for each metric in ``Scores``."""
+
+    def card(name: str, network: FeatureExtractor | None, reference: str, note: str = "") -> Card:
+        network_name, sha256 = (network.name, network.weights_sha256) if network else ("none", "")
+        return Card(name, network_name, sha256, pairs, reference, resolution, note)
+
     photo, painting = "the photo of each pair", "the painting of each pair"
+    references = f"{paintings} reference paintings"
+    minimum = f"requires ≥ {MIN_IMAGES} distinct images per set"
+    frechet = f"{minimum}, and more than feature dimensions"
+    kernel = f"unbiased, whole sets; {minimum}"
     cards = [
-        Card("SSIM", "none", "", pairs, photo, resolution, "luminance, 11x11 Gaussian window"),
-        Card(
-            "SSIM worst tenth",
-            "none",
-            "",
-            pairs,
-            photo,
-            resolution,
-            "mean over the worst tenth of positions",
-        ),
-        Card(networks.lpips_name, *networks.perceptual.words, pairs, photo, resolution),
-        Card(networks.frechet_name, *pooled, pairs, reference, resolution, small),
-        Card(networks.kernel_name, *pooled, pairs, reference, resolution, whole),
-        Card(f"{networks.frechet_name} to photos", *pooled, pairs, "the photos", resolution, small),
-        Card("Style gap closed", *networks.style.words, pairs, painting, resolution),
+        card("SSIM", None, photo, "luminance, 11x11 Gaussian window"),
+        card("SSIM worst tenth", None, photo, "mean over the worst tenth of positions"),
+        card(networks.lpips_name, networks.perceptual, photo),
+        card(networks.frechet_name, networks.pooled, references, frechet),
+        card(networks.kernel_name, networks.pooled, references, kernel),
+        card(f"{networks.frechet_name} to photos", networks.pooled, "the photos", frechet),
+        card("Style gap closed", networks.style, painting),
     ]
-    if other := networks.independent:
+    if second := networks.independent:
         cards += [
-            Card(f"KID ({other.name})", *other.pooled.words, pairs, reference, resolution, whole),
-            Card(
-                f"Style gap closed ({other.name})", *other.style.words, pairs, painting, resolution
-            ),
+            card(f"KID ({second.name})", second.pooled, references, kernel),
+            card(f"Style gap closed ({second.name})", second.style, painting),
         ]
     return cards

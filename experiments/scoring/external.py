@@ -1,7 +1,4 @@
-"""Pictures that any other system made: found by its manifest, scored as everybody's are.
-
-A manifest is a CSV file that begins ``photo,painting,output`` and has a line for every pair.
-"""
+"""Outputs of other methods, listed by a CSV manifest with the columns photo, painting, output."""
 
 import csv
 import io
@@ -14,17 +11,16 @@ from torch import Tensor
 
 from ...data.files import one_line, write_atomic
 from ...data.folders import check_each_file
-from ...data.images import open_image, orientation, read_image
-from .protocol import Batch, PairPaths, Stylizer, read_squares
+from ...data.images import read_image
+from .protocol import PairBatch, PairPaths, StylizeFn, read_squares
 
 HEADER = ["photo", "painting", "output"]
 
-Outputs = dict[PairPaths, Path]  # a system's picture of each pair
-Size = tuple[int, int]  # width, height
+Outputs = dict[PairPaths, Path]  # the output image of each pair
 
 
 def write_manifest(file: Path, pairs: Sequence[PairPaths]) -> None:
-    """Write pairs, with absolute paths, for another system to paint; outputs are numbered."""
+    """Write pairs with absolute paths and numbered outputs, for another method to stylize."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(HEADER)
@@ -36,131 +32,107 @@ def write_manifest(file: Path, pairs: Sequence[PairPaths]) -> None:
 def read_manifest(
     file: Path, outputs: Path, photos: Path | None = None, paintings: Path | None = None
 ) -> Outputs:
-    """The pairs of a manifest, in its order, with their outputs.
+    """Read the pairs and outputs of a manifest, in its order.
 
     Args:
         file: the manifest.
-        outputs: folder that its outputs are relative to.
-        photos, paintings: likewise; without them, the folder of the manifest.
+        outputs: folder that output paths are relative to.
+        photos, paintings: folders that these are relative to; default: that of the manifest.
 
     Raises:
-        ValueError: no such file, another header, a line that is no triple, a pair that comes twice,
-            or no pair at all.
+        ValueError: missing file, wrong header, malformed line, duplicate pair or no pair.
     """
     if not file.is_file():
-        raise ValueError(one_line(f"there is no manifest {file}"))
-    text = os.fsdecode(file.read_bytes()).removeprefix("\ufeff")
-    reader = csv.reader(io.StringIO(text, newline=""))
-    bases = [photos or file.parent, paintings or file.parent, outputs]
-    found: Outputs = {}
+        raise _error(f"no such manifest: {file}")
     try:
-        header = next(reader, [])
-        if header != HEADER:
-            said = f"begins with {reprlib.repr(','.join(header))} instead of {','.join(HEADER)}"
-            raise ValueError(one_line(f"the manifest {file} {said}"))
-        for row in filter(None, reader):
-            where = f"line {reader.line_num} of {file}"
-            if len(row) != len(HEADER) or "" in row:
-                said = f"{where} is {reprlib.repr(','.join(row))} instead of {','.join(HEADER)}"
-                raise ValueError(one_line(said))
-            photo, painting, output = (
-                Path(os.path.realpath(base / name)) for base, name in zip(bases, row, strict=True)
-            )
-            if (photo, painting) in found:
-                raise ValueError(one_line(f"{where} names the pair {row[0]}, {row[1]} once more"))
-            found[photo, painting] = output
+        with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
+            header, *rows = list(csv.reader(lines)) or [[]]
     except csv.Error as error:
-        raise ValueError(one_line(f"the manifest {file} cannot be read: {error}")) from None
+        raise _error(f"{file} is not a CSV file: {error}") from None
+    if header != HEADER:
+        start = reprlib.repr(",".join(header))
+        raise _error(f"{file} starts with {start}; the first line must be {','.join(HEADER)}")
+    folders = (photos or file.parent, paintings or file.parent, outputs)
+    found: Outputs = {}
+    for number, row in enumerate(rows, 2):
+        if not row:
+            continue
+        if len(row) != len(HEADER) or "" in row:
+            text = reprlib.repr(",".join(row))
+            raise _error(f"line {number} of {file} is {text}; expected {','.join(HEADER)}")
+        photo, painting, output = (
+            Path(os.path.realpath(folder / name)) for folder, name in zip(folders, row, strict=True)
+        )
+        if (photo, painting) in found:
+            raise _error(f"line {number} of {file} repeats the pair {row[0]}, {row[1]}")
+        found[photo, painting] = output
     if not found:
-        raise ValueError(one_line(f"the manifest {file} names no pair"))
+        raise _error(f"{file} lists no pairs")
     return found
 
 
-def read_systems(
+def read_methods(
     folders: Sequence[Path],
     manifests: Sequence[Path],
     photos: Path | None = None,
     paintings: Path | None = None,
 ) -> dict[str, Outputs]:
-    """Systems by the names of their folders, all with the pairs of the first; every picture looked
-    at.
+    """Read the manifests of several methods, named after their folders, and decode every image.
 
     Raises:
-        ValueError: no manifest for a folder, a mistake in one, other pairs than in the first, a
-            picture that is missing or unreadable, or an output that is no view of its photo.
+        ValueError: a missing folder, an invalid manifest, different pairs, an unreadable image, or
+            an output with another aspect ratio than its photo.
     """
     if len(folders) != len(manifests):
         raise ValueError(
-            f"--outputs names {len(folders)} folders and --manifest {len(manifests)} files: "
-            "each folder takes a manifest of its own, in the same order"
+            f"--outputs has {len(folders)} folders but --manifest has {len(manifests)} files; "
+            "give one manifest per folder, in the same order"
         )
-    systems: dict[str, Outputs] = {}
+    methods: dict[str, Outputs] = {}
     for folder, file in zip(folders, manifests, strict=True):
         if not folder.is_dir():
-            raise ValueError(one_line(f"there is no folder {folder}"))
+            raise _error(f"no such folder: {folder}")
         name = folder.resolve().name
-        if name in systems:
-            raise ValueError(one_line(f"two folders of outputs are called {name}: rename one"))
-        systems[name] = read_manifest(file, folder, photos, paintings)
-    _check_pairs(list(systems.values()), manifests)
-    _check_pictures(systems)
-    return systems
-
-
-def _check_pairs(systems: Sequence[Outputs], manifests: Sequence[Path]) -> None:
-    first = systems[0]
-    for other, file in zip(systems, manifests, strict=True):
-        for has, lacks, name in ((first, other, file), (other, first, manifests[0])):
-            if missing := [pair for pair in has if pair not in lacks]:
-                photo, painting = missing[0]
-                raise ValueError(
-                    one_line(
-                        f"{name} lacks the pair {photo}, {painting}: all manifests must name the "
-                        "same pairs"
-                    )
-                )
-
-
-def _check_pictures(systems: Mapping[str, Outputs]) -> None:
-    """Read every picture before anything is computed."""
-    pairs = [pair for outputs in systems.values() for pair in outputs.items()]
-    paths = dict.fromkeys(path for (photo, painting), output in pairs
-                          for path in (photo, painting, output))  # fmt: skip
-    sizes = dict(check_each_file(_size, list(paths), "pictures"))
-    for (photo, _), output in pairs:
-        if not is_same_view(sizes[output], sizes[photo]):
-            (w, h), (width, height) = sizes[output], sizes[photo]
-            raise ValueError(
-                one_line(
-                    f"{output} is {w}x{h} pixels and its photo {photo} {width}x{height}: places "
-                    "would not correspond; save outputs in the proportions of their photos"
-                )
+        if name in methods:
+            raise _error(f"two folders in --outputs are named {name}; rename one")
+        methods[name] = read_manifest(file, folder, photos, paintings)
+        if other := methods[name].keys() ^ next(iter(methods.values())).keys():
+            photo, painting = min(other)
+            raise _error(
+                f"{photo}, {painting} is not in both {manifests[0]} and {file}; all manifests must "
+                "list the same pairs"
             )
+    outputs = [item for method in methods.values() for item in method.items()]
+    paths = list(dict.fromkeys(path for pair, output in outputs for path in (*pair, output)))
+    sizes = dict(check_each_file(lambda path: read_image(path).size, paths, "images"))
+    for (photo, _), output in outputs:
+        if not same_aspect_ratio(sizes[output], sizes[photo]):
+            (w, h), (width, height) = sizes[output], sizes[photo]
+            raise _error(
+                f"{output} has {w}x{h} pixels but its photo {photo} has {width}x{height}; save "
+                "outputs with the aspect ratio of their photos"
+            )
+    return methods
 
 
-def _size(path: Path) -> Size:
-    """That of a picture that can be read, upright."""
-    read_image(path, at_least=32)
-    with open_image(path) as image:
-        width, height = image.size
-        return (height, width) if (orientation(image) or 1) >= 5 else (width, height)
-
-
-def is_same_view(output: Size, photo: Size) -> bool:
-    """Whether an output is its photo's size times some scale, to a pixel of the output."""
-    # |w - s·W| <= 1 and |h - s·H| <= 1 for some scale s.
+def same_aspect_ratio(output: tuple[int, int], photo: tuple[int, int]) -> bool:
+    """Whether a scale s exists with |w - s·W| <= 1 and |h - s·H| <= 1; sizes are (w, h), (W, H)."""
     (w, h), (width, height) = output, photo
     return abs(w * height - h * width) <= width + height
 
 
-def saved_painter(systems: Mapping[str, Outputs]) -> Stylizer:
-    """Outputs from their files, by system."""
+def saved_outputs(methods: Mapping[str, Outputs]) -> StylizeFn:
+    """Read each method's outputs instead of computing them."""
 
-    def paint(batch: Batch) -> dict[str, Tensor]:
+    def stylize(batch: PairBatch) -> dict[str, Tensor]:
         size, device = batch.content.shape[-1], batch.content.device
         return {
             name: read_squares([outputs[pair] for pair in batch.pairs], size, device)
-            for name, outputs in systems.items()
+            for name, outputs in methods.items()
         }
 
-    return paint
+    return stylize
+
+
+def _error(text: str) -> ValueError:
+    return ValueError(one_line(text))  # paths may contain line breaks

@@ -1,4 +1,4 @@
-"""Scoring a method on a fixed manifest of held-out (photo, painting) pairs."""
+"""Evaluation protocol: score methods on a fixed manifest of held-out (photo, painting) pairs."""
 
 import hashlib
 import math
@@ -14,8 +14,6 @@ from torch import Tensor
 from ...data.folders import Collection
 from ...data.images import read_image, square
 from ...metrics.scores import MetricNetworks, PairMetrics, Scores, aggregate, pair_metrics
-from ...models.encoder import Encoder
-from ...models.generator import Generator
 from ...models.style_code import match_color, mean_std, style_code
 from ...trainers.config import TrainConfig
 from ...trainers.model_files import Model, build_encoder
@@ -23,89 +21,84 @@ from ...trainers.runtime import join_processes, map_over_processes
 from ...trainers.trainer import collections
 
 T = TypeVar("T")
-PairPaths = tuple[Path, Path]
+PairPaths = tuple[Path, Path]  # photo, painting
 
 
-class Batch(NamedTuple):
-    """Pairs to be painted."""
+class PairBatch(NamedTuple):
+    """Pairs to stylize."""
 
     pairs: Sequence[PairPaths]
     content: Tensor  # photos (B,3,S,S) in [0,1]
-    style: Tensor  # paintings, likewise
+    style: Tensor  # paintings (B,3,S,S) in [0,1]
 
 
-Method = Callable[[Tensor, Tensor], Tensor]  # photos, paintings (B,3,S,S) -> outputs
-Stylizer = Callable[[Batch], dict[str, Tensor]]  # outputs (B,3,S,S) in [0,1], by name
+Method = Callable[[Tensor, Tensor], Tensor]  # photos, paintings (B,3,S,S) -> outputs (B,3,S,S)
+StylizeFn = Callable[[PairBatch], dict[str, Tensor]]  # outputs (B,3,S,S) in [0,1] by method name
 
 
 def make_manifest(photos: Sequence[Path], paintings: Sequence[Path], pairs: int) -> list[PairPaths]:
-    """The first ``pairs`` of all combinations, both sides in ``mixed`` order and used evenly.
+    """Choose ``pairs`` distinct pairs, or all there are; each image is used equally often.
+
+    The choice depends on file names alone. A smaller manifest is a prefix of a larger one.
 
     Raises:
-        ValueError: there is no held-out photo or painting.
+        ValueError: there is no photo or no painting, or ``pairs`` is less than 1.
     """
     if not (photos and paintings):
         raise ValueError(
-            f"no held-out pictures to score on ({len(photos)} photos, {len(paintings)} paintings); "
-            "a folder needs at least 3 pictures to set one aside"
+            f"no held-out images to evaluate on ({len(photos)} photos, {len(paintings)} "
+            "paintings); a folder needs at least 3 images to hold one out"
         )
     if pairs < 1:
-        raise ValueError(f"pairs is {pairs}; score on at least 1")
-    photos, paintings = mixed(photos), mixed(paintings)
+        raise ValueError(f"pairs is {pairs}; it must be at least 1")
+    photos, paintings = order_by_hash(photos), order_by_hash(paintings)
     n, m = len(photos), len(paintings)
-    count = min(pairs, n * m)
-    # Both walk round at every pair; the extra shift per lcm meets each combination exactly once.
-    return [(photos[i % n], paintings[(i + i // math.lcm(n, m)) % m]) for i in range(count)]
+    # Both lists are cycled; the extra shift after every lcm(n, m) pairs avoids repeated pairs.
+    return [
+        (photos[i % n], paintings[(i + i // math.lcm(n, m)) % m]) for i in range(min(pairs, n * m))
+    ]
 
 
-def pictures_to_score(
+def images_to_score(
     trained: TrainConfig, photos: Path | None, paintings: Path | None, split: str, notify: bool
 ) -> tuple[list[Path], list[Path]]:
-    """Photos and paintings: all of the folders named; without one, those that the run held out."""
-    named = (photos, paintings)
-    own = replace(
+    """List photos and paintings: all images of a given folder, else a split of the run's own."""
+    folders = (photos, paintings)
+    config = replace(
         trained, photos=photos or trained.photos, paintings=paintings or trained.paintings
     )
     found = [
-        every_picture(collection) if folder else list(getattr(collection, split))
-        for folder, collection in zip(named, collections(own, notify), strict=True)
+        all_images(collection) if folder else list(getattr(collection, split))
+        for folder, collection in zip(folders, collections(config, notify), strict=True)
     ]
     return found[0], found[1]
 
 
-def every_picture(collection: Collection) -> list[Path]:
-    """All splits, sorted."""
+def all_images(collection: Collection) -> list[Path]:
+    """List the images of all splits, sorted."""
     return sorted([*collection.train, *collection.validation, *collection.test])
 
 
-def mixed(paths: Sequence[Path]) -> list[Path]:
-    """Files in an order that has to do with their names alone, so that the first of them are of
-    all folders: splits are listed folder by folder.
-    """
-    # Not SHA-1: a split takes the first of each folder by that, so a small folder's would be last.
+def order_by_hash(paths: Sequence[Path]) -> list[Path]:
+    """Order files by a hash of their names, so that a prefix mixes all folders."""
+    # Not SHA-1: `split` holds out the first of each folder by it, so large folders would lead.
     return sorted(paths, key=lambda p: (hashlib.sha256(os.fsencode(p.name)).digest(), p))
 
 
-def image_ids(paths: Sequence[Path]) -> list[int]:
-    """Each file's number among the different ones, from 0 on."""
-    number = {path: i for i, path in enumerate(dict.fromkeys(paths))}
-    return [number[path] for path in paths]
-
-
 def read_squares(paths: Sequence[Path], size: int, device: torch.device) -> Tensor:
-    """Pictures as (B,3,size,size): shorter side to ``size``, center crop."""
+    """Read images as (B,3,size,size) in [0,1]: shorter side to ``size``, center crop."""
     images = torch.stack([square(read_image(path), size) for path in paths])
     return images.to(device, memory_format=torch.channels_last)
 
 
 def resolution(size: int) -> str:
-    """In words, how pictures are brought to size and scored."""
+    """Describe how images are resized and quantized, for cards."""
     return f"shorter side to {size} px, center crop, 8 bit"
 
 
 @torch.no_grad()
-def score_painter(
-    stylizer: Stylizer,
+def score_methods(
+    stylize: StylizeFn,
     manifest: Sequence[PairPaths],
     paintings: Sequence[Path],
     networks: MetricNetworks,
@@ -113,96 +106,89 @@ def score_painter(
     device: torch.device,
     batch_size: int = 8,
 ) -> dict[str, Scores]:
-    """Score all that a painter makes of the pairs, each batch of which is read and judged once.
+    """Score all methods of ``stylize``; each image is read once for all of them.
 
-    The processes of a launch share the batches, which are the same for any number of them; each
-    returns the scores of all pairs, to the bit those of a single process with as many threads.
+    The processes of a launch share the batches. Each returns the scores of all pairs, identical to
+    those of a single process.
 
     Args:
-        painter: what is scored.
+        stylize: the methods.
         manifest: (photo, painting) files.
-        paintings: the reference set of the distances between sets.
-        judges: the networks that score.
-        size: resolution of the evaluation.
-        device: where it runs.
-        batch_size: pairs at a time.
+        paintings: reference set of the distances between sets.
+        networks: feature extractors of the metrics.
+        size: side of the squares that photos and paintings are resized to.
+        device: where to compute.
+        batch_size: pairs per batch.
     """
     processes = join_processes(device.type)
 
-    def look(pairs: Sequence[PairPaths]) -> dict[str, PairMetrics]:
+    def score_batch(pairs: Sequence[PairPaths]) -> dict[str, PairMetrics]:
         content, style = (read_squares(paths, size, device) for paths in zip(*pairs, strict=True))
         photo, goals = networks.extract_features(content), networks.style_features(style)
+        metrics = {}
+        for name, output in stylize(PairBatch(pairs, content, style)).items():
+            output = (output * 255).round() / 255  # as a saved image
+            metrics[name] = pair_metrics(networks.extract_features(output), photo, *goals)
+        return metrics
 
-        def judged(output: Tensor) -> PairMetrics:
-            # Rounded to bytes, as a saved picture is: the scores are those of the files.
-            return pair_metrics(
-                networks.extract_features((output * 255).round() / 255), photo, *goals
-            )
+    def reference_batch(paths: Sequence[Path]) -> list[Tensor]:
+        return networks.reference_features(read_squares(paths, size, device))
 
-        return {name: judged(x) for name, x in stylizer(Batch(pairs, content, style)).items()}
-
-    def pool(batch: Sequence[Path]) -> list[Tensor]:
-        return networks.reference_features(read_squares(batch, size, device))
-
-    pairs, references = batches(manifest, batch_size), batches(paintings, batch_size)
-    measured = map_over_processes(processes, look, pairs, "scoring")
-    pooled = map_over_processes(processes, pool, references, "looking at the paintings")
-    sets = [torch.cat(parts) for parts in zip(*pooled, strict=True)]
+    scored = map_over_processes(processes, score_batch, batches(manifest, batch_size), "scoring")
+    references = map_over_processes(
+        processes, reference_batch, batches(paintings, batch_size), "reference paintings"
+    )
+    features = [torch.cat(parts) for parts in zip(*references, strict=True)]
     photo, painting = map(image_ids, zip(*manifest, strict=True))
     scores = {
-        name: aggregate([batch[name] for batch in measured], photo, painting, *sets)
-        for name in measured[0]
+        name: aggregate([batch[name] for batch in scored], photo, painting, *features)
+        for name in scored[0]
     }
     assert all(s.pairs == len(manifest) for s in scores.values())
     return scores
 
 
+def image_ids(paths: Sequence[Path]) -> list[int]:
+    """Number distinct files from 0, in order of first appearance."""
+    ids = {path: i for i, path in enumerate(dict.fromkeys(paths))}
+    return [ids[path] for path in paths]
+
+
 def batches(items: Sequence[T], size: int) -> list[Sequence[T]]:
-    """Items, so many at a time."""
+    """Split a sequence into batches; the last one may be smaller."""
     return [items[i : i + size] for i in range(0, len(items), size)]
 
 
-def each(methods: Mapping[str, Method]) -> Stylizer:
-    """Methods of photos and paintings alone, by name."""
+def each(methods: Mapping[str, Method]) -> StylizeFn:
+    """Apply methods of photos and paintings alone."""
     return lambda batch: {
         name: method(batch.content, batch.style) for name, method in methods.items()
     }
 
 
-def together(*painters: Stylizer) -> Stylizer:
-    """All that several painters make."""
-    return lambda batch: {k: v for stylizer in painters for k, v in stylizer(batch).items()}
+def together(*parts: StylizeFn) -> StylizeFn:
+    """Join the outputs of several functions, in their order."""
+    return lambda batch: {k: v for stylize in parts for k, v in stylize(batch).items()}
 
 
-def generator_painter(
-    generator: Generator, encoder: Encoder, layers: Sequence[str], strengths: Mapping[str, float]
-) -> Stylizer:
-    """A trained generator at several strengths, by name."""
+def trained_method(model: Model, device: torch.device, strengths: Mapping[str, float]) -> StylizeFn:
+    """Apply a trained generator at several strengths, by name."""
+    layers = list(model.config.style.layers)
+    encoder = build_encoder(model.config, layers)[0].to(device)
 
-    def paint(batch: Batch) -> dict[str, Tensor]:
+    def stylize(batch: PairBatch) -> dict[str, Tensor]:
         code = style_code(batch.style, encoder(batch.style, layers))
         return {
-            name: generator(batch.content, code, strength, attend=False).image
+            name: model.generator(batch.content, code, strength, attend=False).image
             for name, strength in strengths.items()
         }
 
-    return paint
+    return stylize
 
 
-def trained_painter(model: Model, device: torch.device, strengths: Mapping[str, float]) -> Stylizer:
-    """A finished run at several strengths, with the encoder its style codes come from."""
-    layers = model.config.style.layers
-    encoder, _ = build_encoder(model.config, list(layers))
-    return generator_painter(model.generator, encoder.to(device), layers, strengths)
-
-
-def _color_only(content: Tensor, style: Tensor) -> Tensor:
-    return match_color(content, torch.cat(mean_std(style), dim=1))
-
-
-#: Rows that any honest table needs: what the scores say of methods that do nothing clever.
+#: Trivial methods: their scores put those of trained rows into perspective.
 CONTROLS: dict[str, Method] = {
     "identity": lambda content, style: content,
-    "color only": _color_only,
+    "color only": lambda content, style: match_color(content, torch.cat(mean_std(style), dim=1)),
     "style image as output": lambda content, style: style,
 }

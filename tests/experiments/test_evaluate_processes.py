@@ -1,4 +1,4 @@
-"""Evaluation on several processes: the figures of one, written and printed once."""
+"""Evaluation on several processes: equal to one process, written and printed once."""
 
 import json
 import os
@@ -15,26 +15,26 @@ from underdrawing.trainers.trainer import train
 
 Launch = Callable[..., str]
 
-# Forked from a process that has imported everything: four imports of torch would take long.
+# Processes are forked after all imports: importing torch in each would be slow.
 LAUNCHER = """
 import sys
 from importlib import import_module
-sys.modules["timm"] = None  # no independent judge, which takes most of the time
+sys.modules["timm"] = None  # no second metric network, which is slow
 from accelerate import debug_launcher
 from underdrawing.experiments.main import run_command
-processes, name, *words = sys.argv[1:]
+processes, name, *arguments = sys.argv[1:]
 import_module(f"underdrawing.experiments.{name}")
-debug_launcher(run_command, (name, words), int(processes))
+debug_launcher(run_command, (name, arguments), int(processes))
 """
 
 
 @pytest.fixture
 def launch(cache: Path) -> Launch:
-    """``launch(2, "evaluate", RUN)``: what a command printed in all of so many processes."""
+    """``launch(2, "evaluate", RUN)``: run a command on 2 processes and return its output."""
 
-    def run(*words: object) -> str:
+    def run(*arguments: object) -> str:
         done = subprocess.run(
-            [sys.executable, "-c", LAUNCHER, *map(str, words)],
+            [sys.executable, "-c", LAUNCHER, *map(str, arguments)],
             env=os.environ | {"UNDERDRAWING_CACHE": str(cache), "OMP_NUM_THREADS": "1"},
             capture_output=True, text=True, timeout=400,
         )  # fmt: skip
@@ -44,30 +44,26 @@ def launch(cache: Path) -> Launch:
     return run
 
 
-def test_figures_are_those_of_one_process(
-    tiny: Callable[..., TrainConfig], folders: tuple[Path, Path], tmp_path: Path, launch: Launch,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    monkeypatch.setitem(sys.modules, "timm", None)
-    run, both = train(tiny()), folders[0].parent  # 21 pictures: enough for KID
-    evaluate(
-        EvaluateConfig(
-            (run,), photos=both, paintings=both, pairs=20, device="cpu", out=tmp_path / "1"
-        )
-    )
+def test_results_do_not_depend_on_the_number_of_processes(
+    tiny: Callable[..., TrainConfig], folders: tuple[Path, Path], tmp_path: Path, launch: Launch
+) -> None:
+    run, images = train(tiny()), folders[0].parent  # 21 images: enough for KID
+    config = EvaluateConfig(
+        (run,), photos=images, paintings=images, pairs=20, strengths=(1.0,), device="cpu",
+        out=tmp_path / "1",
+    )  # fmt: skip
+    evaluate(config)
     alone = json.loads((tmp_path / "1" / "table.json").read_text())
-    assert all(line["figures"]["kernel"]["measured"] is not None for line in alone["full"]["lines"])
-    assert alone["curves"][str(run)][0]["strengths"] == [0, 0.25, 0.5, 0.75, 1]
-    for processes in (2, 4):  # three batches: the fourth process has nothing to do
-        out = tmp_path / str(processes)
-        words = ["--photos", both, "--paintings", both, "--pairs", 20, "--device", "cpu",
-                 "--out", out]  # fmt: skip
-        printed = launch(processes, "evaluate", run, *words)
-        assert json.loads((out / "table.json").read_text()) == alone
-        assert printed.count(" pairs, KID against") == 1
+    assert all(row["entries"]["kernel"]["measured"] is not None for row in alone["full"]["rows"])
+    printed = launch(  # three batches: the fourth process is idle
+        4, "evaluate", run, "--photos", images, "--paintings", images, "--pairs", 20,
+        "--strengths", 1.0, "--device", "cpu", "--out", tmp_path / "4",
+    )  # fmt: skip
+    assert json.loads((tmp_path / "4" / "table.json").read_text()) == alone
+    assert printed.count(" pairs, KID against") == 1
 
 
-def test_a_reproduction_on_two_processes_trains_scores_and_writes_once(
+def test_reproduction_on_two_processes_trains_and_scores_each_row_once(
     folders: tuple[Path, Path], tmp_path: Path, launch: Launch
 ) -> None:
     out = tmp_path / "out"
@@ -77,16 +73,13 @@ def test_a_reproduction_on_two_processes_trains_scores_and_writes_once(
         "--workers", 0, "--device", "cpu", "--generator.width", 8, "--generator.blocks", 1,
     )  # fmt: skip
     assert printed.count("report:") == 1
-    written = {"table.md", "table.csv", "table.json", "report.html", "manifest.json"}
-    assert written <= {path.name for path in out.iterdir()}
-    cells = {path.name for path in (out / "cells").iterdir()}
-    assert len(cells) == len(ROWS) + 1  # and the start they share
-    for cell in cells:
-        assert json.loads((out / "cells" / cell / "run.json").read_text())["processes"] == 2
-    scored = {path.stem for path in (out / "scores" / "test").iterdir()} - {"controls"}
-    assert len(scored) == len(ROWS)
-    assert scored < cells
-    for cell in scored:
-        kept = json.loads((out / "scores" / "test" / f"{cell}.json").read_text())["scores"]
-        for scores in kept.values():
+    assert {"table.md", "table.json", "report.html"} <= {path.name for path in out.iterdir()}
+    runs = list(out.glob("*/*/run.json"))
+    assert len(runs) == len(ROWS) + 1  # and the shared warm-up
+    assert all(json.loads(run.read_text())["processes"] == 2 for run in runs)
+    scored = {file.stem: json.loads(file.read_text()) for file in out.glob("scores/test/*.json")}
+    assert scored.keys() - {"controls"} < {run.parent.name for run in runs}
+    assert len(scored) == len(ROWS) + 1  # and the controls
+    for stored in scored.values():
+        for scores in stored["scores"].values():
             assert len(scores["per_pair"]["ssim"]) == scores["pairs"] == 9
