@@ -24,8 +24,8 @@ from .style_code import COLOR_SIZE, match_color, mean_std
 STRIDE = 8  # of the attention map; photos are padded to a multiple of it
 MIN_SIDE = 32
 EPS = 0.02  # keeps the logit of [0,1] finite
-# Adam moves every weight by about the learning rate, so a layer with 2,000 inputs of unit size
-# jumps at each step; with inputs of a tenth of that size training is stable.
+# Std of a standardized code. Adam moves every weight by about the learning rate, so a layer with
+# 2,000 inputs of unit size jumps at each step; with a tenth of that size it does not.
 CODE_SCALE = 0.1
 
 
@@ -52,13 +52,13 @@ def layout() -> torch.memory_format:
     return torch.contiguous_format if torch.is_grad_enabled() else torch.channels_last
 
 
-def conv(c_in: int, c_out: int, kernel: int, stride: int = 1) -> nn.Conv2d:
-    """Build a convolution with reflection padding."""
-    return nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, padding_mode="reflect")
+def conv3x3(c_in: int, c_out: int) -> nn.Conv2d:
+    """Build a 3x3 convolution with reflection padding."""
+    return nn.Conv2d(c_in, c_out, 3, padding=1, padding_mode="reflect")
 
 
 def instance_norm(x: Tensor) -> Tensor:
-    """Apply instance norm as a group norm of one channel per group, which is faster on a CPU."""
+    """Apply instance norm as a group norm of one channel per group: faster on a CPU."""
     return F.group_norm(x, x.shape[1])
 
 
@@ -102,7 +102,7 @@ class StyledConv(nn.Module):
 
     def __init__(self, c_in: int, c_out: int, hidden: int, upsample: bool = False) -> None:
         super().__init__()
-        self.conv = UpsampleConv(c_in, c_out, 3) if upsample else conv(c_in, c_out, 3)
+        self.conv = UpsampleConv(c_in, c_out, 3) if upsample else conv3x3(c_in, c_out)
         self.style = nn.Linear(hidden, 2 * c_out)
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
@@ -159,17 +159,14 @@ class Generator(nn.Module):
         self.style = nn.Sequential(
             nn.Linear(style_size + 1, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU()
         )
-        self.stem = conv(48, width, 3)  # of 4x4 pixels x RGB: no convolution above half resolution
-        self.trunk = conv(width, width, 3)  # independent of the style, so that A is as well
+        self.stem = conv3x3(48, width)  # 48 = 4x4 pixels x RGB: no convolution runs at full size
+        self.trunk = conv3x3(width, width)  # independent of the style, so that A is as well
         self.blocks = nn.ModuleList(StyledBlock(width, hidden) for _ in range(blocks))
         # Without the norm in ``up``, one large early step can kill its ReLUs for good.
-        self.up = nn.ModuleList(
-            [
-                StyledConv(width, width // 2, hidden, upsample=True),
-                StyledConv(width // 2, width // 4, hidden),
-            ]
-        )
-        self.to_residual = UpsampleConv(width // 4, 3, 5)
+        up1 = StyledConv(width, width // 2, hidden, upsample=True)
+        up2 = StyledConv(width // 2, width // 4, hidden)
+        self.up = nn.ModuleList([up1, up2])
+        self.to_residual = UpsampleConv(width // 4, 3, kernel=5)
         for parameter in self.to_residual.parameters():
             nn.init.zeros_(parameter)
         self.attention = SpatialAttention(width) if attention else None
@@ -287,8 +284,7 @@ class Generator(nn.Module):
         ``colors`` are the mean and std (B,3) of the whole photo.
         """
         base = photo + s * (match_color(photo, code, colors) - photo)  # (B,3,H,W)
-        image = from_logit(to_logit(base) + s * residual.float())  # (B,3,H,W)
-        return torch.where(s == 0, photo, image)  # (B,3,H,W)
+        return torch.where(s == 0, photo, from_logit(to_logit(base) + s * residual.float()))
 
     def standardize(self, code: Tensor) -> Tensor:
         """Return codes (B,D) as the networks see them: mean 0, std ``CODE_SCALE``."""
