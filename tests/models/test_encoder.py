@@ -127,9 +127,9 @@ def test_vgg_stops_after_the_deepest_requested_tap() -> None:
 
 
 def test_unknown_encoders_and_layers_are_refused_with_the_valid_names() -> None:
-    with pytest.raises(ValueError, match="unknown encoder 'vgg17'; .*vgg16, .*resnet50"):
+    with pytest.raises(ValueError, match=r"unknown encoder 'vgg17'; .*vgg16, .*resnet50"):
         Encoder("vgg17", ["relu1_1"])
-    with pytest.raises(ValueError, match="resnet50 has no layer 'relu1_1'; .*stem, layer1"):
+    with pytest.raises(ValueError, match=r"resnet50 has no layer 'relu1_1'; .*stem, layer1"):
         Encoder("resnet50", ["relu1_1"])
 
 
