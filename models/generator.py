@@ -189,9 +189,6 @@ class Generator(nn.Module):
             attend: compute A; False skips the branch where only the image is needed.
             cond_strength: strength that conditions the network, a number or (B,); by default the
                 spatial mean of ``strength``, as in training.
-
-        Raises:
-            ValueError: the photo is smaller than 32 pixels.
         """
         height, width = photo.shape[-2:]
         trunk = self.encode_photo(photo)  # (B,C,2h,2w)
@@ -205,11 +202,7 @@ class Generator(nn.Module):
         return Stylized(image, attention, channels)
 
     def encode_photo(self, photo: Tensor) -> Tensor:
-        """Return trunk features (B,C,2h,2w), which depend on the photo (B,3,H,W) alone.
-
-        Raises:
-            ValueError: the photo is smaller than 32 pixels.
-        """
+        """Return trunk features (B,C,2h,2w), which depend on the photo (B,3,H,W) alone."""
         height, width = photo.shape[-2:]
         if min(height, width) < MIN_SIDE:
             raise ValueError(

@@ -16,6 +16,7 @@ import importlib.util
 import os
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -195,22 +196,22 @@ def _from_package(package: Package, filename: str) -> tuple[Path, str] | None:
 
 
 def _write_atomic(content: bytes, path: Path) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(
-            f"cannot write weights to {path.parent} ({error.strerror}); name a writable folder in "
-            "UNDERDRAWING_CACHE"
-        ) from None
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
+    except OSError as error:
+        raise ValueError(
+            f"cannot write weights to {path.parent} ({error.strerror}); free some space, or name "
+            "another folder in UNDERDRAWING_CACHE"
+        ) from None
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
 
 
 def _vgg16_from_onnx(path: Path) -> State:

@@ -33,9 +33,6 @@ def stylize_in_tiles(
     """Return ``generator(photo, code, strength, attend, cond_strength)`` up to rounding.
 
     ``positions`` is the size of a tile; the other arguments are those of ``Generator.forward``.
-
-    Raises:
-        ValueError: the photo is smaller than 32 pixels.
     """
     trunk = generator.encode_photo(photo)
     attention, channels = generator.predict_attention(trunk, attend)

@@ -254,6 +254,15 @@ def test_the_gate_changes_the_image_and_detaching_it_does_not() -> None:
     assert (with_weights_of(gated)(photo, code).image - image).abs().mean() > 1e-3
 
 
+def test_the_gate_keeps_the_photos_features_where_attention_is_high() -> None:
+    generator = trained(gates_decoder=True)
+    trunk, style = torch.rand(1, 8, 8, 8), torch.rand(1, 32)
+    attention = torch.tensor([[[[0.0, 1e9]]]]).expand(1, 1, 4, 2).repeat_interleave(2, dim=3)
+    x = generator.styled_blocks(trunk, style, attention)
+    torch.testing.assert_close(x[..., -2:], trunk[..., -2:])
+    assert (x[..., :2] - trunk[..., :2]).abs().mean() > 0.1
+
+
 def test_a_gate_without_a_branch_equals_uniform_attention() -> None:
     gated, photo, code = trained(gates_decoder=True), photos(), codes()
     assert gated.attention is not None
