@@ -1,7 +1,14 @@
-"""Content losses: pixel, feature, multi-scale, attention-weighted.
+"""Content losses: pixel, feature, multi-scale and attention-weighted; one value per image, (B,).
 
-The paper writes sums, we write means: its ½ Σ_ij (F_ij - P_ij)² over C x h x w entries equals
-ours times ``C·h·w / 2``. One value per image, (B,), everywhere.
+They follow 问答酱, "Content-aware loss optimization: a breakthrough for image style transfer"
+(内容感知损失优化：图像风格迁移的核心突破), 18 September 2025:
+
+    L_content   = 1/2 Σ_ij (F_ij - P_ij)²          one layer
+    L           = Σ_l λ_l L_content^l              several layers ("multi-scale")
+    L_attention = Σ_ij A_ij (F_ij - P_ij)²         weighted by an attention map
+
+with features F of the output and P of the photo. This differs from the paper: it writes sums, we
+take means. Its L_content over C x h x w entries is ours times C·h·w / 2.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,49 +21,32 @@ from torch import Tensor, nn
 from .normalization import NORMALIZATIONS
 
 Features = dict[str, Tensor]
-LayerWeights = Sequence[tuple[str, float]]
 
 
 def pixel_loss(stylized: Tensor, content: Tensor) -> Tensor:
-    """Mean squared difference of two images (B,C,H,W) -> (B,); the table's baseline."""
+    """Return the mean squared difference of two images (B,C,H,W): the table's baseline."""
     return (stylized - content).square().mean(dim=(1, 2, 3))
 
 
-def attention_at(attention: Tensor, size: Sequence[int]) -> Tensor:
-    """A (B,1,h,w) at another resolution, again with mean one.
-
-    The logits (log A) are resized and go through the softmax again, as DESIGN fixes it; at its
-    own resolution A comes back as it is.
-    """
-    if tuple(attention.shape[-2:]) == tuple(size):
-        return attention
-    logits = F.interpolate(
-        attention.clamp_min(1e-8).log(), tuple(size), mode="bilinear", antialias=True
-    )
-    h, w = logits.shape[-2:]
-    flat = rearrange(logits, "b 1 h w -> b (h w)").softmax(-1) * (h * w)
-    return rearrange(flat, "b (h w) -> b 1 h w", h=h)
-
-
 class ContentLoss(nn.Module):
-    """Σ_l λ_l · mean(A_l · E_l): the paper's content losses, all of them.
+    """Σ_l λ_l · mean(A_l · E_l), with E_l the squared feature error averaged over channels.
 
-    One layer with weight 1 is the paper's L_content, several are the multi-scale loss, A ≠ 1 is
-    L_attention. It comes in two steps, because the attention objectives look at the errors
-    before anything is weighted: ``squared_errors`` and then ``forward``.
+    One layer with weight 1 is L_content, several are the multi-scale loss, and A ≠ 1 is
+    L_attention. The loss is computed in two steps, ``squared_errors`` and ``forward``, because
+    attention objectives need the errors before they are weighted.
 
     Args:
         layers: (name, λ_l) pairs.
-        normalization: one of ``features.NORMALIZATIONS``.
+        normalization: one of ``NORMALIZATIONS``.
     """
 
-    def __init__(self, layers: LayerWeights, normalization: str = "l2") -> None:
+    def __init__(self, layers: Sequence[tuple[str, float]], normalization: str = "l2") -> None:
         super().__init__()
         self.layers = dict(layers)
         self.normalize = NORMALIZATIONS[normalization]
 
     def squared_errors(self, stylized: Features, content: Features) -> Features:
-        """Per layer (F - P)² of the normalized features, (B,C,h,w), float32."""
+        """Return (F - P)² of the normalized features per layer, (B,C,h,w) in float32."""
         return {
             layer: (
                 self.normalize(stylized[layer].float()) - self.normalize(content[layer].float())
@@ -70,24 +60,32 @@ class ContentLoss(nn.Module):
         attention: Tensor | None = None,
         channels: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
-        """Loss (B,) from squared errors; A (B,1,h,w) and a_c (B,C) default to ones."""
-        per_layer = [
-            weight * weighted(squared_errors[layer], attention, (channels or {}).get(layer))
-            for layer, weight in self.layers.items()
-        ]
-        return torch.stack(per_layer).sum(0)
+        """Return the loss (B,); A (B,1,h,w) and channel attention {layer: (B,C)} default to 1."""
+        terms = []
+        for layer, weight in self.layers.items():
+            error = content_error(squared_errors[layer], (channels or {}).get(layer))
+            if attention is not None:
+                error = attention_at(attention, error.shape[-2:]) * error
+            terms.append(weight * error.mean(dim=(1, 2, 3)))
+        return torch.stack(terms).sum(0)
 
 
 def content_error(squared: Tensor, channels: Tensor | None = None) -> Tensor:
-    """E (B,1,h,w): mean over channels of (a_c ·) the squared errors (B,C,h,w)."""
+    """Return E (B,1,h,w): squared errors (B,C,h,w), weighted by (B,C) if given, mean over C."""
     if channels is not None:
         squared = squared * channels[..., None, None]
     return squared.mean(dim=1, keepdim=True)
 
 
-def weighted(squared: Tensor, attention: Tensor | None, channels: Tensor | None = None) -> Tensor:
-    """mean_ij(A_ij · E_ij), (B,). Without A it is the plain mean, to the last bit."""
-    error = content_error(squared, channels)
-    if attention is not None:
-        error = attention_at(attention, error.shape[-2:]) * error
-    return error.mean(dim=(1, 2, 3))
+def attention_at(attention: Tensor, size: Sequence[int]) -> Tensor:
+    """Resize A (B,1,h,w) to another resolution and restore mean 1.
+
+    Resizes log A and applies the softmax again. At its own resolution A is returned as it is.
+    """
+    if tuple(attention.shape[-2:]) == tuple(size):
+        return attention
+    logits = attention.clamp_min(1e-8).log()
+    logits = F.interpolate(logits, tuple(size), mode="bilinear", antialias=True)
+    h, w = logits.shape[-2:]
+    flat = rearrange(logits, "b 1 h w -> b (h w)").softmax(-1) * (h * w)
+    return rearrange(flat, "b (h w) -> b 1 h w", h=h)

@@ -1,24 +1,22 @@
-"""DiffAugment (Zhao et al. 2020): the same random change to real and fake, differentiable.
+"""DiffAugment (Zhao et al. 2020): the same random, differentiable change of real and fake images.
 
-The random numbers come with the batch, drawn per position of the data order, so that the result
-does not depend on the number of processes.
+The random numbers are drawn per position of the data order, so that the result does not depend on
+the number of processes.
 """
 
 import kornia
 import torch
 from torch import Tensor
 
-NUMBERS = 5  # uniform numbers used per picture
+NUMBERS = 5  # uniform numbers per image
 
 
 def diff_augment(image: Tensor, uniform: Tensor) -> Tensor:
-    """Color and translation of pictures (B,3,H,W) in [0,1].
+    """Change colors and position of images (B,3,H,W) in [0,1]; the result is not clamped.
 
-    Args:
-        image: pictures.
-        uniform: (B,5) in [0,1): brightness, saturation, contrast, shift x, shift y.
+    ``uniform`` (B,5) in [0,1) sets brightness, saturation, contrast, shift x and shift y.
     """
-    brightness, saturation, contrast, dx, dy = (uniform[:, i] for i in range(NUMBERS))
+    brightness, saturation, contrast, dx, dy = uniform.unbind(dim=1)
     image = kornia.enhance.adjust_brightness(image, brightness - 0.5, clip_output=False)
     gray = image.mean(dim=1, keepdim=True)
     image = gray + (image - gray) * (2 * saturation)[:, None, None, None]

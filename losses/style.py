@@ -1,11 +1,9 @@
-"""Style losses: Gram matrices (Gatys et al. 2016) and channel statistics (Huang & Belongie 2017).
+"""Style losses: Gram matrices (Gatys et al. 2016), channel statistics (Huang & Belongie 2017).
 
-One value per image, (B,), averaged over layers. Computed in float32 even under autocast: a Gram
-matrix overflows half precision.
+One value per image, (B,). Computed in at least float32 even under autocast, since a Gram matrix
+overflows half precision.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,51 +15,45 @@ Features = dict[str, Tensor]
 
 
 def gram(features: Tensor) -> Tensor:
-    """G = F Fᵀ / (C·h·w), (B,C,h,w) -> (B,C,C) in at least float32.
+    """Return G = F Fᵀ / (C·h·w), (B,C,h,w) -> (B,C,C).
 
-    Fastest, without a copy, on features in channels_last.
+    Fastest, because it needs no copy, on features in channels_last.
     """
     return _Gram.apply(rearrange(features, "b c h w -> b (h w) c"))
 
 
 class _Gram(torch.autograd.Function):
-    """Positions (B,n,C) to their Gram matrix / (C·n), with one product in each direction.
+    """Gram matrix (B,C,C) of positions (B,n,C), with one matrix product in each direction.
 
-    Autograd would see two factors and make two products and a sum of their gradients.
+    Autograd would treat the two factors as distinct: two products and a sum in the backward.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
         f = x if x.dtype == torch.float64 else x.float()
-        with torch.autocast(x.device.type, enabled=False), _exact_products(x.dtype):
-            return torch.baddbmm(f.new_zeros(()), f.mT, f, beta=0, alpha=1 / f[0].numel())
+        # Numbers that were bfloat16 multiply exactly on bfloat16 units and are summed in float32:
+        # the same result, three to four times faster.
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("medium" if x.dtype == torch.bfloat16 else before)
+        try:
+            with torch.autocast(x.device.type, enabled=False):
+                return torch.baddbmm(f.new_zeros(()), f.mT, f, beta=0, alpha=1 / f[0].numel())
+        finally:
+            torch.set_float32_matmul_precision(before)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
-        # The result is rounded to the features' precision anyway, so the factor may be as well.
+        # The result is rounded to the precision of x anyway, so this factor may be as well.
         symmetric = ((grad + grad.mT) / x[0].numel()).to(x.dtype)
         with torch.autocast(x.device.type, enabled=False):
             return x @ symmetric
 
 
-@contextmanager
-def _exact_products(dtype: torch.dtype) -> Iterator[None]:
-    """float32 products of numbers that are bfloat16 already may use bfloat16 units: they multiply
-    exactly and add up in float32, three to four times faster.
-    """
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium" if dtype == torch.bfloat16 else before)
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
 def gram_loss(stylized: Tensor, style: Tensor, relative: bool = True) -> Tensor:
-    """||G - G*||² of two feature maps (B,C,h,w) -> (B,), see ``StyleLoss`` for ``relative``."""
+    """Return ||G - G*||² of two feature maps (B,C,h,w); ``relative`` as in ``StyleLoss``."""
     target = gram(style)
     difference = (gram(stylized) - target).square()
     if not relative:
@@ -70,12 +62,13 @@ def gram_loss(stylized: Tensor, style: Tensor, relative: bool = True) -> Tensor:
 
 
 def statistics_loss(stylized: Tensor, style: Tensor, relative: bool = True) -> Tensor:
-    """||Δmean||² + ||Δstd||² of the channels of two feature maps -> (B,)."""
-    (mean, std), (mean_, std_) = _mean_std(stylized), _mean_std(style)
-    difference = (mean - mean_).square() + (std - std_).square()
+    """Return ||Δmean||² + ||Δstd||² of the channels of two feature maps (B,C,h,w)."""
+    (mean, std), (target_mean, target_std) = _mean_std(stylized), _mean_std(style)
+    difference = (mean - target_mean).square() + (std - target_std).square()
     if not relative:
         return difference.mean(dim=1)
-    return difference.sum(dim=1) / (mean_.square() + std_.square()).sum(dim=1).clamp_min(1e-12)
+    norm = (target_mean.square() + target_std.square()).sum(dim=1).clamp_min(1e-12)
+    return difference.sum(dim=1) / norm
 
 
 def _mean_std(features: Tensor) -> tuple[Tensor, Tensor]:
@@ -89,10 +82,14 @@ KINDS = {"gram": gram_loss, "statistics": statistics_loss}
 
 
 class StyleLoss(nn.Module):
-    """Mean over layers of the style distance of outputs to paintings, (B,).
+    """Style distance of outputs to paintings, averaged over layers.
 
-    ``relative`` divides each layer's distance by the painting's own squared norm, so that layers
-    and encoders count alike (here we depart from Gatys; False gives the published form).
+    Args:
+        layers: names of the style layers.
+        kind: one of ``KINDS``.
+        relative: divide each layer's distance by the squared norm of the painting's own
+            statistics, so that all layers and encoders count alike. This differs from Gatys et
+            al.; False is the published form.
     """
 
     def __init__(self, layers: tuple[str, ...], kind: str = "gram", relative: bool = True) -> None:

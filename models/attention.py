@@ -1,7 +1,7 @@
-"""The attention branch: where a photo is about to lose its content.
+"""Attention branches: predict from the photo alone where stylization will damage content.
 
-Spatial attention A is (B,1,h,w), >= 0, with spatial mean exactly 1, so that A = 1 everywhere is
-the unweighted loss. Channel attention a is (B,C) per loss layer, >= 0, with mean 1.
+Spatial attention A is (B,1,h,w), >= 0, with spatial mean exactly 1 per image, so that A = 1 is the
+unweighted loss. Channel attention is (B,C) per loss layer, >= 0, with mean 1.
 """
 
 from collections.abc import Mapping
@@ -12,26 +12,26 @@ from torch import Tensor, nn
 
 
 def spatial_softmax(logits: Tensor) -> Tensor:
-    """softmax over positions x h*w: logits (B,1,h,w) -> A (B,1,h,w) with mean one."""
+    """Return A = h*w * softmax over positions, (B,1,h,w) -> (B,1,h,w) float32 with mean 1."""
     h, w = logits.shape[-2:]
     flat = rearrange(logits.float(), "b 1 h w -> b (h w)").softmax(-1) * (h * w)
     return rearrange(flat, "b (h w) -> b 1 h w", h=h)
 
 
 def attention_to_strength(attention: Tensor, size: tuple[int, int]) -> Tensor:
-    """A strength that spares what A marks: 1 / max(A, 1), as (B,1,H,W) of the size given.
+    """Return the strength 1 / max(A, 1) at ``size``, (B,1,h,w) -> (B,1,H,W) in (0,1].
 
-    Full where A is at most its mean, half where it is twice that, a fifth where it is five times.
+    The strength is 1 where A is at most its mean, 1/2 where A is twice the mean.
     """
     a = F.interpolate(attention, size, mode="bilinear")
     return 1 / a.clamp_min(1)
 
 
 class SpatialAttention(nn.Module):
-    """Trunk features (B,C,4h,4w at stride 4 -> stride 8) to the attention map A (B,1,h,w).
+    """Map trunk features (B,C,2h,2w) at stride 4 to attention A (B,1,h,w) at stride 8.
 
-    Two dilated convolutions widen the view to about 150 pixels of the photo, enough to tell a
-    face from a wall; the last layer starts at zero, so training starts from A = 1.
+    Dilation widens the receptive field to 27 trunk positions (108 pixels). The last layer starts
+    at zero, so training starts from A = 1.
     """
 
     def __init__(self, width: int) -> None:
@@ -52,17 +52,15 @@ class SpatialAttention(nn.Module):
 
 
 class ChannelAttention(nn.Module):
-    """Pooled trunk (B,C,h,w) to one weight per channel of each loss layer, mean one."""
+    """Map trunk features (B,C,2h,2w) to one weight per channel of each loss layer, mean 1."""
 
     def __init__(self, width: int, channels: Mapping[str, int]) -> None:
         super().__init__()
         self.heads = nn.ModuleDict({layer: nn.Linear(width, c) for layer, c in channels.items()})
-        for head in self.heads.values():
-            assert isinstance(head, nn.Linear)
-            nn.init.zeros_(head.weight)
-            nn.init.zeros_(head.bias)
+        for parameter in self.heads.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, trunk: Tensor) -> dict[str, Tensor]:
-        pooled = F.relu(trunk).mean(dim=(2, 3))  # after instance norm the plain mean is zero
+        pooled = F.relu(trunk).mean(dim=(2, 3))  # (B,C); without ReLU, instance norm makes it 0
         logits = {layer: head(pooled).float() for layer, head in self.heads.items()}
         return {layer: x.softmax(-1) * x.shape[-1] for layer, x in logits.items()}

@@ -1,19 +1,19 @@
-"""The photo's own colors under the painting's light and dark."""
+"""Color-preserving stylization: the painting changes lightness, the photo keeps its chroma."""
 
 import torch
 from torch import Tensor
 
 from .style_code import COLOR_SIZE, mean_std
 
-LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601: the Y of YIQ and of YCbCr
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601: Y of YIQ and YCbCr
 
 
 def keep_chroma(stylized: Tensor, photo: Tensor) -> Tensor:
-    """The stylized picture's luma with the photo's chroma, (B,3,H,W) in [0,1].
+    """Combine the luma of ``stylized`` with the chroma of ``photo``, (B,3,H,W) in [0,1].
 
-    Luminance-only transfer (Gatys et al. 2016, Preserving Color in Neural Artistic Style Transfer)
-    in YCbCr: there, another Y at the same chroma is one number added to red, green and blue. What
-    leaves [0,1] is clamped. Where nothing was painted, the photo is returned as it is.
+    Luminance-only transfer (Gatys et al. 2016, "Preserving Color in Neural Artistic Style
+    Transfer") in YCbCr, where changing Y at constant chroma adds one number to R, G and B.
+    Values outside [0,1] are clamped. Pixels equal to the photo's are returned unchanged.
     """
     weights = torch.tensor(LUMA, dtype=photo.dtype, device=photo.device)[:, None, None]
     change = ((stylized - photo) * weights).sum(dim=1, keepdim=True)
@@ -21,8 +21,8 @@ def keep_chroma(stylized: Tensor, photo: Tensor) -> Tensor:
 
 
 def with_colors_of(code: Tensor, photo: Tensor) -> Tensor:
-    """A style code (B,D) whose RGB mean and std are those of the photo (B,3,H,W).
+    """Replace the RGB mean and std of style codes (B,D) by those of photos (B,3,H,W).
 
-    Else a dark painting would darken the photo under its colors, which then glow.
+    Use it before ``keep_chroma``: otherwise a dark painting darkens the photo under its own chroma.
     """
     return torch.cat([*mean_std(photo), code[:, COLOR_SIZE:]], dim=1)

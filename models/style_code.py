@@ -1,17 +1,17 @@
-"""A painting as one vector: colors and channel statistics of its features (DESIGN: style).
+"""Style code: a painting as one vector of color and feature statistics.
 
 Layout of a code (B,D): RGB mean (3), RGB std (3), then per layer channel means (C), stds (C).
-Codes of several paintings can be averaged and interpolated; ``Generator`` standardizes them.
+Codes can be averaged and interpolated; ``Generator.standardize`` brings them to one scale.
 """
 
 import torch
 from torch import Tensor
 
-COLOR_SIZE = 6
+COLOR_SIZE = 6  # RGB mean and std
 
 
 def mean_std(x: Tensor, eps: float = 1e-5) -> tuple[Tensor, Tensor]:
-    """Spatial mean and standard deviation, (B,C,H,W) -> (B,C), (B,C), in float32."""
+    """Return spatial mean and standard deviation, (B,C,H,W) -> (B,C), (B,C) in float32."""
     x = x.float()
     mean = x.mean(dim=(2, 3), keepdim=True)
     variance = (x - mean).square().mean(dim=(2, 3))  # several times faster than var on a CPU
@@ -19,16 +19,20 @@ def mean_std(x: Tensor, eps: float = 1e-5) -> tuple[Tensor, Tensor]:
 
 
 def style_code(image: Tensor, features: dict[str, Tensor]) -> Tensor:
-    """Code (B,D) of paintings (B,3,H,W) in [0,1], given their encoder features."""
+    """Return codes (B,D) of paintings (B,3,H,W) in [0,1] from their encoder features."""
     parts = [mean_std(x) for x in (image, *features.values())]
     return torch.cat([statistic for pair in parts for statistic in pair], dim=1)
 
 
 def match_color(photo: Tensor, code: Tensor, colors: tuple[Tensor, Tensor] | None = None) -> Tensor:
-    """The photo (B,3,H,W) with the painting's RGB mean and std; in [0,1].
+    """Give a photo (B,3,H,W) the RGB mean and std of a style code (B,D); result in [0,1].
 
-    The gain is at most 4, so that a flat photo stays flat instead of turning into noise.
-    ``colors``: mean and std of the whole photo, where this is a part of it.
+    The gain is limited to 4, so that the noise of a flat photo is not amplified without bound.
+
+    Args:
+        photo: images, or tiles of them.
+        code: style codes.
+        colors: mean and std (B,3) of the whole photo, when ``photo`` is a tile of it.
     """
     mean, std = colors or mean_std(photo)
     gain = (code[:, 3:6] / std.clamp_min(1e-3)).clamp(max=4.0)

@@ -1,4 +1,4 @@
-"""The model that is shipped."""
+"""The shipped model in ``pretrained/``."""
 
 from pathlib import Path
 
@@ -9,8 +9,6 @@ from PIL import Image
 from underdrawing.models import pretrained
 from underdrawing.trainers.model_files import PRETRAINED
 
-CARD = (PRETRAINED / "README.md").read_text()
-
 
 @pytest.fixture
 def photo() -> Image.Image:
@@ -19,18 +17,18 @@ def photo() -> Image.Image:
     return Image.fromarray(coarse).resize((96, 64), Image.Resampling.BICUBIC)
 
 
-def test_it_is_small() -> None:
+def test_it_fits_into_a_wheel() -> None:
     assert sum(path.stat().st_size for path in PRETRAINED.iterdir()) < 20e6
 
 
-def test_it_paints_every_look_without_an_encoder(
+def test_every_named_style_works_without_an_encoder(
     photo: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("UNDERDRAWING_CACHE", str(tmp_path))
     monkeypatch.setattr(pretrained, "load_pretrained", None)
     stylizer = underdrawing.load()
     assert len(stylizer.styles) == 12
-    results = [stylizer.stylize(photo, look) for look in stylizer.styles]
+    results = [stylizer.stylize(photo, style) for style in stylizer.styles]
     assert len({result.tobytes() for result in results}) == 12
     for result in results:
         assert result.size == photo.size
@@ -38,18 +36,18 @@ def test_it_paints_every_look_without_an_encoder(
     assert stylizer.stylize(photo, stylizer.styles[0], strength=0).tobytes() == photo.tobytes()
 
 
-def test_its_map_is_not_flat(photo: Image.Image) -> None:
+def test_its_attention_is_not_flat(photo: Image.Image) -> None:
     attention = underdrawing.load().attention(photo)
     torch.testing.assert_close(attention.mean(), torch.tensor(1.0))
     assert attention.max() > 1.2
 
 
-def test_its_card_names_every_look() -> None:
-    for look in underdrawing.load().styles:
-        assert f"| `{look}`" in CARD
+def test_its_model_card_lists_every_named_style() -> None:
+    card = (PRETRAINED / "README.md").read_text()
+    assert all(f"| `{style}`" in card for style in underdrawing.load().styles)
 
 
-def test_its_configuration_names_no_machine() -> None:
+def test_its_configuration_contains_no_absolute_path() -> None:
     config = underdrawing.load().config
     paths = (config.photos, config.paintings, config.out, config.init, config.encoder.weights_dir)
     assert not any(path and path.is_absolute() for path in paths)

@@ -9,184 +9,82 @@ from underdrawing.losses.content import (
     attention_at,
     content_error,
     pixel_loss,
-    weighted,
 )
 from underdrawing.losses.normalization import NORMALIZATIONS
 
+F64 = torch.float64
 PAPER_LAYERS = (("conv3_2", 0.2), ("conv4_2", 0.5), ("conv5_2", 0.3))
 SIZES = {"conv3_2": (4, 12, 14), "conv4_2": (5, 6, 7), "conv5_2": (6, 3, 4)}
+each_normalization = pytest.mark.parametrize("normalization", NORMALIZATIONS)
 
 
-def features(dtype: torch.dtype = torch.float64, batch: int = 2) -> Features:
-    return {layer: torch.randn(batch, *size, dtype=dtype) for layer, size in SIZES.items()}
+def features(dtype: torch.dtype = F64) -> Features:
+    return {layer: torch.randn(2, *size, dtype=dtype) for layer, size in SIZES.items()}
 
 
-def random_attention(h: int, w: int, batch: int = 2) -> Tensor:
-    flat = torch.randn(batch, h * w, dtype=torch.float64).softmax(1) * (h * w)
-    return flat.view(batch, 1, h, w)
+def random_attention(h: int = 6, w: int = 7) -> Tensor:
+    return (torch.randn(2, h * w, dtype=F64).softmax(1) * (h * w)).view(2, 1, h, w)
 
 
 def close(a: Tensor, b: Tensor, tolerance: float = 1e-5) -> None:
     torch.testing.assert_close(a.double(), b.double(), rtol=tolerance, atol=tolerance)
 
 
-def test_pixel_loss_is_the_mean_squared_difference(dtype: torch.dtype) -> None:
-    x, y = torch.rand(2, 2, 3, 5, 4, dtype=dtype)
-    expected = ((x - y) ** 2).sum(dim=(1, 2, 3)) / (3 * 5 * 4)
-    assert pixel_loss(x, y).shape == (2,)
-    assert pixel_loss(x, y).dtype == dtype
-    close(pixel_loss(x, y), expected)
-
-
-def test_pixel_loss_has_the_gradient_it_should(assert_gradient: Callable[..., None]) -> None:
-    assert_gradient(pixel_loss, torch.rand(2, 3, 4, 3), torch.rand(2, 3, 4, 3))
-
-
-@pytest.mark.parametrize("normalization", NORMALIZATIONS)
-def test_one_layer_is_the_mean_squared_difference_of_normalized_features(
-    normalization: str, dtype: torch.dtype
+def test_pixel_loss_is_the_mean_squared_difference(
+    dtype: torch.dtype, assert_gradient: Callable[..., None]
 ) -> None:
-    normalize = NORMALIZATIONS[normalization]
-    f, p = features(dtype), features(dtype)
-    loss = ContentLoss([("conv4_2", 1.0)], normalization)
-    measured = loss(loss.squared_errors(f, p))
-    expected = (normalize(f["conv4_2"]) - normalize(p["conv4_2"])).square().mean(dim=(1, 2, 3))
-    assert measured.shape == (2,)
-    close(measured, expected)
+    x, y = torch.rand(2, 2, 3, 5, 4, dtype=dtype)
+    torch.testing.assert_close(pixel_loss(x, y), (x - y).square().mean(dim=(1, 2, 3)))
+    assert_gradient(pixel_loss, x[..., :2], y[..., :2])
 
 
-def test_papers_half_sum_is_ours_times_half_the_number_of_entries() -> None:
+def test_loss_times_half_the_entries_is_the_papers_half_sum() -> None:
     f, p = features(), features()
     loss = ContentLoss([("conv4_2", 1.0)], "none")
     c, h, w = SIZES["conv4_2"]
-    papers = 0.5 * (f["conv4_2"] - p["conv4_2"]).square().sum(dim=(1, 2, 3))
-    close(papers, loss(loss.squared_errors(f, p)) * c * h * w / 2)
+    paper = 0.5 * (f["conv4_2"] - p["conv4_2"]).square().sum(dim=(1, 2, 3))
+    close(loss(loss.squared_errors(f, p)) * c * h * w / 2, paper)
 
 
-def test_l2_normalized_mean_is_the_papers_sum_over_unit_features() -> None:
+def test_l2_normalized_loss_is_the_papers_sum_over_unit_features() -> None:
     f, p = features(), features()
     loss = ContentLoss([("conv4_2", 1.0)], "l2")
 
     def unit(x: Tensor) -> Tensor:
         return x / x.flatten(1).norm(dim=1)[:, None, None, None]
 
-    papers = (unit(f["conv4_2"]) - unit(p["conv4_2"])).square().sum(dim=(1, 2, 3))
-    close(papers, loss(loss.squared_errors(f, p)))
+    paper = (unit(f["conv4_2"]) - unit(p["conv4_2"])).square().sum(dim=(1, 2, 3))
+    close(loss(loss.squared_errors(f, p)), paper)
 
 
-@pytest.mark.parametrize("normalization", NORMALIZATIONS)
-def test_several_layers_add_up_with_their_lambdas(normalization: str) -> None:
-    f, p = features(), features()
-    together = ContentLoss(PAPER_LAYERS, normalization)
-    expected = torch.zeros(2, dtype=torch.float64)
-    for layer, weight in PAPER_LAYERS:
-        alone = ContentLoss([(layer, 1.0)], normalization)
-        expected += weight * alone(alone.squared_errors(f, p)).double()
-    close(together(together.squared_errors(f, p)), expected)
-
-
-def test_attention_weighted_loss_is_the_mean_of_a_times_e() -> None:
-    squared = features()["conv4_2"].square()
-    a = random_attention(6, 7)
-    expected = torch.zeros(2, dtype=torch.float64)
-    for i in range(6):
-        for j in range(7):
-            expected += a[:, 0, i, j] * squared[:, :, i, j].sum(1) / (5 * 6 * 7)
-    close(weighted(squared, a), expected, 1e-10)
-
-
-def test_attention_adds_its_covariance_with_the_error() -> None:
-    squared = features()["conv4_2"].square()
-    a, e = random_attention(6, 7), content_error(squared)
-    covariance = ((a - 1) * (e - e.mean(dim=(2, 3), keepdim=True))).mean(dim=(1, 2, 3))
-    close(weighted(squared, a), weighted(squared, None) + covariance, 1e-10)
-
-
-def test_attention_of_one_everywhere_is_the_unweighted_loss_to_the_last_bit(
-    dtype: torch.dtype,
+@each_normalization
+def test_multi_scale_loss_is_the_weighted_sum_of_layers(
+    normalization: str, dtype: torch.dtype
 ) -> None:
-    loss = ContentLoss([("conv4_2", 1.0)])
-    squared = loss.squared_errors(features(dtype), features(dtype))
-    assert torch.equal(loss(squared), loss(squared, torch.ones(2, 1, 6, 7)))
-
-
-def test_attention_of_one_everywhere_stays_neutral_at_every_layer() -> None:
-    loss = ContentLoss(PAPER_LAYERS)
-    squared = loss.squared_errors(features(), features())
-    close(loss(squared), loss(squared, torch.ones(2, 1, 6, 7)), 1e-6)
-
-
-@pytest.mark.parametrize("size", [(6, 7), (3, 3), (5, 4), (1, 1), (12, 14), (13, 15), (31, 17)])
-def test_attention_has_mean_one_at_every_layers_resolution(size: tuple[int, int]) -> None:
-    there = attention_at(random_attention(6, 7), size)
-    assert there.shape == (2, 1, *size)
-    assert (there >= 0).all()
-    close(there.mean(dim=(1, 2, 3)), torch.ones(2), 1e-12)
-
-
-def test_attention_at_its_own_resolution_is_untouched() -> None:
-    a = random_attention(6, 7)
-    assert attention_at(a, (6, 7)) is a
-
-
-@pytest.mark.parametrize("size", [(4, 4), (8, 8), (17, 19)])
-def test_attention_keeps_pointing_at_the_same_place(size: tuple[int, int]) -> None:
-    a = torch.full((1, 1, 8, 8), 0.5, dtype=torch.float64)
-    a[..., 4:, :4] = 2.5
-    there = attention_at(a, size)
-    h, w = size[0] // 2, size[1] // 2
-    quadrants = [there[..., :h, :w], there[..., :h, -w:], there[..., -h:, -w:]]
-    assert all(there[..., -h:, :w].mean() > 2 * other.mean() for other in quadrants)
-
-
-def test_attention_of_zero_survives_the_logarithm() -> None:
-    a = torch.zeros(1, 1, 4, 4)
-    a[..., 0, 0] = 16.0
-    assert attention_at(a, (7, 7)).isfinite().all()
-
-
-def test_channel_attention_weights_the_channels_inside_the_error() -> None:
-    squared = features()["conv4_2"].square()
-    channels = torch.randn(2, 5, dtype=torch.float64).softmax(1) * 5
-    close(
-        content_error(squared, channels),
-        torch.einsum("bchw,bc->bhw", squared, channels)[:, None] / 5,
-        1e-12,
-    )
-
-
-def test_channel_attention_of_one_is_the_unweighted_loss_to_the_last_bit() -> None:
-    loss = ContentLoss(PAPER_LAYERS)
-    squared = loss.squared_errors(features(), features())
-    ones = {layer: torch.ones(2, SIZES[layer][0]) for layer in SIZES}
-    assert torch.equal(loss(squared), loss(squared, channels=ones))
-
-
-def test_spatial_and_channel_attention_multiply() -> None:
-    loss = ContentLoss(PAPER_LAYERS, "none")
-    squared = loss.squared_errors(features(), features())
-    a = random_attention(6, 7)
-    channels = {"conv5_2": torch.rand(2, 6, dtype=torch.float64)}
-    expected = torch.zeros(2, dtype=torch.float64)
-    for layer, weight in PAPER_LAYERS:
-        e = squared[layer].double() * channels.get(layer, torch.ones(2, 1))[..., None, None]
-        expected += weight * (attention_at(a, e.shape[-2:]) * e).mean(dim=(1, 2, 3))
-    close(loss(squared, a, channels), expected)
-
-
-@pytest.mark.parametrize("normalization", NORMALIZATIONS)
-def test_loss_is_zero_for_equal_features(normalization: str) -> None:
+    f, p, normalize = features(dtype), features(dtype), NORMALIZATIONS[normalization]
     loss = ContentLoss(PAPER_LAYERS, normalization)
-    f = features()
+    expected = torch.zeros(2, dtype=F64)
+    for layer, weight in PAPER_LAYERS:
+        difference = normalize(f[layer]) - normalize(p[layer])
+        expected += weight * difference.square().mean(dim=(1, 2, 3)).double()
+    close(loss(loss.squared_errors(f, p)), expected)
     assert torch.equal(loss(loss.squared_errors(f, f)), torch.zeros(2))
 
 
-@pytest.mark.parametrize("normalization", NORMALIZATIONS)
-def test_weighted_loss_has_the_gradient_it_should(
+@each_normalization
+def test_half_precision_features_do_not_overflow(normalization: str) -> None:
+    loss = ContentLoss([("l", 1.0)], normalization)
+    f, p = (1e3 * torch.randn(2, 2, 8, 16, 16)).half()
+    value = loss(loss.squared_errors({"l": f}, {"l": p}))
+    assert value.dtype == torch.float32
+    assert value.isfinite().all()
+
+
+@each_normalization
+def test_gradient_of_the_weighted_loss(
     normalization: str, assert_gradient: Callable[..., None]
 ) -> None:
-    loss = ContentLoss([("l", 0.7)], normalization)
-    a = random_attention(2, 2)
+    loss, a = ContentLoss([("l", 0.7)], normalization), random_attention(2, 2)
 
     def of(f: Tensor, p: Tensor) -> Tensor:
         return loss(loss.squared_errors({"l": f}, {"l": p}), a)
@@ -194,10 +92,66 @@ def test_weighted_loss_has_the_gradient_it_should(
     assert_gradient(of, torch.randn(2, 2, 3, 3), torch.randn(2, 2, 3, 3))
 
 
-@pytest.mark.parametrize("normalization", NORMALIZATIONS)
-def test_half_precision_features_do_not_overflow(normalization: str) -> None:
-    loss = ContentLoss([("l", 1.0)], normalization)
-    f, p = (1e3 * torch.randn(2, 2, 8, 16, 16)).half()
-    measured = loss(loss.squared_errors({"l": f}, {"l": p}))
-    assert measured.dtype == torch.float32
-    assert measured.isfinite().all()
+# --- attention ------------------------------------------------------------------------------
+
+
+def test_spatial_and_channel_attention_multiply() -> None:
+    loss = ContentLoss(PAPER_LAYERS, "none")
+    squared = loss.squared_errors(features(), features())
+    a = random_attention()
+    channels = {"conv5_2": torch.rand(2, 6, dtype=F64)}
+    expected = torch.zeros(2, dtype=F64)
+    for layer, weight in PAPER_LAYERS:
+        c, h, w = SIZES[layer]
+        per_channel = channels.get(layer, torch.ones(2, c, dtype=F64))
+        total = torch.einsum(
+            "bchw,bhw,bc->b", squared[layer].double(), attention_at(a, (h, w))[:, 0], per_channel
+        )
+        expected += weight * total / (c * h * w)
+    close(loss(squared, a, channels), expected)
+
+
+def test_content_error_is_the_mean_over_weighted_channels() -> None:
+    squared, channels = features()["conv4_2"].square(), torch.rand(2, 5, dtype=F64)
+    expected = torch.einsum("bchw,bc->bhw", squared, channels)[:, None] / 5
+    close(content_error(squared, channels), expected, 1e-12)
+    assert torch.equal(content_error(squared), squared.mean(1, keepdim=True))
+
+
+def test_attention_of_one_is_the_unweighted_loss() -> None:
+    loss = ContentLoss(PAPER_LAYERS)
+    squared = loss.squared_errors(features(), features())
+    close(loss(squared, torch.ones(2, 1, 6, 7)), loss(squared), 1e-6)
+    ones = {layer: torch.ones(2, c) for layer, (c, _, _) in SIZES.items()}
+    assert torch.equal(loss(squared, channels=ones), loss(squared))
+    single = ContentLoss([("conv4_2", 1.0)])  # at A's own resolution
+    assert torch.equal(single(squared, torch.ones(2, 1, 6, 7)), single(squared))
+
+
+@pytest.mark.parametrize("size", [(3, 3), (1, 1), (12, 14), (31, 17)])
+def test_resized_attention_has_mean_one(size: tuple[int, int]) -> None:
+    resized = attention_at(random_attention(), size)
+    assert resized.shape == (2, 1, *size)
+    assert (resized >= 0).all()
+    close(resized.mean(dim=(1, 2, 3)), torch.ones(2), 1e-12)
+
+
+def test_attention_at_its_own_resolution_is_unchanged() -> None:
+    a = random_attention()
+    assert attention_at(a, (6, 7)) is a
+
+
+@pytest.mark.parametrize("size", [(4, 4), (17, 19)])
+def test_resized_attention_peaks_at_the_same_place(size: tuple[int, int]) -> None:
+    a = torch.full((1, 1, 8, 8), 0.5, dtype=F64)
+    a[..., 4:, :4] = 2.5
+    resized = attention_at(a, size)
+    h, w = size[0] // 2, size[1] // 2
+    quadrants = [resized[..., :h, :w], resized[..., :h, -w:], resized[..., -h:, -w:]]
+    assert all(resized[..., -h:, :w].mean() > 2 * other.mean() for other in quadrants)
+
+
+def test_resized_attention_with_zeros_is_finite() -> None:
+    a = torch.zeros(1, 1, 4, 4)
+    a[..., 0, 0] = 16.0
+    assert attention_at(a, (7, 7)).isfinite().all()
