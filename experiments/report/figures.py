@@ -92,11 +92,13 @@ def plot_control(axes: Axes, name: str, scores: Scores, key: str) -> None:
     if y is None or x > BEYOND:
         return
     first, *_, last = np.asarray(axes.lines[0].get_ydata())
-    falling = last < first
+    left, right = axes.get_xlim()
+    at_edge = x > left + 0.75 * (right - left)
+    above = (last < first) != at_edge  # a falling curve leaves its upper right and lower left free
     axes.plot([x], [y], "x", color="black", markersize=4, markeredgewidth=0.9)
     axes.annotate(
-        name, (x, y), (4, 3 if falling else -3), textcoords="offset points",
-        va="bottom" if falling else "top", size=6, style="italic",
+        name, (x, y), (-4 if at_edge else 4, 3 if above else -3), textcoords="offset points",
+        ha="right" if at_edge else "left", va="bottom" if above else "top", size=6, style="italic",
     )  # fmt: skip
 
 

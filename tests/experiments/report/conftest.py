@@ -46,11 +46,12 @@ def make_result() -> Callable[..., StudyResult]:
             table_row("<b>new</b> $a$", 0.9, None, None, note="below minimum"),
             table_row("identity", 1.0, None, None, control=True),
         ]
+        zero = TableRow("plain", False, {"kernel": Entry(-0.01, None, None)}, "")
         maps = Table(COLUMNS[:1], [table_row("mapped", 0.125, None, None)], [], [])
         parts: dict[str, Any] = {
             "title": "Loss & row",
             "full": Table(COLUMNS, rows, [CARD], ["<i>note</i>"]),
-            "matched": Table(COLUMNS[1:2], [table_row("plain", 0.66, 0.01, None)], [], []),
+            "matched": Table(COLUMNS[1:2], [zero], [], []),
             "gap": 0.4,
             "differences": [
                 Difference("<b>new</b> $a$", "plain", "ssim", 0.03, 0.01, (0.02, 0.05)),
