@@ -1,164 +1,108 @@
-"""The report of a study: one HTML page that holds everything and needs nothing else."""
+"""The report of a study: one self-contained HTML page, and its figures as PDF and SVG files."""
 
+import base64
 import json
+import re
 import shlex
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ...data.files import write_atomic
-from ...metrics.cards import Card
-from ...trainers.tracking import provenance
-from ..analysis.results import DIFFERENCES, FULL, MATCHED, StudyResult, differences_note
-from ..report_figures import curve_charts, difference_charts
-from ..report_pictures import pictures_html
-from ..report_style import CSS
-from ..report_table import stacked, table_html
-from .samples import ImageLike
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from torch import Tensor
 
-TABLE_HINT = (
-    "Difference is measured − paper; the paper states no intervals and no protocol, so it is no "
-    "verdict. ± is the 95 % interval over seeds, where there are several."
+from ...data.files import write_atomic
+from ...data.images import encode_image, to_image
+from ...trainers.tracking import provenance
+from ...trainers.visualize import overlay
+from ..analysis.results import (
+    DIFFERENCES,
+    FULL,
+    MATCHED,
+    StudyResult,
+    difference_rows,
+    differences_note,
 )
-CURVES_HINT = (
-    "Each row from strength 0, the photo itself, to full strength: what it keeps of the photo, and "
-    "how near its pictures are to paintings, against how much style has arrived. A row whose curve "
-    "lies on the better side is better at every style; bands are 95 % over seeds."
-)
-SHORT_DIGEST = 12  # digits of a weights' sha256 that are shown
+from .figures import curves_figure, differences_figure, inline, render
+from .samples import Sample
 
 
 class Chapter(NamedTuple):
-    """A part of a study with the pictures of its rows."""
+    """A table of a study with its samples."""
 
     result: StudyResult
-    pictures: Sequence[ImageLike]
+    samples: Sequence[Sample]
 
 
 def write_report(
     path: Path, title: str, lede: str, chapters: Sequence[Chapter], config: Any
 ) -> None:
-    """Write the page.
+    """Write the page to ``path``, and its figures to the folder ``figures`` beside it.
 
     Args:
         path: the HTML file.
-        title, lede: its heading, and what it is about.
-        chapters: one for each table.
-        config: the study's settings, a dataclass.
+        title: heading of the page.
+        lede: one paragraph below the heading.
+        chapters: one per table.
+        config: settings of the study, a dataclass.
     """
-    sections = [chapter_section(chapter, i) for i, chapter in enumerate(chapters)]
-    cards = {card: None for chapter in chapters for card in chapter.result.full.cards}
-    body = stacked([*sections, cards_section(cards), origin_section(config)])
-    write_atomic(path, page(title, lede, body))
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True,
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {"number": number, "data_uri": data_uri, "overlay": overlay_one}
+    environment.globals |= {"FULL": FULL, "MATCHED": MATCHED, "DIFFERENCES": DIFFERENCES}
+    environment.globals |= {"difference_rows": difference_rows, "note": differences_note}
+    folder, versions = path.parent / "figures", provenance()
+    command = shlex.join(versions.pop("command"))
+    page = environment.get_template("template.html.j2").render(
+        title=title,
+        lede=lede,
+        chapters=chapters,
+        figures=[draw_figures(c.result, folder, len(chapters) > 1) for c in chapters],
+        cards=dict.fromkeys(card for c in chapters for card in c.result.full.cards),
+        command=command,
+        settings=json.dumps(
+            {"versions": versions, "config": asdict(config)},
+            indent=2, default=str, ensure_ascii=False,
+        ),
+    )  # fmt: skip
+    write_atomic(path, page)
 
 
-def page(title: str, lede: str, body: str) -> str:
-    """A whole document around the sections."""
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{escape(title)} · Underdrawing</title>
-<style>{CSS}</style>
-</head>
-<body>
-<main>
-<header>
-<p class="eyebrow">Underdrawing</p>
-<h1>{escape(title)}</h1>
-<p class="lede">{escape(lede)}</p>
-</header>
-{body}
-</main>
-</body>
-</html>
-"""
+def draw_figures(result: StudyResult, folder: Path, several: bool) -> dict[str, dict[str, str]]:
+    """Write a result's figures as files, and return their names and SVG elements for the page.
+
+    In a report of several chapters the files' names start with the result's title.
+    """
+    prefix = re.sub(r"\W+", "-", result.title.lower()).strip("-") + "-" if several else ""
+    drawn = {}
+    for name, draw, data in (
+        ("curves", curves_figure, result.curves),
+        ("differences", differences_figure, result.differences),
+    ):
+        if data:
+            file, wide, narrow = prefix + name, draw(result, "wide"), draw(result, "narrow")
+            svg = render(wide, "svg", file)
+            write_atomic(folder / f"{file}.svg", svg)
+            write_atomic(folder / f"{file}.pdf", render(wide, "pdf", file))
+            small = render(narrow, "svg", f"{file}-narrow")
+            drawn[name] = {"file": file, "wide": inline(svg), "narrow": inline(small)}
+    return drawn
 
 
-def chapter_section(chapter: Chapter, i: int) -> str:
-    """Tables, curves, differences, pictures."""
-    result = chapter.result
-    parts = [
-        f'<h2 id="chapter-{i}">{escape(result.title)}</h2>',
-        f'<h3 id="full-{i}">{FULL}</h3><p class="hint">{TABLE_HINT}</p>',
-        table_html(result.full, f"full-{i}"),
-        f'<h3 id="matched-{i}">{MATCHED}</h3>',
-        table_html(result.matched, f"matched-{i}"),
-        f'<h3>Content against style</h3><p class="hint">{CURVES_HINT}</p>',
-        f'<div class="charts">{stacked(curve_charts(result))}</div>',
-    ]
-    if result.differences:
-        charts = stacked(difference_charts(result))
-        note = escape(differences_note(result))
-        parts.append(f'<h3>{DIFFERENCES}</h3><p class="hint">{note}</p>')
-        parts.append(f'<div class="charts">{charts}</div>')
-    for j, section in enumerate(result.more):
-        name = f"more-{i}-{j}"
-        parts.append(f'<h3 id="{name}">{escape(section.heading)}</h3>')
-        parts.append(table_html(section.table, name))
-    if chapter.pictures:
-        parts.append(pictures_html(chapter.pictures))
-    return f"<section>\n{stacked(parts)}\n</section>"
+def number(value: float, digits: int, sign: str = "-") -> str:
+    """Format a number with a true minus sign; with ``sign="+"`` also a plus."""
+    return f"{value:{sign}z.{digits}f}".replace("-", "−")
 
 
-# -- where the figures come from ------------------------------------------------------------------
+def data_uri(image: Tensor) -> str:
+    """Return an image (3,H,W) in [0,1] as a data URI of a JPEG file."""
+    jpeg = encode_image(to_image(image), ".jpg")
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
 
 
-def cards_section(cards: Iterable[Card]) -> str:
-    """What each figure was measured with."""
-    return f"""<section>
-<h2>How it was measured</h2>
-<div class="cards">
-{stacked(map(metric_card, cards))}
-</div>
-</section>"""
-
-
-def metric_card(card: Card) -> str:
-    """A metric's card."""
-    facts = {
-        "network": escape(card.network),
-        "weights": digest(card.weights_sha256),
-        "N": f"{card.pictures}",
-        "against": escape(card.reference),
-        "resolution": escape(card.resolution),
-    }
-    listed = stacked(f"<dt>{name}</dt><dd>{fact}</dd>" for name, fact in facts.items())
-    note = f"<p>{escape(card.note)}</p>" if card.note else ""
-    return f"""<article class="card">
-<h3>{escape(card.name)}</h3>
-<dl>
-{listed}
-</dl>
-{note}
-</article>"""
-
-
-def digest(sha256: str) -> str:
-    """A checksum's beginning; all of it in the tooltip."""
-    if not sha256:
-        return "none"
-    return f'<code title="sha256 {escape(sha256)}">{escape(sha256[:SHORT_DIGEST])}…</code>'
-
-
-def origin_section(config: Any) -> str:
-    """The command, the versions and the settings."""
-    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    versions = {name: value for name, value in provenance().items() if name != "command"}
-    settings = json.dumps(
-        {"versions": versions, "config": asdict(config)}, indent=2, default=str, ensure_ascii=False
-    )
-    return f"""<section>
-<h2>Run it again</h2>
-<p class="hint">The command that wrote this page:</p>
-<pre><code>{escape(command)}</code></pre>
-<details>
-<summary>Versions and configuration</summary>
-<pre><code>{escape(settings)}</code></pre>
-</details>
-</section>"""
+def overlay_one(attention: Tensor, photo: Tensor) -> Tensor:
+    """Overlay A (1,h,w) on its photo (3,H,W)."""
+    return overlay(photo[None], attention[None])[0]

@@ -1,6 +1,6 @@
-"""Pictures for a report: a few held-out pairs, and what every row makes of them."""
+"""Samples for a report: a few held-out pairs, stylized by every row."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -8,45 +8,44 @@ from torch import Tensor
 
 from ...models.style_code import style_code
 from ...trainers.model_files import build_encoder, load_model
-from ..scoring.protocol import read_squares
-from ..study.runs import StudyRun, cell_config
-from ..study.scores import StudyScorer
+from ..scoring.protocol import PairPaths, read_squares
+from ..study.runs import StudyRun
 
-PAIRS, SIZE = 6, 256  # pictures worth looking at, whatever the training size
+COUNT, SIZE = 6, 256  # pairs, pixels: large enough to see brush strokes, whatever the training size
 
 
-class ImageLike(NamedTuple):
-    """A held-out pair and what every row makes of it; images are (3,H,W) in [0,1]."""
+class Sample(NamedTuple):
+    """A held-out pair and the outputs of all rows; images are (3,H,W) in [0,1]."""
 
     content: Tensor
     style: Tensor
     outputs: dict[str, Tensor]  # row -> output
-    attention: dict[str, Tensor]  # row -> A (1,h,w), mean one, of rows that predict one
+    attention: dict[str, Tensor]  # row -> A (1,h,w), only of rows that predict one
 
 
 @torch.no_grad()
-def cell_pictures(scorer: StudyScorer, cells: Mapping[str, StudyRun]) -> list[ImageLike]:
-    """What cells, by row, make of a few pairs; those whose model is elsewhere are left out."""
-    chosen = scorer.manifest[:: max(1, len(scorer.manifest) // PAIRS)][:PAIRS]
-    photos, paintings = zip(*chosen, strict=True)
-    content, style = (read_squares(paths, SIZE, scorer.device) for paths in (photos, paintings))
-    results = {}
-    for row, cell in cells.items():
-        run = cell_config(scorer.study, cell).out
-        if not (run / "model.safetensors").is_file():
+def study_samples(
+    runs: Mapping[str, StudyRun], manifest: Sequence[PairPaths], device: torch.device
+) -> list[Sample]:
+    """Stylize pairs spread evenly over the manifest with one run per row.
+
+    Rows whose model is not on this machine are left out.
+    """
+    pairs = manifest[:: max(1, len(manifest) // COUNT)][:COUNT]
+    photos, paintings = zip(*pairs, strict=True)
+    content, style = (read_squares(paths, SIZE, device) for paths in (photos, paintings))
+    samples = [Sample(*pair, {}, {}) for pair in zip(content, style, strict=True)]
+    for row, run in runs.items():
+        if not (run.dir / "model.safetensors").is_file():
             continue
-        generator, trained = load_model(run, scorer.device)
-        encoder = build_encoder(trained, list(trained.style.layers))[0].to(scorer.device)
-        # The code is taken at the scale at which the model met paintings.
-        small = read_squares(paintings, trained.size, scorer.device)
-        code = style_code(small, encoder(small, trained.style.layers))
-        results[row] = generator(content, code)
-    maps = {row: r.attention for row, r in results.items() if bool((r.attention != 1).any())}
-    return [
-        ImageLike(
-            content[i], style[i],
-            {row: r.image[i] for row, r in results.items()},
-            {row: attention[i] for row, attention in maps.items()},
-        )
-        for i in range(len(chosen))
-    ]  # fmt: skip
+        generator, config = load_model(run.dir, device)
+        encoder, _ = build_encoder(config, list(config.style.layers))
+        # Style codes are computed at the resolution that the model was trained with.
+        small = read_squares(paintings, config.size, device)
+        code = style_code(small, encoder.to(device)(small, config.style.layers))
+        stylized = generator(content, code)
+        for i, sample in enumerate(samples):
+            sample.outputs[row] = stylized.image[i]
+            if (stylized.attention != 1).any():
+                sample.attention[row] = stylized.attention[i]
+    return samples
