@@ -27,11 +27,9 @@ from ...data.convert import as_given, to_batch
 from ...data.files import file_stamp, locked
 from ...models.color import keep_chroma
 from ...models.generator import MIN_SIDE
-from ...trainers.runtime import free_memory
 from ...trainers.stylizer import Stylizer, load
 from ...trainers.tensor_files import read_tensors, write_tensors
-from ..style_args import codes_and_title
-from ..stylize import BYTES_PER_PIXEL
+from ..stylize import check_memory, codes_and_title
 
 try:
     import cv2
@@ -84,7 +82,13 @@ def video(config: VideoConfig) -> Path:
     if config.out and config.out.exists() and config.out.samefile(config.clip):
         raise ValueError(f"--out {config.out} is the clip itself: choose another file")
     clip, stylizer = probe(config.clip), load(config.model, config.device)
-    _check_size(clip, stylizer.device)
+    size = clip.width, clip.height
+    if not MIN_SIDE <= min(size) <= max(size) <= MAX_SIDE:
+        raise ValueError(
+            f"{clip.path} has frames of {clip.width}x{clip.height} pixels; each side must be from "
+            f"{MIN_SIDE} to {MAX_SIDE}"
+        )
+    check_memory(clip.path, size, stylizer.device)
     code, title = codes_and_title(stylizer, config.style, config.mix, masked=False)
     assert isinstance(code, Tensor)
     suffix = clip.path.suffix.lower()
@@ -100,18 +104,6 @@ def video(config: VideoConfig) -> Path:
         join_parts(clip, stylize_parts(stylizer, code, clip, config, work), out)
     shutil.rmtree(work)
     return out
-
-
-def _check_size(clip: Clip, device: torch.device) -> None:
-    size = f"{clip.path} has frames of {clip.width}x{clip.height} pixels"
-    if not MIN_SIDE <= min(clip.width, clip.height) <= max(clip.width, clip.height) <= MAX_SIDE:
-        raise ValueError(f"{size}; each side must be from {MIN_SIDE} to {MAX_SIDE}")
-    needed, free = clip.width * clip.height * BYTES_PER_PIXEL, free_memory(device)
-    if needed > free:
-        raise ValueError(
-            f"{size}; stylizing them needs {needed / 1e9:.1f} GB of memory, of which "
-            f"{free / 1e9:.1f} GB are free: make the clip smaller"
-        )
 
 
 def stylize_parts(
