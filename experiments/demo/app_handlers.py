@@ -82,7 +82,7 @@ def stylize_upload(
         raise ValueError("choose a style or a painting first")
     start = time.perf_counter()
     content, _ = read_photo(photo)
-    code = stylizer.code(read_upload(painting) if painting else named_style)
+    code = stylizer.code(read_upload(painting) if painting else str(named_style))
     protect = protected_region(strokes)
     stylized = stylizer.stylize(content, code, strength, protect=protect, keep_colors=keep_colors)
     attention = None

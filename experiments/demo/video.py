@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -122,12 +122,13 @@ def stylize_parts(
         image = stylizer.stylize(photo, code, config.strength, keep_colors=config.keep_colors)
         smoothed = smoothing(photo, image)
         if config.keep_colors:
-            smoothed = as_given(keep_chroma(to_batch(smoothed), to_batch(photo)), photo)
+            smoothed = np.asarray(as_given(keep_chroma(to_batch(smoothed), to_batch(photo)), photo))
         return smoothed if config.strength > 0 else image
 
     parts = [work / f"{first:09}.mp4" for first in range(0, len(clip.times), PART)]
     for number, part in enumerate(parts[done:], done):
         write_part(part, map(stylize, islice(rest, PART)), clip, number * PART)
+        assert smoothing.previous is not None
         photo, image = map(torch.from_numpy, smoothing.previous)
         write_tensors(state, {"photo": photo, "stylized": image}, parts=str(number + 1))
     return parts
@@ -145,7 +146,7 @@ class TemporalSmoothing:
     """
 
     def __init__(self) -> None:
-        self.flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        self.flow: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
         self.previous: tuple[np.ndarray, np.ndarray] | None = None
 
     def __call__(self, photo: np.ndarray, stylized: np.ndarray) -> np.ndarray:
@@ -153,11 +154,11 @@ class TemporalSmoothing:
         image = stylized.astype(np.float32)
         if self.previous is not None:
             now, before = (cv2.cvtColor(x, cv2.COLOR_RGB2GRAY) for x in (photo, self.previous[0]))
-            grid = np.stack(np.meshgrid(*map(np.arange, now.shape[::-1])), axis=-1)
-            positions = self.flow.calc(now, before, None) + grid.astype(np.float32)
+            flow, (y, x) = self.flow.calc(now, before, None), np.indices(now.shape, np.float32)
+            x, y = x + flow[..., 0], y + flow[..., 1]
             last_photo, last = (  # bicubic, since frame after frame is warped again
-                cv2.remap(x, positions, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-                for x in self.previous
+                cv2.remap(frame, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+                for frame in self.previous
             )
             residual = cv2.blur(cv2.absdiff(photo, last_photo).mean(axis=2), (5, 5))
             share = KEEP * np.exp(-np.square(residual / (TOLERANCE * photo.std() + 1e-3)))

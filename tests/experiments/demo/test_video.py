@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from underdrawing.trainers.model_files import load_model
 from underdrawing.trainers.style_codes import write_styles
+from underdrawing.trainers.stylizer import load
 
 av = pytest.importorskip("av", reason="the extra `video` is not installed")
 cv2 = pytest.importorskip("cv2", reason="the extra `video` is not installed")
@@ -42,7 +43,7 @@ def job(
 def frames(monkeypatch: pytest.MonkeyPatch) -> list[Array]:
     """The frames of the result before they are encoded."""
     recorded: list[Array] = []
-    real = video.write_part
+    real = clips.write_part
 
     def write_part(path: Path, part: Iterable[Array], *arguments: Any) -> None:
         images = list(part)
@@ -126,7 +127,7 @@ def test_result_is_the_smoothed_frames_in_h264(job: VideoConfig) -> None:
     assert [path.name for path in out.parent.iterdir()] == ["stylized.mp4"]
     with av.open(str(out)) as container:
         assert container.streams.video[0].codec_context.name == "h264"
-    stylizer, smoothing = video.load(job.model, "cpu"), TemporalSmoothing()
+    stylizer, smoothing = load(job.model, "cpu"), TemporalSmoothing()
     for photo, result in zip(read_frames(job.clip), read_frames(out), strict=True):
         expected = smoothing(photo, stylizer.stylize(photo, "day"))
         assert np.abs(result - expected.astype(float)).mean() < 8
@@ -152,7 +153,7 @@ def test_keep_colors_keeps_the_chroma_after_smoothing(
 def test_frame_times_and_sound_are_copied(job: VideoConfig, clip: Clip, suffix: str) -> None:
     source = clip("a.mp4", times=[0, 1, 2, 5, 6, 10, 11, 12, 19, 20])
     out = stylize(job, clip=source, out=Path(f"b{suffix}"))
-    assert np.ptp(np.subtract(times(out), times(source))) == 0
+    assert len({a - b for a, b in zip(times(out), times(source), strict=True)}) == 1
     (codec, start, packets), (out_codec, out_start, out_packets) = sound(source), sound(out)
     assert (out_codec, out_packets) == (codec, packets)
     lag = (times(out)[0] - out_start) - (times(source)[0] - start)

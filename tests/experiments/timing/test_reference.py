@@ -52,8 +52,10 @@ def make_reference(trainer: Trainer) -> ReferenceTrainer:
     """A reference trainer with copies of the trainer's networks."""
     n = trainer.networks
     assert n.plain_discriminator is not None
-    copies = map(deepcopy, (n.plain_generator, n.averaged, n.plain_discriminator))
-    return ReferenceTrainer(trainer.config, n.encoder, *copies)
+    return ReferenceTrainer(
+        trainer.config, n.encoder, deepcopy(n.plain_generator), deepcopy(n.averaged),
+        deepcopy(n.plain_discriminator),
+    )  # fmt: skip
 
 
 def record_gradients(optimizer: Optimizer, module: nn.Module) -> State:
@@ -144,7 +146,11 @@ def test_bfloat16_step_is_as_close_as_the_reference_under_autocast(seed: int, ti
     mean of both signs); cosine of D's gradient 0.998 to 0.9996, of G's 0.986 to 0.9996, except for
     seed 3 with 0.921: the reference under autocast has the same cosines within 0.002.
     """
-    changes = {"size": 64, "seed": seed, "generator": GeneratorConfig(width=16, blocks=1)}
+    changes: dict[str, Any] = {
+        "size": 64,
+        "seed": seed,
+        "generator": GeneratorConfig(width=16, blocks=1),
+    }
     trainer, batch = make_trainer(one_step_config(tiny, **changes))
     first, second = make_reference(trainer), make_reference(trainer)
     expected = reference_step(first, batch)
