@@ -22,7 +22,7 @@ from ...data.images import save_image
 from ...trainers.runtime import Interrupted
 from ...trainers.stylizer import Stylizer, load
 from ..errors import explain_error
-from .app_handlers import RateLimiter, read_photo, read_upload, stylize_upload
+from .app_handlers import RateLimiter, read_photo, stylize_upload
 
 try:
     import gradio as gr
@@ -33,7 +33,7 @@ MAX_BYTES = 32 * 2**20  # of an upload
 LIFETIME = 1800  # seconds until uploads and results are deleted
 QUEUE = 16  # waiting requests
 TIMEOUT = 60.0  # seconds per request
-CANVAS, THUMBNAIL = 800, 320  # pixels a side of the photo under the brush and of the painting
+CANVAS = 800  # pixels a side of the photo under the brush
 CSS = """
 .gradio-container {max-width: 1240px !important; margin: 0 auto !important}
 footer {display: none !important}
@@ -119,13 +119,6 @@ def build_page(stylizer: Stylizer, folder: Path) -> gr.Blocks:
         canvas = {"background": photo, "layers": [], "composite": None}
         return gr.update(value=canvas, visible=True), size
 
-    def show_painting(path: str | None, request: gr.Request) -> Any:
-        if path is None:
-            return HIDDEN
-        painting = run(request, read_upload, Path(path))
-        painting.thumbnail((THUMBNAIL, THUMBNAIL))
-        return gr.update(value=painting, visible=True)
-
     def show_result(
         photo: str | None, canvas: dict[str, Any] | None, style: str | None, painting: str | None,
         strength: float, keep_colors: bool, request: gr.Request,
@@ -163,10 +156,6 @@ def build_page(stylizer: Stylizer, folder: Path) -> gr.Blocks:
                     label="Painting (instead of a named style)", file_types=["image"], height=130,
                     elem_id="painting",
                 )  # fmt: skip
-                thumbnail = gr.Image(
-                    label="Painting", visible=False, interactive=False, buttons=[], height=200,
-                    elem_id="thumbnail",
-                )  # fmt: skip
                 strength = gr.Slider(0, 1, 1, step=0.05, label="Strength", info="0: the photo")
                 keep_colors = gr.Checkbox(label="Keep the photo's colors")
             with gr.Column(scale=3, min_width=320):
@@ -188,9 +177,6 @@ def build_page(stylizer: Stylizer, folder: Path) -> gr.Blocks:
             lambda: (None, HIDDEN, ""), None, [photo, brush, size]
         )
         brush.clear(show_photo, photo, [brush, size], **options)
-        painting.change(show_painting, painting, thumbnail, **options).failure(
-            lambda: (None, HIDDEN), None, [painting, thumbnail]
-        )
         gallery.select(chosen_sample, None, photo, **options)
         inputs = [photo, brush, style, painting, strength, keep_colors]
         button.click(show_result, inputs, [comparison, text, download, attention], **options)

@@ -59,8 +59,9 @@ def probe(path: Path) -> Clip:
         for frame in _decode(container, video):
             if frame.color_trc in HDR:
                 raise ValueError(f"{path} is HDR ({HDR[frame.color_trc]}): convert it to SDR first")
-            has_alpha = any(component.is_alpha for component in frame.format.components)
-            if has_alpha and frame.to_ndarray(format="rgba")[..., 3].min() < 255:
+            alpha = any(component.is_alpha for component in frame.format.components)
+            alpha = alpha and frame.to_ndarray(format="rgba")[..., 3].min() < 255
+            if alpha or video.metadata.get("alpha_mode") == "1":  # of VP9, beside the frames
                 raise ValueError(f"{path} has transparent pixels: give it a background first")
             if shape not in (None, (frame.width, frame.height)):
                 raise ValueError(f"{path} has frames of several sizes: scale them to one first")
@@ -122,10 +123,7 @@ def join_parts(clip: Clip, parts: Sequence[Path], out: Path) -> None:
         ):
             video: Any = target.add_stream_from_template(first.streams.video[0])
             video.codec_context.framerate = clip.rate
-            tracks = {
-                stream.index: _add_sound(target, clip.path, stream)
-                for stream in source.streams.audio
-            }
+            tracks = {s.index: _add_sound(target, clip.path, s) for s in source.streams.audio}
             # Merged by time, or the muxer would hold all of one stream in memory.
             streams = _video_packets(clip, parts, video), _sound_packets(source, tracks)
             for packet in merge(*streams, key=lambda packet: packet.dts * packet.time_base):
@@ -157,18 +155,20 @@ def _add_sound(target: Any, path: Path, stream: Any) -> tuple[Any, bool]:
 
     The first packet is tried: FFmpeg refuses some streams only when the file is finished.
     """
-    with suppress(av.FFmpegError, ValueError):
+    try:
         with (
             av.open(BytesIO(), "w", format=target.format.name) as trial,
             _open(path) as (source, _),
         ):
-            track = trial.add_stream_from_template(source.streams[stream.index])
             packet = next(source.demux(stream.index))
-            packet.stream = track
+            packet.stream = trial.add_stream_from_template(source.streams[stream.index])
             trial.mux(packet)
-        return target.add_stream_from_template(stream), True
-    layout = "mono" if stream.codec_context.layout.nb_channels == 1 else "stereo"
-    return target.add_stream("aac", rate=48000, layout=layout), False
+        track, is_copy = target.add_stream_from_template(stream), True
+    except (av.FFmpegError, ValueError):
+        layout = "mono" if stream.codec_context.layout.nb_channels == 1 else "stereo"
+        track, is_copy = target.add_stream("aac", rate=48000, layout=layout), False
+    track.metadata.update(stream.metadata)
+    return track, is_copy
 
 
 def _sound_packets(source: Any, tracks: dict[int, tuple[Any, bool]]) -> Iterator[Any]:
@@ -176,12 +176,14 @@ def _sound_packets(source: Any, tracks: dict[int, tuple[Any, bool]]) -> Iterator
         track, is_copy = tracks[packet.stream.index]
         start = _start(source, packet.stream.time_base)
         if is_copy and packet.size:
-            packet.pts, packet.dts, packet.stream = packet.pts - start, packet.dts - start, track
+            packet.pts = packet.dts = packet.dts - start
+            packet.stream = track
             yield packet
         elif not is_copy:
             with suppress(av.error.InvalidDataError):
                 for frame in packet.decode():
-                    frame.pts -= start
+                    if frame.pts is not None:
+                        frame.pts -= start
                     yield from track.encode(frame)
     for track, is_copy in tracks.values():
         yield from () if is_copy else track.encode(None)

@@ -1,3 +1,4 @@
+# ruff: noqa: E402
 import importlib
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -17,9 +18,9 @@ from underdrawing.trainers.stylizer import load
 
 av = pytest.importorskip("av", reason="the extra `video` is not installed")
 cv2 = pytest.importorskip("cv2", reason="the extra `video` is not installed")
-from underdrawing.experiments.demo import clips, video  # noqa: E402
-from underdrawing.experiments.demo.clips import probe, read_frames  # noqa: E402
-from underdrawing.experiments.demo.video import TemporalSmoothing, VideoConfig  # noqa: E402
+from underdrawing.experiments.demo import clips, video
+from underdrawing.experiments.demo.clips import probe, read_frames
+from underdrawing.experiments.demo.video import TemporalSmoothing, VideoConfig
 
 Array = np.ndarray
 Clip = Callable[..., Path]
@@ -66,7 +67,7 @@ def write_clip(
     path: Path, images: Sequence[Array], codec: str = "libx264", pix_fmt: str = "yuv420p",
     matrix: Sequence[int] | None = None, stereo: bool = False, **context: Any,
 ) -> Path:  # fmt: skip
-    """Write images (H,W,3), ten per second, and if ``stereo`` a second of PCM sound."""
+    """Write images (H,W,3) or (H,W,4), ten per second, and if ``stereo`` a second of PCM sound."""
     with av.open(str(path), "w") as target:
         stream = target.add_stream(codec, rate=10)
         stream.height, stream.width = images[0].shape[:2]
@@ -76,8 +77,9 @@ def write_clip(
         if matrix:
             stream.set_display_matrix(matrix)
         track = target.add_stream("pcm_s16le", rate=48000, layout="stereo") if stereo else None
+        kind = "rgba" if images[0].shape[2] == 4 else "rgb24"
         for image in images:
-            target.mux(stream.encode(av.VideoFrame.from_ndarray(image)))
+            target.mux(stream.encode(av.VideoFrame.from_ndarray(image, kind)))
         target.mux(stream.encode(None))
         if track:
             samples = av.AudioFrame.from_ndarray(np.zeros((1, 96000), np.int16), "s16", "stereo")
@@ -283,11 +285,13 @@ def test_hdr_is_refused(job: VideoConfig, transfer: int, name: str) -> None:
     assert f"is HDR ({name})" in refused(job, clip=source)
 
 
-def test_transparent_frame_is_refused(job: VideoConfig) -> None:
+def test_transparent_frames_are_refused(job: VideoConfig) -> None:
     rgba = np.dstack([texture(48, 64), np.full((48, 64), 255, np.uint8)])
     rgba[:8, :8, 3] = 0
     Image.fromarray(rgba).save("a.gif")
-    assert "has transparent pixels" in refused(job, clip=Path("a.gif"))
+    webm = write_clip(Path("a.webm"), [rgba] * 2, codec="libvpx-vp9", pix_fmt="yuva420p")
+    for source in (Path("a.gif"), webm):
+        assert "has transparent pixels" in refused(job, clip=source)
 
 
 @pytest.mark.parametrize("package", ["av", "cv2"])
