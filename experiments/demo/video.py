@@ -1,185 +1,171 @@
-"""``underdrawing video``: a clip in, a repainted clip out, with its sound.
+"""``underdrawing video``: stylize a clip, with temporal smoothing, and keep its sound.
 
 underdrawing video clip.mp4 --style painting.jpg
-underdrawing video clip.mov --mix a.jpg:0.7,b.jpg:0.3 --keep-colors --out painted.mp4
+underdrawing video clip.mov --mix a.jpg:0.7,b.jpg:0.3 --keep-colors --out stylized.mp4
 
-All frames get one style code, and ``models/steady.py`` keeps them from flickering. The work is done
-in parts, kept beside the result until they are joined, with what the next part needs to know: the
-same command again goes on after the last whole part, and ends with the same clip.
+All frames get one style code. The work is done in parts, stored beside the result until they are
+joined: after an interruption the same command continues after the last complete part, and ends
+with the same file.
 """
 
 import hashlib
-import json
 import shutil
-from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import chain, count, islice
+from itertools import islice
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+import numpy as np
+import torch
 import tyro
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from ... import __version__
-from ...data.clips import (
-    CONTAINERS,
-    Clip,
-    Frame,
-    holds_sound,
-    join_parts,
-    look_at,
-    read_frames,
-    write_part,
-)
+from ...data.convert import as_given, to_batch
 from ...data.files import file_stamp, locked
+from ...models.color import keep_chroma
 from ...models.generator import MIN_SIDE
-from ...models.steady import Steady
-from ...trainers.runtime import free_memory
 from ...trainers.stylizer import Stylizer, load
 from ...trainers.tensor_files import read_tensors, write_tensors
-from ..style_args import codes_and_title
-from ..stylize import BYTES_PER_PIXEL
+from ..stylize import check_memory, codes_and_title
 
-PART = 60  # frames; as many are lost at most when the work is interrupted
+try:
+    import cv2
+
+    from .clips import CONTAINERS, Clip, join_parts, probe, read_frames, write_part
+except ModuleNotFoundError:
+    raise ValueError("video needs PyAV and OpenCV: pip install 'underdrawing[video]'") from None
+
+PART = 60  # frames per part: the most that an interruption can lose
 MAX_SIDE = 16_384  # pixels, of H.264
+KEEP = 0.8  # share of the previous stylized frame where the photos agree; more blurs the strokes
+TOLERANCE = 0.2  # residual, in standard deviations of the photo, at which that drops to 1/e
+CUT = 0.1  # mean share below which the frame starts a new scene
 
 
 @dataclass(frozen=True)
 class VideoConfig:
-    """Repaint a clip in the manner of a painting, without flicker and with its sound. Interrupted?
-    The same command again goes on. Results are H.264 and upright.
-    """
+    """Stylize a video clip. After an interruption the same command continues. Results are H.264."""
 
     clip: Annotated[Path, tyro.conf.Positional]
-    """The clip, in any common format."""
+    """Clip in any common format; HDR and transparency are not supported."""
     style: str | None = None
-    """The painting, or the name of a look stored beside the model (`underdrawing looks`)."""
+    """Painting, or the name of a style stored beside the model (`underdrawing styles`)."""
     mix: str | None = None
-    """Instead of --style, several with their weights: a.jpg:0.7,b.jpg:0.3."""
+    """Instead of --style, several styles with weights: a.jpg:0.7,b.jpg:0.3."""
     model: Path | None = None
-    """Run folder of the trained model; by default the model that is shipped."""
+    """Run directory of the trained model; default: the pretrained model."""
     out: Path | None = None
-    """File for the result, .mp4, .mov or .mkv; by default in the folder `stylized`, in the clip's
-    own container where that is one of them and can hold the sound."""
+    """Result, .mp4, .mov or .mkv; default: in the folder `stylized`."""
     strength: float = 1.0
-    """0 keeps the clip, 1 paints it over."""
+    """Stylization strength in [0, 1]; 0 returns the clip."""
     keep_colors: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Paint lightness only; the colors (the chroma, in YCbCr) stay the clip's."""
+    """Change lightness only; the chroma (in YCbCr) stays the clip's."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute."""
+    """Device for the model; optical flow runs on the CPU."""
 
 
 def video(config: VideoConfig) -> Path:
-    """Write the repainted clip; returns its path.
+    """Write the stylized clip and return its path.
 
     Raises:
-        ValueError: the extra is not installed; no such clip, model or style; options that
-            contradict each other or are out of range; frames too small or too large; a result that
-            cannot hold the clip's sound; or another process is at work on it.
+        ValueError: no such clip, model or style; contradictory or invalid options; a clip that
+            cannot be stylized correctly; or another process works on the same result.
         OSError: the result cannot be written.
     """
     if not 0 <= config.strength <= 1:
-        raise ValueError(f"--strength is {config.strength}; it goes from 0 to 1")
-    clip = look_at(config.clip)
-    stylizer = load(config.model, config.device)
-    _require_fitting(clip, stylizer)
+        raise ValueError(f"--strength is {config.strength}; it must be in [0, 1]")
+    if config.out and config.out.suffix.lower() not in CONTAINERS:
+        raise ValueError(f"--out {config.out}: the name must end in {', '.join(CONTAINERS)}")
+    if config.out and config.out.exists() and config.out.samefile(config.clip):
+        raise ValueError(f"--out {config.out} is the clip itself: choose another file")
+    clip, stylizer = probe(config.clip), load(config.model, config.device)
+    size = clip.width, clip.height
+    if not MIN_SIDE <= min(size) <= max(size) <= MAX_SIDE:
+        raise ValueError(
+            f"{clip.path} has frames of {clip.width}x{clip.height} pixels; each side must be from "
+            f"{MIN_SIDE} to {MAX_SIDE}"
+        )
+    check_memory(clip.path, size, stylizer.device)
     code, title = codes_and_title(stylizer, config.style, config.mix, masked=False)
     assert isinstance(code, Tensor)
-    out = _target(config.out, clip, title)
-    work = out.with_name(f"{out.name}.{_key(stylizer, code, config)}.unfinished")
+    suffix = clip.path.suffix.lower()
+    suffix = suffix if suffix in CONTAINERS else ".mp4"
+    out = config.out or Path("stylized") / f"{clip.path.stem}-{title}{suffix}"
+
+    settings = clip.path.absolute(), file_stamp(clip.path), config.strength, config.keep_colors
+    digest = hashlib.sha256(repr((__version__, settings)).encode())
+    for tensor in (code, *stylizer.generator.state_dict().values()):
+        digest.update(tensor.cpu().numpy().tobytes())
+    work = out.with_name(f"{out.name}.{digest.hexdigest()[:8]}.unfinished")
     with locked(work / "lock"):
-        parts = list(paint_parts(stylizer, code, clip, config, work))
-        join_parts(clip, parts, out)
+        join_parts(clip, stylize_parts(stylizer, code, clip, config, work), out)
     shutil.rmtree(work)
     return out
 
 
-def paint_parts(
+def stylize_parts(
     stylizer: Stylizer, code: Tensor, clip: Clip, config: VideoConfig, work: Path
-) -> Iterator[Path]:
-    """Files of the repainted clip's parts, in order; those that lie in the folder are taken."""
-    steady, (done, time) = Steady(), (0, None)
-    state = work / "state.safetensors"
-    with suppress(ValueError):  # there is none yet
-        before, said = read_tensors(state, stylizer.device)
-        steady.before = before["photo"], before["painted"]
-        done, time = int(said["parts"]), int(said["time"])
-    bar = tqdm(desc="painting", total=clip.frames, initial=done * PART, unit="frame")
-    frames = read_frames(clip, time)
-    with bar:
-        for number in count():
-            part = work / f"{number:06}.nut"
-            if number >= done:
-                first = next(frames, None)
-                if first is None:
-                    return
-                some = chain([first], islice(frames, PART - 1))
-                time = write_part(part, _paint(stylizer, code, some, steady, config, bar), clip)
-                assert steady.before is not None
-                photo, painted = steady.before
-                write_tensors(
-                    state, {"photo": photo, "painted": painted},
-                    parts=str(number + 1), time=str(time),
-                )  # fmt: skip
-            yield part
+) -> list[Path]:
+    """Write the parts of the stylized clip that are missing in a folder; return all, in order."""
+    state, smoothing, done = work / "state.safetensors", TemporalSmoothing(), 0
+    with suppress(ValueError):  # no state: the first run
+        previous, metadata = read_tensors(state)
+        smoothing.previous = previous["photo"].numpy(), previous["stylized"].numpy()
+        done = int(metadata["parts"])
+    frames = tqdm(read_frames(clip.path), "stylizing", len(clip.times), unit="frame")
+    rest = islice(frames, done * PART, None)
+
+    def stylize(photo: np.ndarray) -> np.ndarray:
+        image = stylizer.stylize(photo, code, config.strength, keep_colors=config.keep_colors)
+        smoothed = smoothing(photo, image)
+        if config.keep_colors:
+            smoothed = np.asarray(as_given(keep_chroma(to_batch(smoothed), to_batch(photo)), photo))
+        return smoothed if config.strength > 0 else image
+
+    parts = [work / f"{first:09}.mp4" for first in range(0, len(clip.times), PART)]
+    for number, part in enumerate(parts[done:], done):
+        write_part(part, map(stylize, islice(rest, PART)), clip, number * PART)
+        assert smoothing.previous is not None
+        photo, image = map(torch.from_numpy, smoothing.previous)
+        write_tensors(state, {"photo": photo, "stylized": image}, parts=str(number + 1))
+    return parts
 
 
-def _paint(
-    stylizer: Stylizer, code: Tensor, frames: Iterable[Frame], steady: Steady, config: VideoConfig,
-    bar: "tqdm[None]",
-) -> Iterator[Frame]:  # fmt: skip
-    for image, time in frames:
-        photo = image.to(stylizer.device)
-        painted = stylizer.stylize(photo, code, config.strength, keep_colors=config.keep_colors)
-        yield Frame(steady(photo, painted), time)
-        bar.update()
+class TemporalSmoothing:
+    """Blend each stylized frame with the previous one, warped by optical flow (DIS, Kroeger 2016).
 
+    Frame-by-frame results flicker. The blend weight falls with the residual between the photo and
+    the warped previous photo, so disocclusions, wrong flow and fades leave no ghosts. The residual
+    is relative to the photo's contrast because the generator normalizes it.
 
-def _require_fitting(clip: Clip, stylizer: Stylizer) -> None:
-    """Raises a ValueError if the clip's frames cannot be painted, or not in the memory there is."""
-    size = f"the frames of {clip.path} are {clip.width}x{clip.height} pixels"
-    if min(clip.width, clip.height) < MIN_SIDE:
-        raise ValueError(f"{size}; each side must be at least {MIN_SIDE}")
-    if max(clip.width, clip.height) > MAX_SIDE:
-        raise ValueError(f"{size}; each side can be {MAX_SIDE} at most")
-    needed, free = clip.width * clip.height * BYTES_PER_PIXEL, free_memory(stylizer.device)
-    if needed > free:
-        raise ValueError(
-            f"{size}; painting them takes {needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} "
-            "are free: make the clip smaller"
-        )
+    Attributes:
+        previous: photo (H,W,3) uint8 and smoothed result (H,W,3) float32 of the last frame.
+    """
 
+    def __init__(self) -> None:
+        self.flow: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        self.previous: tuple[np.ndarray, np.ndarray] | None = None
 
-def _target(out: Path | None, clip: Clip, title: str) -> Path:
-    """The file to write; one that can hold the clip's sound as it is."""
-    sound = ", ".join(dict.fromkeys(clip.sound))
-    if out is None:
-        own = clip.path.suffix.lower()
-        for suffix in (*([own] if own in CONTAINERS else []), ".mp4", ".mkv"):
-            if holds_sound(suffix, clip):
-                return Path("stylized") / f"{clip.path.stem}-{title}{suffix}"
-        raise ValueError(f"no result can hold the sound of {clip.path} ({sound}): convert it first")
-    if out.suffix.lower() not in CONTAINERS:
-        raise ValueError(f"--out {out}: name a file that ends in {', '.join(CONTAINERS)}")
-    if out.exists() and out.samefile(clip.path):
-        raise ValueError(f"--out {out} is the clip itself: name another file")
-    if not holds_sound(out.suffix.lower(), clip):
-        raise ValueError(f"{out} cannot hold the clip's sound ({sound}): name a file .mkv")
-    return out
-
-
-def _key(stylizer: Stylizer, code: Tensor, config: VideoConfig) -> str:
-    """Of all that the result depends on, as a name for the work on it."""
-    said = [
-        __version__, str(config.clip.absolute()), file_stamp(config.clip), config.strength,
-        config.keep_colors,
-    ]  # fmt: skip
-    digest = hashlib.sha256(json.dumps(said).encode())
-    for tensor in (code, *stylizer.generator.state_dict().values()):
-        digest.update(tensor.cpu().numpy().tobytes())
-    return digest.hexdigest()[:8]
+    def __call__(self, photo: np.ndarray, stylized: np.ndarray) -> np.ndarray:
+        """Smooth a stylized frame; both (H,W,3) uint8."""
+        image = stylized.astype(np.float32)
+        if self.previous is not None:
+            now, before = (cv2.cvtColor(x, cv2.COLOR_RGB2GRAY) for x in (photo, self.previous[0]))
+            flow, (y, x) = self.flow.calc(now, before, None), np.indices(now.shape, np.float32)
+            x, y = x + flow[..., 0], y + flow[..., 1]
+            last_photo, last = (  # bicubic, since frame after frame is warped again
+                cv2.remap(frame, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+                for frame in self.previous
+            )
+            residual = cv2.blur(cv2.absdiff(photo, last_photo).mean(axis=2), (5, 5))
+            share = KEEP * np.exp(-np.square(residual / (TOLERANCE * photo.std() + 1e-3)))
+            if share.mean() >= CUT:
+                image += share[..., None].astype(np.float32) * (last - image)
+        self.previous = photo, image
+        return image.round().clip(0, 255).astype(np.uint8)
 
 
 def command(arguments: list[str]) -> None:

