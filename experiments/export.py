@@ -41,7 +41,7 @@ class ExportConfig:
     onnx: Path
     """File to write."""
     styles: tuple[Path, ...] = ()
-    """Paintings whose style codes are added to the named styles, under their names."""
+    """Paintings to add by file name, beside the named styles and `average` (of the training set)."""
 
 
 class TensorOutputs(nn.Module):

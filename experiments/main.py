@@ -20,8 +20,15 @@ COMMANDS = {
     "video": (".demo.video", "stylize a video clip, with temporal smoothing"),
     "export": (".export", "export a model to ONNX"),
     "app": (".demo.app", "launch the Gradio demo"),
-    "evaluate": (".evaluate", "evaluate models, or images of other methods, on held-out pairs"),
-    "benchmark": (".benchmark", "benchmark training, inference and data loading"),
+    "evaluate": (
+        ".evaluate",
+        "evaluate trained models, or images from other methods, on held-out pairs",
+    ),
+    "benchmark": (
+        ".benchmark",
+        "benchmark training, inference and data loading against a roofline estimate and a "
+        "reference implementation",
+    ),
     "reproduce": (".reproduce", "train and evaluate every row of the paper's table"),
     "ablate": (".ablate", "run ablations"),
     "robustness": (".robustness", "measure content losses under light, noise and compression"),

@@ -50,7 +50,7 @@ class StylizeConfig:
     model: Path | None = None
     """Run directory of the model; by default the shipped model."""
     out: Path | None = None
-    """Output folder; for one photo also a file, or - (standard output)."""
+    """Folder for the results (`stylized`); for one photo also a file, or - (standard output)."""
     format: Literal["png", "jpeg", "webp"] = "png"
     """Format of the results, unless --out names a file."""
     strength: float = 1.0

@@ -16,7 +16,8 @@ from torchvision.models.vgg import cfgs, make_layers
 from underdrawing.experiments.recipes import RECIPES
 from underdrawing.experiments.scoring import networks
 from underdrawing.models import pretrained
-from underdrawing.trainers.config import GeneratorConfig, TrainConfig
+from underdrawing.trainers.config import GeneratorConfig, TrainConfig, to_json
+from underdrawing.trainers.model_files import build_generator, save_model
 
 torch.set_num_threads(1)  # the same summation order on every machine
 
@@ -93,6 +94,21 @@ def tiny(
         return replace(config, **changes)  # type: ignore[arg-type]
 
     return make
+
+
+@pytest.fixture
+def model_dir(tiny: Callable[..., TrainConfig], tmp_path: Path) -> Path:
+    """Run directory of an untrained model with visible residuals and uneven attention."""
+    config = tiny(out=tmp_path / "model")
+    torch.manual_seed(0)
+    generator = build_generator(config)
+    assert generator.attention is not None
+    torch.nn.init.normal_(generator.to_residual.conv.weight, std=0.1)
+    torch.nn.init.normal_(generator.attention.logits.weight, std=20)
+    config.out.mkdir()
+    (config.out / "config.json").write_text(to_json(config))
+    save_model(generator.state_dict(), config.out)
+    return config.out
 
 
 @pytest.fixture
