@@ -1,18 +1,21 @@
 """Fuzzing of model, config, weights and tensor files: each is loaded or refused in one line.
 
-More cases: ``pytest tests -m long -k fuzz``.
+Time and memory are limited. More cases: ``pytest tests -m long -k changed_files``.
 """
 
 import copy
 import json
 import pickle
+import resource
+import signal
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import psutil
 import pytest
 import torch
 from hypothesis import HealthCheck, given, seed, settings
@@ -23,7 +26,8 @@ from underdrawing.trainers.config import AttentionConfig, GeneratorConfig, Train
 from underdrawing.trainers.model_files import build_generator, load_config, load_model, save_model
 from underdrawing.trainers.tensor_files import read_tensors
 
-CASES = {"model": 300, "config": 400, "weights": 300, "tensors": 100}
+CASES = {"model": 200, "config": 300, "weights": 200, "tensors": 100}
+SECONDS, BYTES = 5, 500_000_000  # limits: CPU time of a case, memory of the process beyond now
 CONFIG = TrainConfig(
     generator=GeneratorConfig(width=4, blocks=0), attention=AttentionConfig(channels=True)
 )
@@ -219,20 +223,49 @@ class Files:
         return accepted
 
 
-@pytest.mark.parametrize("factor", [1, pytest.param(20, marks=pytest.mark.long)])
+class OutOfTimeError(BaseException):
+    """Not caught by any ``except Exception``."""
+
+
+@pytest.fixture
+def limits(tmp_path: Path) -> Iterator[None]:
+    """Limit the memory of this process, and let SIGVTALRM (CPU time) end a case."""
+
+    def stop(*_: object) -> None:
+        raise OutOfTimeError
+
+    load_model(Files(tmp_path).run)  # imports everything
+    old_limits = resource.getrlimit(resource.RLIMIT_AS)
+    limit = psutil.Process().memory_info().vms + BYTES
+    signal.signal(signal.SIGVTALRM, stop)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, old_limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, old_limits)
+    signal.signal(signal.SIGVTALRM, signal.SIG_DFL)
+
+
+@pytest.mark.usefixtures("limits")
+@pytest.mark.parametrize("parts", [1, pytest.param(20, marks=pytest.mark.long)])
 @pytest.mark.parametrize("kind", CASES)
-def test_changed_files_are_loaded_or_refused(kind: str, factor: int, tmp_path: Path) -> None:
-    files, accepted = Files(tmp_path), Counter[bool]()
+def test_changed_files_are_loaded_or_refused(kind: str, parts: int, tmp_path: Path) -> None:
+    (tmp_path / "files").mkdir()
+    files, accepted = Files(tmp_path / "files"), Counter[bool]()
 
-    @seed(0)
-    @settings(
-        max_examples=factor * CASES[kind], deadline=None, database=None,
-        suppress_health_check=list(HealthCheck),
-    )  # fmt: skip
-    @given(files.strategy(kind))
-    def check(case: Any) -> None:
-        accepted[files.check(kind, case)] += 1
+    for part in range(parts):  # hypothesis keeps the cases of a part in memory
 
-    check()
-    assert accepted[False] > CASES[kind] / 5
+        @seed(part)
+        @settings(
+            max_examples=CASES[kind], deadline=None, database=None,
+            suppress_health_check=list(HealthCheck),
+        )  # fmt: skip
+        @given(files.strategy(kind))
+        def check(case: Any) -> None:
+            signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)
+            try:
+                accepted[files.check(kind, case)] += 1
+            finally:
+                signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+
+        check()
+    assert accepted[False] > parts * CASES[kind] / 5
     assert kind == "tensors" or accepted[True] > 0
