@@ -27,7 +27,6 @@ from ..trainers.model_files import load_model, model_folder
 from ..trainers.style_codes import StyleCodes
 
 INPUTS, OUTPUTS = ("photo", "code", "strength"), ("stylized", "attention")
-AVERAGE = "average"  # style of every file: the mean code of the training paintings
 TOLERANCE = 1e-3
 CHECKED_SIZES = ((1, 64, 96), (2, 75, 93), (1, 512, 509))  # batch, height, width
 
@@ -41,7 +40,7 @@ class ExportConfig:
     onnx: Path
     """File to write."""
     styles: tuple[Path, ...] = ()
-    """Paintings to add by file name, beside the named styles and `average` (of the training set)."""
+    """Paintings to add under their file names, beside the named styles and `average`."""
 
 
 class TensorOutputs(nn.Module):
@@ -69,7 +68,7 @@ def export(config: ExportConfig) -> float:
     run = model_folder(config.run)
     generator, train_config = load_model(run)
     codes = StyleCodes(run, train_config, torch.device("cpu"))
-    styles = codes.styles | {AVERAGE: generator.code_mean[None]}
+    styles = codes.styles | {"average": generator.code_mean[None]}
     for path in config.styles:
         if path.stem in styles:
             raise ValueError(f"two styles are named {path.stem!r}: rename {path}")
@@ -114,12 +113,11 @@ def _mean(x: Any, dim: Sequence[int], keepdim: bool = False, dtype: None = None)
     ONNX Runtime sums a whole plane in one float32 accumulator, which shifts the colors of a large
     photo in the second decimal.
     """
-    from onnxscript import opset18
+    from onnxscript import opset18 as op
 
-    op: Any = opset18
     for axis in dim:
-        x = op.ReduceMean(x, [axis], keepdims=1)
-    return x if keepdim else op.Squeeze(x, list(dim))
+        x = op.ReduceMean(x, [axis], keepdims=1)  # type: ignore[arg-type]
+    return x if keepdim else op.Squeeze(x, list(dim))  # type: ignore[arg-type]
 
 
 def max_difference(generator: Generator, model: bytes, codes: Iterable[Tensor]) -> float:
@@ -133,9 +131,8 @@ def max_difference(generator: Generator, model: bytes, codes: Iterable[Tensor]) 
     reference, differences = TensorOutputs(generator), []
     for code, (batch, height, width) in product(codes, CHECKED_SIZES):
         random = torch.Generator().manual_seed(height)
-        coarse = torch.rand(batch, 3, 4, 4, generator=random)
-        grain = torch.rand(batch, 3, height, width, generator=random)
-        photo = torch.lerp(F.interpolate(coarse, (height, width), mode="bilinear"), grain, 0.1)
+        photo = torch.rand(batch, 3, 4, 4, generator=random)
+        photo = F.interpolate(photo, (height, width), mode="bilinear")
         strength = torch.rand(batch, 1, height, width, generator=random)
         strength[..., : width // 4], strength[..., -width // 4 :] = 0, 1
         inputs = (photo, code.expand(batch, -1), strength)

@@ -68,14 +68,13 @@ class StyleCodes:
             raise ValueError(f"{path} is no image file{known}")
         name = f"{sha256_of(path)[:16]}.safetensors"
         with suppress(OSError, ValueError, KeyError):  # cache miss, damaged file or another model
-            cached = read_tensors(self._cache / name).tensors["code"]
-            return _checked(cached, self.config).to(self.device)
+            code = read_tensors(self._cache() / name).tensors["code"]
+            return _checked(code, self.config, path).to(self.device)
         code = self._encode(read_image(path), path)
         with suppress(OSError, ValueError):  # not writable: not cached
-            write_tensors(self._cache / name, {"code": code})
+            write_tensors(self._cache() / name, {"code": code})
         return code
 
-    @property
     def _cache(self) -> Path:
         if self.run == PRETRAINED:  # the installed package is not written to
             return cache_dir() / "codes" / sha256_of(self.run / "config.json")[:16]
@@ -107,13 +106,8 @@ def read_styles(run: Path, config: TrainConfig) -> dict[str, Tensor]:
         ValueError: the file is damaged or belongs to another model.
     """
     path = run / STYLES_FILE
-    if not path.is_file():
-        return {}
-    codes = read_tensors(path).tensors
-    try:
-        return {name: _checked(codes[name][None], config) for name in sorted(codes)}
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    codes = read_tensors(path).tensors if path.is_file() else {}
+    return {name: _checked(codes[name][None], config, path) for name in sorted(codes)}
 
 
 def write_styles(run: Path, styles: Mapping[str, Tensor]) -> None:
@@ -121,8 +115,8 @@ def write_styles(run: Path, styles: Mapping[str, Tensor]) -> None:
     write_tensors(run / STYLES_FILE, {name: code.flatten() for name, code in styles.items()})
 
 
-def _checked(code: Tensor, config: TrainConfig) -> Tensor:
+def _checked(code: Tensor, config: TrainConfig, path: Path) -> Tensor:
     length = sizes(config)[0]
     if code.shape != (1, length) or not code.isfinite().all():
-        raise ValueError(f"not style codes of this model ({length} finite numbers each)")
+        raise ValueError(f"{path} has other codes than this model ({length} finite numbers each)")
     return code.float()

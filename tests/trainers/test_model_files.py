@@ -9,18 +9,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from underdrawing.experiments.scoring.networks import INCEPTION_FILE, make_networks
-from underdrawing.models.encoder import Encoder
-from underdrawing.models.pretrained import WEIGHTS
+from underdrawing.models.style_code import COLOR_SIZE
 from underdrawing.trainers.config import (
     AttentionConfig,
+    ContentConfig,
+    EncoderConfig,
     GeneratorConfig,
+    StyleConfig,
     TrainConfig,
-    encoder_taps,
     to_json,
 )
 from underdrawing.trainers.model_files import (
     FORMER_SETTINGS,
-    build_encoder,
     build_generator,
     load_config,
     load_model,
@@ -45,20 +45,12 @@ def make_run(folder: Path, config: TrainConfig = SMALL) -> Path:
     return folder
 
 
-def with_encoder(name: str, content: list[str], style: list[str]) -> TrainConfig:
-    return replace(
-        SMALL,
-        encoder=replace(SMALL.encoder, name=name),
-        content=replace(SMALL.content, layers=tuple((layer, 1.0) for layer in content)),
-        style=replace(SMALL.style, layers=tuple(style)),
-    )
-
-
-ENCODERS = {
-    "resnet50": (["layer1", "layer2"], ["stem", "layer1", "layer2"]),
-    "efficientnet_b0": (["stage2", "stage5"], ["stem", "stage1", "stage2", "stage3"]),
-    "efficientnet_lite0": (["stage2", "stage5"], ["stem", "stage1", "stage2", "stage3"]),
-}
+RESNET = replace(
+    SMALL,
+    encoder=EncoderConfig(name="resnet50"),
+    content=ContentConfig(layers=(("layer2", 1.0), ("layer3", 0.5))),
+    style=StyleConfig(layers=("stem", "layer1")),
+)
 
 
 @pytest.fixture
@@ -90,7 +82,7 @@ def load_error(run: Path) -> str:
         SMALL,
         replace(SMALL, attention=AttentionConfig(objective="uniform")),
         replace(SMALL, attention=AttentionConfig(objective="gate", channels=True)),
-        with_encoder("resnet50", *ENCODERS["resnet50"]),
+        RESNET,
     ],
     ids=["learned", "uniform", "gate", "resnet50"],
 )
@@ -121,28 +113,10 @@ def test_build_generator_follows_the_attention_config(
     assert generator.modulates_strength == modulates
 
 
-@pytest.mark.parametrize("name", ENCODERS)
-def test_encoder_is_built_from_a_weights_folder_and_fits_sizes(name: str, tmp_path: Path) -> None:
-    if name == "efficientnet_lite0":
-        pytest.importorskip("timm")
-    config = with_encoder(name, *ENCODERS[name])
-    config = replace(config, encoder=replace(config.encoder, weights_dir=tmp_path))
-    torch.manual_seed(0)
-    net = Encoder(name, encoder_taps(config)).net
-    state = {k.removeprefix(net.weight_prefix): v for k, v in net.state_dict().items()}
-    save_file(state, (tmp_path / Path(WEIGHTS[name].url).name).with_suffix(".safetensors"))
-
-    encoder, pretrained = build_encoder(config, encoder_taps(config))
-    assert pretrained.source.startswith("folder")
-    photo = torch.rand(1, 3, 64, 64, requires_grad=True)
-    features = encoder(photo)
-    torch.stack([features[layer].square().mean() for layer in features]).sum().backward()
-    assert photo.grad is not None
-    assert photo.grad.isfinite().all()
-    assert photo.grad.abs().sum() > 0
-    style_size, channels = sizes(config)
-    assert channels == {layer: features[layer].shape[1] for layer in ENCODERS[name][0]}
-    assert build_generator(config).code_mean.shape == (style_size,)
+def test_sizes_are_the_channels_of_the_encoder() -> None:
+    style_size, channels = sizes(RESNET)
+    assert channels == {"layer2": 512, "layer3": 1024}
+    assert style_size == COLOR_SIZE + 2 * (64 + 256)
 
 
 def test_model_without_hash_is_loaded(run: Path) -> None:
