@@ -1,4 +1,3 @@
-import json
 import signal
 import subprocess
 import sys
@@ -97,12 +96,10 @@ def test_train_stylize_evaluate(
     assert run(*words, "--attention") == 0
     assert len(list(out.glob("*-00.png"))) == 12
     assert len(list(out.glob("*-attention.png"))) == 12
-    scores = tmp_path / "scores.json"
-    assert run("evaluate", model, "--pairs", 4, "--device", "cpu", "--json", scores) == 0
+    assert run("evaluate", model, "--pairs", 4, "--device", "cpu") == 0
     assert "identity" in capsys.readouterr().out
-    assert "identity" in json.dumps(json.loads(scores.read_text()))
-    written = {path.name for path in (model / "evaluation").iterdir()}
-    assert written >= {"table.md", "table.tex", "table.csv", "table.json"}
+    for suffix in ("md", "tex", "csv", "json"):
+        assert "identity" in (model / "evaluation" / f"table.{suffix}").read_text()
 
 
 def test_out_of_memory_ends_with_advice(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
