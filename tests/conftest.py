@@ -117,18 +117,15 @@ def clip(tmp_path: Path) -> Callable[..., Path]:
     av = pytest.importorskip("av", reason="the extra `video` is not installed")
 
     def make(
-        name: str, *, width: int = 64, height: int = 48, frames: int = 10,
-        sound: str | None = "aac", times: Sequence[int] | None = None, turn: int = 0,
-        codec: str = "libx264",
+        name: str, *, height: int = 48, frames: int = 10, sound: str | None = "aac",
+        times: Sequence[int] | None = None,
     ) -> Path:  # fmt: skip
         """``sound`` is a codec or None; ``times`` are in tenths of a second, one per frame."""
         coarse = np.random.default_rng(0).integers(0, 256, (4, 5, 3), dtype=np.uint8)
-        photo = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+        photo = Image.fromarray(coarse).resize((64, height), Image.Resampling.BICUBIC)
         with av.open(str(tmp_path / name), "w") as target:
-            video = target.add_stream(codec, rate=10)
-            video.width, video.height, video.pix_fmt, video.gop_size = width, height, "yuv420p", 8
-            if turn:
-                video.set_display_rotation(turn)
+            video = target.add_stream("libx264", rate=10)
+            video.width, video.height, video.pix_fmt, video.gop_size = 64, height, "yuv420p", 8
             audio = target.add_stream(sound, rate=48000, layout="mono") if sound else None
             for number, time in enumerate(times or range(frames)):
                 image = photo.copy()
@@ -152,15 +149,7 @@ def clip(tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
-# Former names, until every test uses the new ones.
-
-
 @pytest.fixture
 def film(clip: Callable[..., Path]) -> Callable[..., Path]:
+    """Former name of ``clip``."""
     return clip
-
-
-@pytest.fixture
-def bomb(unpickle_bomb: UnpickleBomb) -> UnpickleBomb:
-    vars(unpickle_bomb)["crater"] = unpickle_bomb.directory
-    return unpickle_bomb
