@@ -1,8 +1,6 @@
-"""Underdrawing: adversarial style transfer that keeps content where content matters.
+"""Underdrawing: adversarial style transfer with an attention-weighted content loss.
 
-The public names are imported on first use, so that importing the package is instant and
-tools that meet this folder under another name (a checkout called ``underdrawing-main``) do
-not run any of it.
+Public names are imported on first use, so that ``import underdrawing`` does not import torch.
 """
 
 __version__ = "0.2.0"
@@ -10,24 +8,17 @@ __version__ = "0.2.0"
 _PUBLIC = {
     "Encoder": "models.encoder",
     "Generator": "models.generator",
-    "Stylizer": "trainers.stylizer",
     "PatchGAN": "models.discriminator",
+    "Stylizer": "trainers.stylizer",
     "TrainConfig": "trainers.config",
-    "train": "trainers.trainer",
     "load": "trainers.stylizer",
     "load_model": "trainers.model_files",
+    "train": "trainers.trainer",
 }
 
 __all__ = [
-    "Encoder",
-    "Generator",
-    "Stylizer",
-    "PatchGAN",
-    "TrainConfig",
-    "load",
-    "load_model",
-    "train",
-]
+    "Encoder", "Generator", "PatchGAN", "Stylizer", "TrainConfig", "load", "load_model", "train",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> object:

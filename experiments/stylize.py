@@ -1,4 +1,4 @@
-"""``underdrawing stylize``: photos in, repainted photos out.
+"""``underdrawing stylize``: stylize photos.
 
 underdrawing stylize photo.jpg --style painting.jpg
 underdrawing stylize photos/ "more/*.jpg" --mix a.jpg:0.7,b.jpg:0.3 --format jpeg
@@ -7,15 +7,17 @@ cat photo.jpg | underdrawing stylize - --style painting.jpg > stylized.png
 """
 
 import sys
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
 from PIL import Image
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..data.convert import to_batch
@@ -26,136 +28,168 @@ from ..models.generator import MIN_SIDE
 from ..trainers.runtime import free_memory
 from ..trainers.stylizer import Stylizer, load
 from ..trainers.visualize import overlay
-from .style_args import codes_and_title
-from .targets import FORMATS, STREAM, find_targets
+from .paths import STREAM, output_paths
 
-AHEAD = 2  # pictures read before, and written after, the network's turn
-BYTES_PER_PIXEL = 160  # at the peak of stylizing, measured at 2048x2048 to 8192x8192
+AHEAD = 2  # images read before, and written after, the one being stylized
+BYTES_PER_PIXEL = 160  # peak memory of stylizing, measured at 2048x2048 to 8192x8192
+FORMATS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 
 
 @dataclass(frozen=True)
 class StylizeConfig:
-    """Repaint photos in the manner of a painting. Results are upright and in sRGB."""
+    """Stylize photos with the style of a painting. Results are upright (EXIF) and in sRGB."""
 
     photos: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Photos, folders of photos, or patterns like "*.jpg"; - reads one from standard input."""
+    """Photos, folders of photos, or patterns such as "*.jpg"; - reads standard input."""
     style: str | None = None
-    """The painting, or the name of a look that is stored beside the model (`underdrawing looks`).
-    With --mask: COLOR=STYLE,COLOR=STYLE."""
+    """Painting or named style; with --mask: COLOR=STYLE,COLOR=STYLE (CSS color or #rrggbb)."""
     mix: str | None = None
-    """Instead of --style, several with their weights: a.jpg:0.7,b.jpg:0.3."""
+    """Weighted mixture, instead of --style: STYLE:WEIGHT,STYLE:WEIGHT."""
     mask: Path | None = None
-    """A picture whose colors say which style goes where: of those that --style names (as in CSS,
-    or #rrggbb) each pixel takes the nearest. Stretched to the photo; edges are softened."""
+    """Image whose colors assign the styles of --style to regions (nearest color, soft edges)."""
     model: Path | None = None
-    """Run folder of the trained model; by default the model that is shipped."""
+    """Run directory of the model; by default the shipped model."""
     out: Path | None = None
-    """Folder for the results; or, for a single photo, a file or - (standard output)."""
+    """Folder for the results (`stylized`); for one photo also a file, or - (standard output)."""
     format: Literal["png", "jpeg", "webp"] = "png"
-    """Of the results; --out says it where it names a file."""
+    """Format of the results, unless --out names a file."""
     strength: float = 1.0
-    """0 keeps the photo, 1 paints it over."""
+    """Stylization strength in [0, 1]; 0 returns the input."""
     protect: str | None = None
-    """A picture that is white where the photo is to be kept, black where it is painted, stretched
-    to the photo; or `attention`: strength / max(A, 1), less where the attention map A is high."""
+    """Image, white where the photo is kept; or `attention`: strength / max(A, 1)."""
     keep_colors: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Paint lightness only; the colors (the chroma, in YCbCr) stay the photo's."""
+    """Stylize luma only; the chroma (YCbCr) stays the photo's."""
     attention: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Also write each photo with the attention map laid over it."""
+    """Also write each photo overlaid with its attention map A."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute."""
 
 
 def stylize(config: StylizeConfig) -> list[Path]:
-    """Write one picture per photo; returns their paths. A bad photo is reported and skipped.
+    """Write one stylized image per photo; return their paths. Bad photos are reported and skipped.
 
     Raises:
-        ValueError: nothing to do, no such model or style, options that contradict each other or
-            are out of range, or some photos failed.
+        ValueError: there are no photos, no such model or style, options contradict each other or
+            are out of range, or photos were skipped.
         OSError: a result cannot be written.
     """
     if not 0 <= config.strength <= 1:
-        raise ValueError(f"--strength is {config.strength}; it goes from 0 to 1")
+        raise ValueError(f"--strength is {config.strength}; it must be in [0, 1]")
     stylizer = load(config.model, config.device)
     painting, title = codes_and_title(stylizer, config.style, config.mix, config.mask is not None)
     mask = read_image(config.mask) if config.mask else None
     if mask and isinstance(painting, dict):
-        region_weights(mask, list(painting), (MIN_SIDE, MIN_SIDE))  # says now what is wrong
-    protect: str | Image.Image | None = config.protect
+        region_weights(mask, list(painting), (MIN_SIDE, MIN_SIDE))  # raises for unknown colors
+    options: dict[str, Any] = {
+        "mask": mask, "protect": config.protect, "keep_colors": config.keep_colors
+    }  # fmt: skip
     if config.protect not in (None, "attention"):
-        protect = read_image(Path(config.protect))
+        options["protect"] = read_image(Path(config.protect))
     suffix = FORMATS[config.format]
-    targets = find_targets(config.photos, config.out, title, suffix)
-    if config.attention and STREAM in targets.values():
-        raise ValueError("--attention writes a second picture: name a folder or file with --out")
-    written: list[Path] = []
-    # Files are read and written by threads while the network works on the picture between them.
-    with ThreadPoolExecutor(2) as pool:
-        writing: deque[Future[Path]] = deque()
-        pictures = tqdm(
-            prefetch_map(pool, _read, targets, AHEAD),
-            "stylizing", len(targets), unit="photo", disable=len(targets) == 1,
-        )  # fmt: skip
-        for (photo, target), picture in zip(targets.items(), pictures, strict=True):
+    paths = output_paths(config.photos, config.out, title, suffix)
+    if config.attention and STREAM in paths.values():
+        raise ValueError("--attention writes a second image: name a folder or file with --out")
+
+    def results(photos: Iterable[Image.Image | ValueError]) -> Iterator[dict[Path, Image.Image]]:
+        for (photo, path), image in zip(paths.items(), photos, strict=True):
             try:
-                content = _fitting(photo, picture, stylizer.device)
-                stylized = stylizer.stylize(
-                    content, painting, config.strength, protect=protect, mask=mask,
-                    keep_colors=config.keep_colors,
-                )  # fmt: skip
-                shown = _attention_over(stylizer, content) if config.attention else None
+                if isinstance(image, ValueError):
+                    raise image
+                check_memory(photo, image.size, stylizer.device)
+                files = {path: stylizer.stylize(image, painting, config.strength, **options)}
+                if config.attention:
+                    heat = overlay(to_batch(image), stylizer.attention(image).cpu())[0]
+                    files[path.with_stem(f"{path.stem}-attention")] = to_image(heat)
+                yield files
             except ValueError as error:
                 print(f"underdrawing: skipped: {error}", file=sys.stderr)
-                continue
-            writing.append(pool.submit(_write, stylized, shown, target, suffix))
-            if len(writing) > AHEAD:
-                written.append(writing.popleft().result())
-        written += [job.result() for job in writing]
-    if failures := len(targets) - len(written):
-        raise ValueError(f"{failures} of {len(targets)} photos could not be stylized")
+
+    with ThreadPoolExecutor(2) as pool:  # files are read and written during inference
+        photos = tqdm(
+            prefetch_map(pool, _read, paths, AHEAD),
+            "stylizing", len(paths), unit="photo", disable=len(paths) == 1,
+        )  # fmt: skip
+        write = partial(_write, suffix=suffix)
+        written = list(prefetch_map(pool, write, results(photos), AHEAD))
+    if skipped := len(paths) - len(written):
+        raise ValueError(f"{skipped} of {len(paths)} photos could not be stylized")
     return written
 
 
+def check_memory(path: Path, size: tuple[int, int], device: torch.device) -> None:
+    """Raise a ValueError if an image of this width and height is too large for the free memory."""
+    needed, free = size[0] * size[1] * BYTES_PER_PIXEL, free_memory(device)
+    if needed > free:
+        raise ValueError(
+            f"{path} is {size[0]}x{size[1]} pixels: stylizing it needs {needed / 1e9:.1f} GB of "
+            f"memory, and {free / 1e9:.1f} GB are free; use a smaller image"
+        )
+
+
 def _read(photo: Path) -> Image.Image | ValueError:
-    """A photo's pixels, or why there are none."""
+    """Read a photo; return the error if it cannot be read."""
     try:
         if photo == STREAM:
-            content = sys.stdin.buffer.read(MAX_BYTES)
-            return read_image(Path("standard input"), content=content)
+            return read_image(Path("standard input"), content=sys.stdin.buffer.read(MAX_BYTES))
         return read_image(photo)
     except ValueError as error:
         return error
 
 
-def _fitting(photo: Path, pixels: Image.Image | ValueError, device: torch.device) -> Image.Image:
-    """The photo, if it was read and there is the memory to stylize it.
+def _write(images: dict[Path, Image.Image], suffix: str) -> Path:
+    for path, image in images.items():
+        if path == STREAM:
+            sys.stdout.buffer.write(encode_image(image, suffix))
+        else:
+            save_image(image, path)
+    return next(iter(images))
+
+
+def codes_and_title(
+    stylizer: Stylizer, style: str | None, mix: str | None, masked: bool
+) -> tuple[Tensor | dict[str, Tensor], str]:
+    """Return the style code, or with a mask color -> code; and a title for file names.
 
     Raises:
-        ValueError: why not.
+        ValueError: the options contradict each other, or there is no such style.
     """
-    if isinstance(pixels, ValueError):
-        raise pixels
-    needed = pixels.width * pixels.height * BYTES_PER_PIXEL
-    if needed > (free := free_memory(device)):
-        raise ValueError(
-            f"{photo} is {pixels.width}x{pixels.height} pixels; stylizing it takes "
-            f"{needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} are free: make it smaller"
-        )
-    return pixels
+    if (style is None) == (mix is None):
+        raise ValueError("give either one style with --style, or several with --mix")
+    code: Tensor | dict[str, Tensor]
+    if mix is not None:
+        if masked:
+            raise ValueError("--mask needs --style COLOR=STYLE,COLOR=STYLE instead of --mix")
+        weights = parse_mix(mix)
+        code, styles = stylizer.code(weights), list(weights)
+    elif style is not None and masked:
+        regions = parse_pairs(style)
+        code = {color: stylizer.code(one) for color, one in regions.items()}
+        styles = list(regions.values())
+    else:
+        assert style is not None
+        code, styles = stylizer.code(style), [style]
+    return code, "+".join(Path(one).stem for one in styles)
 
 
-def _attention_over(stylizer: Stylizer, content: Image.Image) -> Image.Image:
-    return to_image(overlay(to_batch(content), stylizer.attention(content).cpu())[0])
+def parse_mix(text: str) -> dict[str, float]:
+    """Parse ``a.jpg:0.7,b.jpg:0.3`` to style -> weight, or raise a ValueError."""
+    parts = [part.rpartition(":") for part in text.split(",")]
+    try:
+        mix = {style: float(weight) for style, _, weight in parts}
+    except ValueError:
+        mix = {}
+    if len(mix) < len(parts) or "" in mix:
+        raise ValueError(f"--mix {text}: write STYLE:WEIGHT,STYLE:WEIGHT, each style once")
+    return mix
 
 
-def _write(stylized: Image.Image, shown: Image.Image | None, target: Path, suffix: str) -> Path:
-    if target == STREAM:
-        sys.stdout.buffer.write(encode_image(stylized, suffix))
-        return target
-    save_image(stylized, target)
-    if shown is not None:
-        save_image(shown, target.with_name(f"{target.stem}-attention{target.suffix}"))
-    return target
+def parse_pairs(text: str) -> dict[str, str]:
+    """Parse ``black=a.jpg,white=b.jpg`` to color (or name) -> style, or raise a ValueError."""
+    parts = [part.partition("=") for part in text.split(",")]
+    pairs = {key: style for key, _, style in parts}
+    if len(pairs) < len(parts) or not all(pairs) or not all(pairs.values()):
+        raise ValueError(f"{text}: write KEY=STYLE,KEY=STYLE, each key (color or name) once")
+    return pairs
 
 
 def command(arguments: list[str]) -> None:

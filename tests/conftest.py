@@ -1,4 +1,4 @@
-"""Fixtures: a cache with a random VGG16, two folders of small pictures, a tiny recipe, a clip."""
+"""Shared fixtures: random encoder weights, small image folders, a tiny training config, a clip."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -7,40 +7,40 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
 from torchvision.models.vgg import cfgs, make_layers
-from underdrawing.experiments.scoring import networks
 from underdrawing.experiments.recipes import RECIPES
+from underdrawing.experiments.scoring import networks
 from underdrawing.models import pretrained
-from underdrawing.trainers.config import GeneratorConfig, TrainConfig
+from underdrawing.trainers.config import GeneratorConfig, TrainConfig, to_json
+from underdrawing.trainers.model_files import build_generator, save_model
 
-torch.set_num_threads(1)  # the same sums on every machine, and no fight over two cores
+torch.set_num_threads(1)  # the same summation order on every machine
 
 
-class Bomb:
-    """Makes a folder, its crater, when it is unpickled."""
+class UnpickleBomb:
+    """Create ``directory`` when unpickled."""
 
-    def __init__(self, crater: Path) -> None:
-        self.crater = crater
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.crater),)
+        return os.mkdir, (str(self.directory),)
 
 
 @pytest.fixture
-def bomb(tmp_path: Path) -> Bomb:
-    """What no file may bring to life."""
-    return Bomb(tmp_path / "crater")
+def unpickle_bomb(tmp_path: Path) -> UnpickleBomb:
+    """An object that must never be unpickled; ``directory`` exists if it was."""
+    return UnpickleBomb(tmp_path / "unpickled")
 
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache folder whose VGG16 is random: tests of mechanics need no trained network."""
+    """A cache folder with a random VGG16."""
     folder = tmp_path_factory.mktemp("cache")
     torch.manual_seed(0)
     state = {f"features.{key}": value for key, value in make_layers(cfgs["D"]).state_dict().items()}
@@ -54,7 +54,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def offline(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Weights come from the test cache alone; nothing is downloaded."""
+    """Load weights from the test cache only, without downloads."""
     monkeypatch.setenv("UNDERDRAWING_CACHE", str(cache))
     monkeypatch.delenv("UNDERDRAWING_WEIGHTS", raising=False)
     monkeypatch.setattr(pretrained, "_from_torchvision", lambda name: None)
@@ -62,14 +62,14 @@ def offline(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def single_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """VGG16 alone scores: the independent network looks at large pictures, and takes long."""
+    """Score with VGG16 alone: the second network takes 224 px images, which is slow."""
     monkeypatch.setattr(networks, "_lite0", lambda *_: None)
 
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A folder of 12 smooth photos and one of 9 noisy paintings."""
-    root = tmp_path_factory.mktemp("pictures")
+    """A folder of 12 smooth photos and one of 9 noisy paintings, 72x56 pixels."""
+    root = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
     for name, count, coarse in (("photos", 12, 4), ("paintings", 9, 16)):
         (root / name).mkdir()
@@ -83,10 +83,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def tiny(
     offline: None, single_network: None, folders: tuple[Path, Path], tmp_path: Path
 ) -> Callable[..., TrainConfig]:
-    """A recipe at a size that trains in a second: ``tiny(recipe, **changes)``.
-
-    In float32, whatever the machine is good at: the same sums everywhere.
-    """
+    """A recipe scaled down to train in a second, in float32: ``tiny(recipe, **changes)``."""
 
     def make(recipe: str = "attention-adversarial", **changes: object) -> TrainConfig:
         config = replace(
@@ -100,40 +97,59 @@ def tiny(
 
 
 @pytest.fixture
-def film(tmp_path: Path) -> Callable[..., Path]:
-    """A clip of a square that moves over a smooth photo: ``film(name, **options)``."""
+def model_dir(tiny: Callable[..., TrainConfig], tmp_path: Path) -> Path:
+    """Run directory of an untrained model with visible residuals and uneven attention."""
+    config = tiny(out=tmp_path / "model")
+    torch.manual_seed(0)
+    generator = build_generator(config)
+    assert generator.attention is not None
+    torch.nn.init.normal_(generator.to_residual.conv.weight, std=0.1)
+    torch.nn.init.normal_(generator.attention.logits.weight, std=20)
+    config.out.mkdir()
+    (config.out / "config.json").write_text(to_json(config))
+    save_model(generator.state_dict(), config.out)
+    return config.out
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Callable[..., Path]:
+    """A video of a square that moves over a smooth photo: ``clip(name, **options)``."""
+    av = pytest.importorskip("av", reason="the extra `video` is not installed")
 
     def make(
-        name: str, *, width: int = 64, height: int = 48, frames: int = 10,
-        sound: str | None = "aac", times: Sequence[int] | None = None, turn: int = 0,
-        codec: str = "libx264",
+        name: str, *, height: int = 48, frames: int = 10, sound: str | None = "aac",
+        times: Sequence[int] | None = None,
     ) -> Path:  # fmt: skip
-        """``times`` are in tenths of a second, one per frame; ``sound`` is a codec or none."""
+        """``sound`` is a codec or None; ``times`` are in tenths of a second, one per frame."""
         coarse = np.random.default_rng(0).integers(0, 256, (4, 5, 3), dtype=np.uint8)
-        photo = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+        photo = Image.fromarray(coarse).resize((64, height), Image.Resampling.BICUBIC)
         with av.open(str(tmp_path / name), "w") as target:
-            video = target.add_stream(codec, rate=10)
-            video.width, video.height, video.pix_fmt, video.gop_size = width, height, "yuv420p", 8
-            if turn:
-                video.set_display_rotation(turn)
+            video = target.add_stream("libx264", rate=10)
+            video.width, video.height, video.pix_fmt, video.gop_size = 64, height, "yuv420p", 8
             audio = target.add_stream(sound, rate=48000, layout="mono") if sound else None
             for number, time in enumerate(times or range(frames)):
-                picture = photo.copy()
-                picture.paste("white", (2 * number, 8, 2 * number + 12, 20))
-                frame = av.VideoFrame.from_image(picture)
+                image = photo.copy()
+                image.paste("white", (2 * number, 8, 2 * number + 12, 20))
+                frame = av.VideoFrame.from_image(image)
                 frame.pts, frame.time_base = time, Fraction(1, 10)
                 target.mux(video.encode(frame))
             target.mux(video.encode(None))
             if audio:
-                wave = np.sin(np.arange(4800) / 20)[None]
-                heard = av.AudioFrame.from_ndarray(wave.astype(np.float32), "fltp", "mono")
-                heard.sample_rate = 48000
-                fitting = av.AudioResampler(audio.format, "mono", 48000)
+                wave = np.sin(np.arange(4800) / 20)[None].astype(np.float32)
+                samples = av.AudioFrame.from_ndarray(wave, "fltp", "mono")
+                samples.sample_rate = 48000
+                resampler = av.AudioResampler(audio.format, "mono", 48000)
                 for number in range(frames):
-                    heard.pts, heard.time_base = 4800 * number, Fraction(1, 48000)
-                    for some in fitting.resample(heard):
-                        target.mux(audio.encode(some))
+                    samples.pts, samples.time_base = 4800 * number, Fraction(1, 48000)
+                    for resampled in resampler.resample(samples):
+                        target.mux(audio.encode(resampled))
                 target.mux(audio.encode(None))
         return tmp_path / name
 
     return make
+
+
+@pytest.fixture
+def film(clip: Callable[..., Path]) -> Callable[..., Path]:
+    """Former name of ``clip``."""
+    return clip

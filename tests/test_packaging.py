@@ -1,4 +1,4 @@
-"""The wheel: holds ``underdrawing/…`` only, and works outside the checkout."""
+"""The wheel holds ``underdrawing/…`` only, and works outside the checkout."""
 
 import shutil
 import subprocess
@@ -7,16 +7,19 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import underdrawing
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("models", "losses", "data", "metrics", "trainers", "experiments")
+FOLDERS = ("models", "losses", "data", "metrics", "trainers", "experiments", "pretrained")
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel built from a copy, in a folder whose name is no Python identifier."""
+    """A wheel built from a copy in a folder whose name is not a Python identifier."""
     copy = tmp_path_factory.mktemp("build") / "underdrawing-main"
-    ignored = shutil.ignore_patterns(".git", ".venv", "build", "*.egg-info", "runs", "__pycache__")
+    ignored = shutil.ignore_patterns(
+        ".git", ".venv", "build", "*.egg-info", "runs", "results", "__pycache__"
+    )
     shutil.copytree(ROOT, copy, ignore=ignored)
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", "dist"]
     done = subprocess.run(command, cwd=copy, capture_output=True, text=True)
@@ -25,21 +28,22 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
-    names = zipfile.ZipFile(wheel).namelist()
-    tops = {name.split("/")[0] for name in names}
-    assert {top for top in tops if not top.endswith(".dist-info")} == {"underdrawing"}
-    modules = {
-        str(path.relative_to(ROOT)) for folder in FOLDERS for path in (ROOT / folder).glob("*.py")
+def test_wheel_holds_every_file_of_the_package_and_nothing_else(wheel: Path) -> None:
+    names = {
+        name.removeprefix("underdrawing/")
+        for name in zipfile.ZipFile(wheel).namelist()
+        if ".dist-info/" not in name
     }
-    assert {f"underdrawing/{module}" for module in modules} <= set(names)
-    assert "underdrawing/py.typed" in names
-    shipped = {f"underdrawing/pretrained/{path.name}" for path in (ROOT / "pretrained").iterdir()}
-    assert shipped <= set(names)
-    assert not [name for name in names if "tests/" in name]
+    package = {
+        path.relative_to(ROOT).as_posix()
+        for folder in FOLDERS
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert names == package | {"__init__.py", "py.typed"}
 
 
-def test_the_wheel_works_outside_the_checkout(wheel: Path, tmp_path: Path) -> None:
+def test_wheel_works_outside_the_checkout(wheel: Path, tmp_path: Path) -> None:
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     code = (
         "import sys; sys.path.insert(0, 'site'); import underdrawing; "
@@ -56,9 +60,8 @@ def test_the_wheel_works_outside_the_checkout(wheel: Path, tmp_path: Path) -> No
     assert "reproduce" in done.stdout
 
 
-def test_an_unknown_public_name_is_an_attribute_error() -> None:
-    import underdrawing
-
-    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        _ = underdrawing.nothing  # type: ignore[attr-defined]
+def test_public_names() -> None:
     assert all(getattr(underdrawing, name) is not None for name in underdrawing.__all__)
+    assert set(underdrawing._PUBLIC) == set(underdrawing.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = underdrawing.nothing

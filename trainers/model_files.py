@@ -1,8 +1,8 @@
-"""The finished generator on disk: ``model.safetensors`` beside ``config.json``.
+"""Trained models on disk: ``model.safetensors`` beside ``config.json`` in a run directory.
 
-Both may be somebody else's: nothing in them is executed, and nothing is believed unchecked. The
-configuration is read first, within bounds; it tells the name and shape of every tensor; and not
-one is read from a file that claims others.
+Both may come from an untrusted source. No code in them is executed, and everything is checked: the
+config is parsed within bounds, it determines the name and shape of every tensor, and no tensor of
+a file with other names or shapes is loaded.
 """
 
 import os
@@ -23,22 +23,24 @@ from ..models.pretrained import Pretrained, load_pretrained
 from .config import TrainConfig, content_layers, encoder_taps, from_json
 from .tensor_files import read_shapes, read_tensors, write_tensors
 
-MAX_CONFIG = 1_000_000  # bytes
-#: Folder of the model that is shipped with the package.
+MAX_CONFIG_BYTES = 1_000_000
+#: Directory of the model that is shipped with the package.
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
-#: What a configuration calls it, so that a run may move to a machine with another installation.
+#: Its name in options and configs, which stays valid on other machines.
 SHIPPED = Path("pretrained")
+#: Settings that were renamed or removed: a config.json with one of them cannot be loaded any more.
+FORMER_SETTINGS = ("base", "decoder", "full_strength", "game", "prepare", "spectral")
 
 
 class Model(NamedTuple):
-    """A trained generator with the run's configuration."""
+    """A trained generator and the config of its run."""
 
     generator: Generator
     config: TrainConfig
 
 
 def build_generator(config: TrainConfig) -> Generator:
-    """The generator a config describes."""
+    """Build the untrained generator of a config."""
     style_size, channels = sizes(config)
     a = config.attention
     return Generator(
@@ -55,7 +57,7 @@ def build_generator(config: TrainConfig) -> Generator:
 
 @lru_cache
 def sizes(config: TrainConfig) -> tuple[int, dict[str, int]]:
-    """Length of the style code, and channels of the content layers."""
+    """Return the length of the style code, and the channels of each content layer."""
     with torch.device("meta"):
         channels = Encoder(config.encoder.name, encoder_taps(config)).channels()
     style = {layer: channels[layer] for layer in config.style.layers}
@@ -63,109 +65,111 @@ def sizes(config: TrainConfig) -> tuple[int, dict[str, int]]:
 
 
 def build_encoder(config: TrainConfig, taps: list[str]) -> tuple[Encoder, Pretrained]:
-    """The config's encoder with pretrained weights, and where these came from."""
+    """Build the config's encoder with pretrained weights; also return the weights' origin."""
     e = config.encoder
     pretrained = load_pretrained(e.name, e.weights_dir)
     return Encoder(e.name, taps, pretrained.state), pretrained
 
 
-def model_folder(init: Path) -> Path:
-    """The folder of a model to start from: the run folder named, or that of the shipped model.
+def model_folder(run: Path) -> Path:
+    """Return the directory of a model: ``run`` itself, or of the shipped model for ``pretrained``.
 
     Raises:
-        ValueError: ``pretrained`` is asked for, and none is shipped.
+        ValueError: ``pretrained`` is named, and this installation has no such model.
     """
-    if init != SHIPPED:
-        return init
-    if not PRETRAINED.is_dir():
+    if run == SHIPPED and not PRETRAINED.is_dir():
         raise ValueError(
-            "this installation ships no model to start from: name a run folder in --init, or do "
-            "without it"
+            "no pretrained model in this installation: name a run directory, or omit --init"
         )
-    return PRETRAINED
+    return PRETRAINED if run == SHIPPED else run
 
 
 def save_model(state: Mapping[str, Tensor], run: Path) -> None:
-    """Write a generator's state as ``model.safetensors`` into the run folder."""
+    """Write the state of a generator to ``model.safetensors`` in the run directory."""
     write_tensors(run / "model.safetensors", state)
 
 
 def load_config(run: Path) -> TrainConfig:
-    """The configuration of a run folder.
+    """Load the config of a run directory.
 
     Raises:
-        ValueError: there is none, or it is not one.
+        ValueError: the config is missing, invalid, or of an older version of this package.
     """
     path = run / "config.json"
     if not path.is_file():
-        raise ValueError(f"{run} is no run folder (there is no {path.name})")
-    if path.stat().st_size > MAX_CONFIG:
-        raise ValueError(f"{path} is larger than any configuration")
+        raise ValueError(f"not a run directory: {run} (config.json missing)")
+    if path.stat().st_size > MAX_CONFIG_BYTES:
+        raise ValueError(f"{path} is larger than {MAX_CONFIG_BYTES // 10**6} MB: not a config")
+    content = path.read_bytes()
+    for name in FORMER_SETTINGS:
+        if f'"{name}":'.encode() in content:
+            raise ValueError(
+                f"{run} was made by an older version of underdrawing ({path.name} has the setting "
+                f"{name!r}): train it again"
+            )
     try:
-        config = from_json(path.read_text("utf-8"))
-        sizes(config)  # its encoder has those layers
+        config = from_json(content.decode())
+        sizes(config)  # raises if the encoder has no such layers
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     return config
 
 
 def load_state(run: Path) -> dict[str, Tensor]:
-    """The tensors of a run's finished model: those its configuration asks for, all finite.
+    """Load the tensors of a finished model: exactly those of its config, finite float32.
 
     Raises:
-        ValueError: the run has no finished model, or the file is damaged or belongs to another
-            configuration.
+        ValueError: there is no finished model, or its file is damaged or does not fit the config.
     """
     path, config = run / "model.safetensors", load_config(run)
     if not path.is_file():
-        raise ValueError(f"{run} holds no finished model (there is no {path.name})")
+        raise ValueError(f"no finished model in {run} ({path.name} missing)")
     with torch.device("meta"):  # shapes without memory
-        wanted = build_generator(config).state_dict()
-    shapes, found = {name: tensor.shape for name, tensor in wanted.items()}, read_shapes(path)
+        expected = build_generator(config).state_dict()
+    shapes, found = {name: tensor.shape for name, tensor in expected.items()}, read_shapes(path)
     if wrong := [n for n in shapes.keys() | found.keys() if shapes.get(n) != found.get(n)]:
         name = min(wrong)
         raise ValueError(
             f"{path} does not fit {run / 'config.json'}: {reprlib.repr(name)} should be "
-            f"{_words(shapes.get(name))} and is {_words(found.get(name))}"
+            f"{_describe(shapes.get(name))}, but is {_describe(found.get(name))}"
         )
     state = read_tensors(path).tensors
     for name, tensor in state.items():
-        if tensor.dtype != wanted[name].dtype or not tensor.isfinite().all():
-            raise ValueError(f"{path} is damaged: {name} holds other than finite float32 numbers")
+        if tensor.dtype != expected[name].dtype or not tensor.isfinite().all():
+            raise ValueError(f"{path} is damaged: {name} is not finite float32")
     return state
 
 
 def load_model(run: Path | str, device: torch.device | str = "cpu") -> Model:
-    """The finished generator of a run folder, in eval mode; the run may be somebody else's.
+    """Load the generator of a run directory, in eval mode.
 
-    Of the folders that its configuration names none is written to, and ``encoder.weights_dir`` is
-    looked into only where there is such a folder on this machine.
+    The directories named in its config are not written to; ``encoder.weights_dir`` is dropped if
+    it does not exist on this machine.
 
     Raises:
-        ValueError: no finished model there, or a file that is damaged or does not fit its
-            configuration.
+        ValueError: there is no finished model, or a file is damaged or does not fit the config.
     """
     run = Path(run)
     config, state = load_config(run), load_state(run)
     generator = build_generator(config)
     generator.load_state_dict(state)
     folder = config.encoder.weights_dir
-    if folder and not os.path.isdir(folder):  # noqa: PTH112 (never raises)
+    if folder and not os.path.isdir(folder):  # noqa: PTH112 (Path.is_dir raises for a long name)
         config = replace(config, encoder=replace(config.encoder, weights_dir=None))
     return Model(generator.to(device).eval(), config)
 
 
 def own_folder(run: Path, name: str) -> Path:
-    """A folder within a run folder, to write to; the run may be somebody else's.
+    """Return the path of a subdirectory of a run directory, to write to.
 
     Raises:
-        ValueError: it is a link that leads out of the run folder.
+        ValueError: it is a link to a place outside the run directory.
     """
     folder = run / name
     if not Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(run)):
-        raise ValueError(f"{folder} is a link that leads out of {run}: remove it")
+        raise ValueError(f"{folder} is a link to a place outside {run}: remove it")
     return folder
 
 
-def _words(shape: torch.Size | None) -> str:
+def _describe(shape: torch.Size | None) -> str:
     return "absent" if shape is None else reprlib.repr(tuple(shape))

@@ -1,4 +1,4 @@
-"""Tensors on disk: safetensors that carry a SHA-256 of their content, written whole or not."""
+"""Safetensors files with a SHA-256 of their content, written atomically."""
 
 import hashlib
 import json
@@ -16,14 +16,14 @@ from ..data.files import write_atomic
 
 
 class TensorFile(NamedTuple):
-    """The content of a file: ``tensors`` by name, and the ``metadata`` it was written with."""
+    """Content of a file: tensors by name, and string metadata."""
 
     tensors: dict[str, Tensor]
     metadata: dict[str, str]
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], **metadata: str) -> None:
-    """Write tensors, wherever and however they lie in memory, and what is said of them."""
+    """Write tensors of any device and memory layout, with metadata."""
     # Cloned, because safetensors refuses tensors that share memory.
     flat = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -33,45 +33,44 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], **metadata: str) ->
 
 
 def read_tensors(path: Path, device: torch.device | str = "cpu") -> TensorFile:
-    """Read a file whole; one that carries no SHA-256, somebody else's, is taken as it is.
+    """Read a file; its SHA-256 is verified if it has one (files of other programs have none).
 
     Raises:
-        ValueError: there is no such file, it is no safetensors file, or its content is not what
-            was written.
+        ValueError: the file is missing, no safetensors file, or does not match its SHA-256.
     """
-    with _opened(path) as file:
+    with _open(path) as file:
         metadata = file.metadata() or {}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     expected = metadata.pop("sha256", None)
     if expected is not None and expected != _digest(tensors, metadata):
-        raise ValueError(f"{path} is damaged: its content is not what was once written")
+        raise ValueError(f"{path} is damaged: its content does not match its SHA-256")
     return TensorFile({name: tensor.to(device) for name, tensor in tensors.items()}, metadata)
 
 
 def read_shapes(path: Path) -> dict[str, torch.Size]:
-    """The shapes of a file's tensors by name, without reading a single one of them.
+    """Read the shapes of a file's tensors from its header, without loading any tensor.
 
     Raises:
-        ValueError: there is no such file, or it is no safetensors file.
+        ValueError: the file is missing or no safetensors file.
     """
-    with _opened(path) as file:
+    with _open(path) as file:
         return {name: torch.Size(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _open(path: Path) -> Iterator[Any]:
     if not path.is_file():
-        raise ValueError(f"there is no file {path}")
-    path.open("rb").close()  # what the system refuses is no damage, and safetensors mixes them up
+        raise ValueError(f"no such file: {path}")
+    path.open("rb").close()  # raises OSError if unreadable, which safetensors reports as damage
     try:
         with safe_open(path, "pt") as file:
             yield file
     except SafetensorError as error:
-        raise ValueError(f"{path} is damaged: it is not a whole safetensors file") from error
+        raise ValueError(f"{path} is damaged: not a complete safetensors file") from error
 
 
 def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """SHA-256 of names, dtypes, shapes and bytes of contiguous tensors, and of the metadata."""
+    """Return the SHA-256 of names, dtypes, shapes and bytes of contiguous tensors, and metadata."""
     names = sorted(tensors)
     layout = [(name, str(tensors[name].dtype), list(tensors[name].shape)) for name in names]
     digest = hashlib.sha256(json.dumps([layout, metadata], sort_keys=True).encode())

@@ -1,17 +1,17 @@
-"""Pictures for people: attention laid over a photo, and grids."""
+"""Attention overlays and image grids."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision.utils import make_grid
 
-HEAT = torch.tensor([1.0, 0.35, 0.05])  # the color of attention
+HEAT = torch.tensor([1.0, 0.35, 0.05])  # RGB of high attention
 
 
 def overlay(photo: Tensor, attention: Tensor) -> Tensor:
-    """A (B,1,h,w) as heat over the grayed photo (B,3,H,W): A = 0 leaves gray, A >= 3 is full heat.
+    """Blend an attention map A (B,1,h,w) as heat over the gray photo (B,3,H,W), in [0,1].
 
-    The scale is fixed, not stretched per picture, so that a flat map looks flat.
+    A = 0 is gray and A >= 3 is full heat in every image, so that a flat map looks flat.
     """
     a = F.interpolate(attention.float(), photo.shape[-2:], mode="bicubic", antialias=True)
     alpha = 0.85 * (a / 3).clamp(0, 1)
@@ -21,6 +21,6 @@ def overlay(photo: Tensor, attention: Tensor) -> Tensor:
 
 
 def training_grid(content: Tensor, style: Tensor, stylized: Tensor, attention: Tensor) -> Tensor:
-    """One row per example: photo, painting, output, attention; (3,H,W) in [0,1]."""
+    """Return one row per example (photo, painting, output, attention) as (3,H,W) in [0,1]."""
     columns = torch.stack([content, style, stylized, overlay(content, attention)], dim=1)
     return make_grid(columns.flatten(0, 1).float().cpu(), nrow=4, padding=2, pad_value=1.0)

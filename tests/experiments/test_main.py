@@ -1,39 +1,23 @@
-"""The commands as a user meets them: sentences and exit codes, never a traceback."""
-
-import json
-import re
-import shlex
+import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from underdrawing.experiments import (
-    ablate,
-    app,
-    benchmark,
-    data,
-    evaluate,
-    export,
-    reproduce,
-    robustness,
-    styles,
-    stylize,
-    train,
-    video,
-)
-from underdrawing.experiments.main import COMMANDS, main
-from underdrawing.experiments.presets import PRESETS
-from underdrawing.experiments.recipes import RECIPES
-from underdrawing.trainers.config import TrainConfig
+import torch
+from underdrawing.experiments import main as module
+from underdrawing.experiments.main import COMMANDS, choice, main, option_value, run_command
+from underdrawing.trainers.runtime import Interrupted
 
-README = Path(__file__).parents[2] / "README.md"
 Run = Callable[..., int]
+Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture
 def run(offline: None, single_network: None, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """``run("train", "--steps", 2)``: exit code of the command."""
+    """Run a command and return its exit code: ``run("train", "--steps", 2)``."""
 
     def call(*words: object) -> int:
         monkeypatch.setattr(sys, "argv", ["underdrawing", *map(str, words)])
@@ -46,197 +30,146 @@ def run(offline: None, single_network: None, monkeypatch: pytest.MonkeyPatch) ->
     return call
 
 
-def tiny_options(folders: tuple[Path, Path], out: Path) -> list[object]:
-    photos, paintings = folders
-    return [
-        "--photos", photos, "--paintings", paintings, "--out", out, "--size", 32, "--steps", 2,
-        "--batch-size", 2, "--workers", 0, "--device", "cpu",
-        "--generator.width", 8, "--generator.blocks", 1,
-    ]  # fmt: skip
-
-
-@pytest.fixture
-def model(run: Run, folders: tuple[Path, Path], tmp_path: Path) -> Path:
-    """A finished run folder."""
-    assert run("train", *tiny_options(folders, tmp_path / "run")) == 0
-    return tmp_path / "run"
+def run_body(monkeypatch: pytest.MonkeyPatch, body: Callable[[], object]) -> None:
+    """Run a command with this body."""
+    command = SimpleNamespace(command=lambda arguments: body())
+    monkeypatch.setattr(module, "import_module", lambda *_: command)
+    run_command("train", [])
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_explains_itself(run: Run, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_has_help(run: Run, command: str, capsys: Capture) -> None:
     assert run(command, "--help") == 0
-    text = capsys.readouterr().out
-    assert f"usage: underdrawing {command}" in text
-    assert {"data": "--json", "export": "--onnx"}.get(command, "--device") in text
+    assert f"usage: underdrawing {command}" in capsys.readouterr().out
 
 
-def test_no_command_and_unknown_command(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run() == 2
+def test_usage_lists_all_commands(run: Run, capsys: Capture) -> None:
     assert run("--help") == 0
+    usage = capsys.readouterr().out
+    assert all(f"  {command} " in usage for command in COMMANDS)
+    assert run() == 2
     assert run("paint") == 2
-    assert "choose one of train, stylize" in capsys.readouterr().err
+    assert "no command 'paint': choose one of train, stylize" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    ("words", "message"),
     [
-        (["train", "--photos", "nowhere"], "there is no folder nowhere"),
-        (["train", "--recipe", "magic"], "choose pixel-style, single-layer"),
-        (["train", "--device", "cuda"], "torch sees no CUDA device"),
-        (["train", "--size", "8"], "crops must be at least 32"),
-        (["train", "--style.layers", "relu9_9"], "vgg16 has no layer 'relu9_9'; its layers are"),
-        (["train", "--encoder.weights-dir", "nowhere"], "weights folder nowhere does not exist"),
-        (
-            ["stylize", "a.jpg", "--style", "b.jpg", "--model", "nowhere"],
-            "nowhere is no run folder",
-        ),
-        (["export", "nowhere", "--onnx", "a.onnx"], "nowhere is no run folder"),
-        (["evaluate", "nowhere"], "nowhere is no run folder"),
-        (["robustness", "nowhere"], "nowhere is no run folder"),
-        (["robustness"], "name at least one run folder"),
-        (["reproduce", "--preset", "slow"], "choose quick, cpu, standard, paper"),
+        (["train", "--photos", "nowhere"], "nowhere"),
+        (["train", "--recipe", "magic"], "choose one of pixel-style, single-layer"),
+        (["train", "--size", "8"], "size is 8"),
+        (["train", "--style.layers", "relu9_9"], "vgg16 has no layer 'relu9_9'"),
+        (["stylize", "a.jpg", "--style", "b.jpg", "--strength", "2"], "--strength is 2.0"),
+        (["stylize", "a.jpg", "--style", "b.jpg", "--model", "nowhere"], "not a run directory"),
+        (["styles", "--model", "nowhere"], "not a run directory"),
+        (["export", "nowhere", "--onnx", "a.onnx"], "not a run directory"),
+        (["evaluate", "nowhere"], "not a run directory"),
+        (["reproduce", "--preset", "slow"], "choose one of quick, cpu, standard, paper"),
     ],
 )
-def test_a_mistake_is_one_sentence_and_exit_code_2(
-    run: Run, folders: tuple[Path, Path], tmp_path: Path, words: list[str], sentence: str,
-    capsys: pytest.CaptureFixture[str],
+def test_user_error_is_one_line_and_exit_code_2(
+    run: Run, folders: tuple[Path, Path], tmp_path: Path, words: list[str], message: str,
+    capsys: Capture,
 ) -> None:  # fmt: skip
-    if words[0] == "train" and "--photos" not in words:
-        words = [words[0], "--photos", str(folders[0]), *words[1:]]
     if words[0] == "train":
-        words += ["--paintings", str(folders[1]), "--out", str(tmp_path / "run")]
+        paths = {"--photos": folders[0], "--paintings": folders[1], "--out": tmp_path / "run"}
+        words += [str(word) for pair in paths.items() if pair[0] not in words for word in pair]
     assert run(*words) == 2
-    captured = capsys.readouterr()
-    assert sentence in captured.err
-    assert "Traceback" not in captured.err
-
-
-def test_a_dry_run_prints_the_plan_and_leaves_no_trace(
-    run: Run, folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run("train", *tiny_options(folders, tmp_path / "run"), "--dry-run") == 0
-    printed = capsys.readouterr().out
-    assert {"run", "batch", "steps", "memory", "disk"} <= {
-        line.split()[0] for line in printed.splitlines()
-    }
-    assert not (tmp_path / "run").exists()
-
-
-def test_missing_weights_name_the_three_ways(
-    run: Run, folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run("train", *tiny_options(folders, tmp_path / "run"), "--encoder.name", "vgg19") == 2
     error = capsys.readouterr().err
-    assert "vgg19-dcbb9e9d.pth" in error
-    assert "--encoder.weights-dir" in error
+    assert message in error
+    assert "Traceback" not in error
 
 
 def test_train_stylize_evaluate(
-    run: Run, model: Path, folders: tuple[Path, Path], tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    photos, paintings = folders
-    out, style = tmp_path / "stylized", paintings / "00.png"
-    words = ["stylize", photos, photos / "01.png", "--style", style, "--model", model, "--out", out]
+    run: Run, folders: tuple[Path, Path], tmp_path: Path, capsys: Capture
+) -> None:
+    (photos, paintings), model, out = folders, tmp_path / "run", tmp_path / "stylized"
+    train = [
+        "train", "--photos", photos, "--paintings", paintings, "--out", model, "--size", 32,
+        "--steps", 2, "--batch-size", 2, "--workers", 0, "--device", "cpu",
+        "--generator.width", 8, "--generator.blocks", 1,
+    ]  # fmt: skip
+    assert run(*train, "--dry-run") == 0
+    assert not model.exists()
+    assert run(*train) == 0
+    words = ["stylize", photos, "--style", paintings / "00.png", "--model", model, "--out", out]
     assert run(*words, "--attention") == 0
     assert len(list(out.glob("*-00.png"))) == 12
     assert len(list(out.glob("*-attention.png"))) == 12
-    figures = tmp_path / "figures.json"
-    assert run("evaluate", model, "--pairs", 4, "--device", "cpu", "--json", figures) == 0
+    assert run("evaluate", model, "--pairs", 4, "--device", "cpu") == 0
     assert "identity" in capsys.readouterr().out
-    lines = {line["title"]: line for line in json.loads(figures.read_text())["full"]["lines"]}
-    written = {path.name for path in (model / "evaluation").iterdir()}
-    assert written == {"table.md", "table.tex", "table.csv", "table.json"}
-    assert lines["identity"]["figures"]["ssim"]["measured"] == pytest.approx(1)
-    assert lines["style image as output"]["figures"]["style_gap"]["measured"] == pytest.approx(1)
-    assert lines[str(model)]["note"] == "did not stylize"  # after two steps, honestly
+    for suffix in ("md", "tex", "csv", "json"):
+        assert "identity" in (model / "evaluation" / f"table.{suffix}").read_text()
 
 
-def test_one_bad_photo_does_not_stop_the_rest(
-    run: Run, model: Path, folders: tuple[Path, Path], tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    bad = tmp_path / "bad.jpg"
-    bad.write_text("no picture")
-    good = folders[0] / "00.png"
-    words = ["--style", folders[1] / "00.png", "--model", model, "--out", tmp_path / "out"]
-    assert run("stylize", bad, good, *words) == 2
-    assert (tmp_path / "out" / "00-00.png").is_file()
-    assert "bad.jpg is not a picture" in capsys.readouterr().err
+def test_out_of_memory_ends_with_advice(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run_body(monkeypatch, lambda: torch.empty(2**60, dtype=torch.uint8))
+    assert "out of memory: lower --size" in capsys.readouterr().err
 
 
-def test_stylize_strength_zero_is_the_photo(
-    run: Run, model: Path, folders: tuple[Path, Path], tmp_path: Path
+def test_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RuntimeError, match="mat1"):
+        run_body(monkeypatch, lambda: torch.ones(2, 3) @ torch.ones(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (KeyboardInterrupt(), "interrupted; run the same command again to continue"),
+        (Interrupted("saved at step 3"), "saved at step 3"),
+    ],
+)
+def test_interruption_is_exit_code_130(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture, error: BaseException, message: str
 ) -> None:
-    from PIL import Image, ImageChops
+    def interrupt() -> None:
+        raise error
 
-    photo = folders[0] / "00.png"
-    words = ["--style", folders[1] / "00.png", "--model", model, "--out", tmp_path / "out"]
-    assert run("stylize", photo, *words, "--strength", 0) == 0
-    with Image.open(photo) as a, Image.open(tmp_path / "out" / "00-00.png") as b:
-        assert ImageChops.difference(a.convert("RGB"), b).getbbox() is None
-    assert run("stylize", photo, *words, "--strength", 2) == 2
+    with pytest.raises(SystemExit, match="130"):
+        run_body(monkeypatch, interrupt)
+    assert f"underdrawing: {message}" in capsys.readouterr().err
 
 
-def test_a_damaged_model_is_refused_in_words(
-    run: Run, model: Path, folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+def test_undecodable_file_names_are_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    path = model / "model.safetensors"
-    words = ["stylize", folders[0], "--style", folders[1] / "00.png", "--model", model]
-    whole = path.read_bytes()
-    path.write_bytes(whole[:1000])
-    assert run(*words) == 2
-    assert "model.safetensors is damaged" in capsys.readouterr().err
-    path.write_bytes(whole)
-    config = json.loads((model / "config.json").read_text())
-    config["generator"]["width"] = 16
-    (model / "config.json").write_text(json.dumps(config))
-    assert run(*words) == 2
-    assert "does not fit" in capsys.readouterr().err
+    run_body(monkeypatch, lambda: print("caf\udce9.png"))
+    assert capsys.readouterr().out == "caf\\udce9.png\n"
 
 
-def test_what_is_on_the_command_line_is_in_the_config(folders: tuple[Path, Path]) -> None:
-    words = "--recipe single-layer --steps 7 --seed 3 --content.layers conv4_2 0.5 relu3_1 2"
-    config = train.parse(shlex.split(words))
-    assert (config.recipe, config.steps, config.seed) == ("single-layer", 7, 3)
-    assert config.content.layers == (("conv4_2", 0.5), ("relu3_1", 2.0))
-    assert config.attention == RECIPES["single-layer"]().attention
+@pytest.mark.parametrize(
+    "code",
+    [
+        "sys.argv = ['underdrawing']; main.main()",  # exits after printing
+        "sys.argv = ['underdrawing', '--help']; main.main()",
+        "from underdrawing.experiments import styles\n"
+        "styles.command = lambda _: [print('line') for _ in range(100_000)]\n"
+        "main.run_command('styles', [])",
+    ],
+    ids=["no command", "help", "command"],
+)
+def test_closed_standard_output_is_silent(code: str) -> None:
+    imports = "import sys\nfrom underdrawing.experiments import main\n"
+    # The reader is gone before anything is written.
+    with subprocess.Popen(
+        [sys.executable, "-c", f"{imports}sys.stdin.read()\n{code}"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stdin
+        assert process.stdout
+        assert process.stderr
+        process.stdout.close()
+        process.stdin.close()
+        assert process.stderr.read() == b""
+        assert process.wait(60) == 128 + signal.SIGPIPE
 
 
-def test_no_options_are_the_defaults() -> None:
-    assert reproduce.parse([]) == PRESETS["quick"]()
-    assert train.parse([]) == TrainConfig()
-
-
-@pytest.mark.parametrize("preset", PRESETS)
-def test_every_preset_parses_to_itself(preset: str) -> None:
-    assert reproduce.parse(["--preset", preset]) == PRESETS[preset]()
-
-
-def readme_commands() -> list[str]:
-    text = README.read_text().replace("\\\n", " ")
-    return re.findall(r"^(?:\$ )?underdrawing .+$", text, re.MULTILINE)
-
-
-@pytest.mark.parametrize("line", readme_commands())
-def test_every_command_of_the_readme_parses(line: str) -> None:
-    import tyro
-
-    command, *words = shlex.split(line, comments=True)[1:]
-    own = {
-        "ablate": ablate.parse, "benchmark": benchmark.parse, "data": data.parse,
-        "reproduce": reproduce.parse, "train": train.parse,
-    }  # fmt: skip
-    if command in own:
-        own[command](words)
-    else:
-        kind = {
-            "app": app.AppConfig,
-            "stylize": stylize.StylizeConfig,
-            "looks": styles.LooksConfig,
-            "evaluate": evaluate.EvaluateConfig,
-            "export": export.ExportConfig,
-            "robustness": robustness.RobustnessConfig,
-            "video": video.VideoConfig,
-        }[command]
-        tyro.cli(kind, args=words)
+def test_choice_takes_the_named_entry() -> None:
+    table = {"a": 1, "b": 2}
+    assert choice([], "--preset", table, "a") == 1
+    assert choice(["x", "--preset", "b", "--other", "1"], "--preset", table, "a") == 2
+    assert choice(["--preset=a", "--preset=b"], "--preset", table, "a") == 2
+    assert option_value(["--presets", "b", "-"], "--preset") is None
+    with pytest.raises(ValueError, match="unknown --preset c: choose one of a, b"):
+        choice(["--preset", "c"], "--preset", table, "a")

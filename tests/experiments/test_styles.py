@@ -1,39 +1,36 @@
-"""Looks are stored, listed and drawn."""
-
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from underdrawing.experiments.styles import LooksConfig, list_looks
-from underdrawing.trainers.config import TrainConfig
-from underdrawing.trainers.trainer import train
+from underdrawing.experiments.styles import StylesConfig, list_styles
 
 Folders = tuple[Path, Path]
 
 
-@pytest.fixture
-def model(tiny: Callable[..., TrainConfig], tmp_path: Path) -> Path:
-    return train(tiny(out=tmp_path / "model"))
-
-
-def test_looks_are_added_listed_and_drawn(model: Path, folders: Folders, tmp_path: Path) -> None:
-    assert list_looks(LooksConfig(model)) == ()
+def test_styles_are_added_listed_and_previewed(
+    model_dir: Path, folders: Folders, tmp_path: Path
+) -> None:
+    assert list_styles(StylesConfig(model_dir)) == ()
     one, other = folders[1] / "00.png", folders[1] / "01.png"
-    assert list_looks(LooksConfig(model, add=f"night={one},day={other}")) == ("day", "night")
-    assert list_looks(LooksConfig(model, add=f"dusk={one}")) == ("day", "dusk", "night")
+    assert list_styles(StylesConfig(model_dir, f"night={one},day={other}")) == ("day", "night")
+    assert list_styles(StylesConfig(model_dir, f"dusk={one}")) == ("day", "dusk", "night")
     out = tmp_path / "sheet.png"
-    list_looks(LooksConfig(model, photo=folders[0] / "00.png", out=out))
+    list_styles(StylesConfig(model_dir, photo=folders[0] / "00.png", out=out))
     with Image.open(out) as sheet:
-        assert sheet.size == (4 * 72, 56 + 22)  # the photo and three looks
+        assert sheet.size == (4 * 72, 56 + 22)  # the photo and three styles
 
 
-def test_nothing_to_draw_is_said_in_words(model: Path, folders: Folders) -> None:
-    with pytest.raises(ValueError, match="no looks beside this model"):
-        list_looks(LooksConfig(model, photo=folders[0] / "00.png"))
+def test_preview_needs_named_styles(model_dir: Path, folders: Folders) -> None:
+    with pytest.raises(ValueError, match="no named styles: add some with --add"):
+        list_styles(StylesConfig(model_dir, photo=folders[0] / "00.png"))
 
 
-def test_a_painting_that_is_none_stores_nothing(model: Path) -> None:
-    with pytest.raises(ValueError, match="no picture nowhere"):
-        list_looks(LooksConfig(model, add="night=nowhere.jpg"))
-    assert not (model / "looks.safetensors").exists()
+def test_nothing_is_stored_for_a_missing_painting(model_dir: Path) -> None:
+    with pytest.raises(ValueError, match=r"nowhere\.jpg is no image file"):
+        list_styles(StylesConfig(model_dir, add="night=nowhere.jpg"))
+    assert not (model_dir / "styles.safetensors").exists()
+
+
+def test_shipped_model_is_not_changed(folders: Folders) -> None:
+    with pytest.raises(ValueError, match="name it with --model"):
+        list_styles(StylesConfig(add=f"night={folders[1] / '00.png'}"))

@@ -1,8 +1,5 @@
-"""Stylizing: style codes are kept, files are read and written beside the network's work."""
-
 import io
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,26 +8,30 @@ import torch
 from PIL import Image
 from underdrawing.data.images import read_image, to_tensor
 from underdrawing.experiments import stylize as module
-from underdrawing.experiments.stylize import StylizeConfig, stylize
-from underdrawing.trainers.config import TrainConfig
+from underdrawing.experiments.stylize import StylizeConfig, parse_mix, parse_pairs, stylize
 from underdrawing.trainers.model_files import load_model
 from underdrawing.trainers.stylizer import load
-from underdrawing.trainers.trainer import train
-
-Tiny = Callable[..., TrainConfig]
 
 
 @pytest.fixture
-def job(tiny: Tiny, folders: tuple[Path, Path], tmp_path: Path) -> StylizeConfig:
-    """All photos in the manner of one painting."""
-    model = train(tiny(out=tmp_path / "model"))
+def job(model_dir: Path, folders: tuple[Path, Path], tmp_path: Path) -> StylizeConfig:
+    """All photos in the style of one painting."""
     return StylizeConfig(
-        photos=(folders[0],), style=str(folders[1] / "00.png"), model=model, out=tmp_path / "out",
-        device="cpu",
+        photos=(folders[0],), style=str(folders[1] / "00.png"), model=model_dir,
+        out=tmp_path / "out", device="cpu",
     )  # fmt: skip
 
 
-def test_photos_come_out_in_order_and_as_the_generator_paints_them(job: StylizeConfig) -> None:
+@pytest.fixture
+def photo(folders: tuple[Path, Path]) -> Path:
+    return folders[0] / "00.png"
+
+
+def pixels(path: Path) -> torch.Tensor:
+    return to_tensor(read_image(path))
+
+
+def test_results_are_in_order_and_equal_the_generator(job: StylizeConfig) -> None:
     written = stylize(job)
     photos = sorted(job.photos[0].iterdir())
     assert [path.name for path in written] == [f"{photo.stem}-00.png" for photo in photos]
@@ -38,41 +39,42 @@ def test_photos_come_out_in_order_and_as_the_generator_paints_them(job: StylizeC
     assert job.style
     generator, code = load_model(job.model).generator, load(job.model, "cpu").code(job.style)
     with torch.inference_mode():
-        expected = generator(to_tensor(read_image(photos[3]))[None], code).image[0]
-    assert (to_tensor(Image.open(written[3])) - expected).abs().max() <= 0.5 / 255 + 1e-6
+        expected = generator(pixels(photos[3])[None], code).image[0]
+    assert (pixels(written[3]) - expected).abs().max() <= 0.5 / 255 + 1e-6
 
 
-def test_a_photo_larger_than_memory_is_refused_in_words(
-    job: StylizeConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_bad_photos_are_reported_and_skipped(
+    job: StylizeConfig, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    bad = tmp_path / "bad.jpg"
+    bad.write_text("no image")
+    with pytest.raises(ValueError, match="1 of 2 photos could not be stylized"):
+        stylize(replace(job, photos=(bad, photo)))
+    assert (tmp_path / "out" / "00-00.png").is_file()
+    assert "skipped: " in (error := capsys.readouterr().err)
+    assert "bad.jpg" in error
+
+
+def test_photo_larger_than_memory_is_skipped(
+    job: StylizeConfig, photo: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     monkeypatch.setattr(module, "free_memory", lambda device: 1000)
-    with pytest.raises(ValueError, match="12 of 12 photos"):
-        stylize(job)
-    assert "00.png is 72x56 pixels; stylizing it takes" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="1 of 1 photos"):
+        stylize(replace(job, photos=(photo,)))
+    assert "00.png is 72x56 pixels: stylizing it needs" in capsys.readouterr().err
 
 
-def test_a_result_that_cannot_be_written_ends_the_command(
-    job: StylizeConfig, tmp_path: Path
-) -> None:
-    blocked = tmp_path / "blocked"
-    blocked.write_text("a file where the folder should be")
+def test_unwritable_output_is_an_os_error(job: StylizeConfig, tmp_path: Path) -> None:
+    (tmp_path / "blocked").write_text("a file instead of a folder")
     with pytest.raises(OSError, match="blocked"):
-        stylize(replace(job, out=blocked))
+        stylize(replace(job, out=tmp_path / "blocked"))
 
 
-def test_strength_is_between_nothing_and_everything(job: StylizeConfig) -> None:
-    with pytest.raises(ValueError, match="from 0 to 1"):
-        stylize(replace(job, strength=1.5))
-
-
-def pixels(path: Path) -> torch.Tensor:
-    return to_tensor(read_image(path))
-
-
-def test_the_options_are_those_of_the_painter(
-    job: StylizeConfig, folders: tuple[Path, Path], tmp_path: Path
+def test_options_equal_the_arguments_of_the_stylizer(
+    job: StylizeConfig, photo: Path, folders: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    photo, mask = folders[0] / "00.png", tmp_path / "mask.png"
+    mask = tmp_path / "mask.png"
     half = Image.new("L", (30, 20))
     half.paste(255, (15, 0, 30, 20))
     half.save(mask)
@@ -97,44 +99,45 @@ def test_the_options_are_those_of_the_painter(
 
 
 @pytest.mark.parametrize(
-    ("options", "sentence"),
+    ("options", "message"),
     [
-        ({"style": None}, "one style with --style, or several with --mix"),
-        ({"mix": "a:1"}, "one style with --style, or several with --mix"),
+        ({"style": None}, "either one style with --style, or several with --mix"),
+        ({"mix": "a:1"}, "either one style with --style, or several with --mix"),
         ({"mask": Path("m.png")}, "write KEY=STYLE"),
-        ({"mask": Path("m.png"), "style": None, "mix": "a:1"}, "not with --mix"),
-        ({"protect": "nowhere.png"}, "there is no picture nowhere.png"),
-        ({"style": "nowhere"}, "there is no picture nowhere"),
-        ({"out": Path("-"), "photos": (Path("a.png"),), "attention": True}, "second picture"),
+        ({"mask": Path("m.png"), "style": None, "mix": "a:1"}, "instead of --mix"),
+        ({"protect": "nowhere.png"}, r"nowhere\.png"),
+        ({"style": "nowhere"}, "nowhere is no image file"),
+        ({"out": Path("-"), "photos": (Path("a.png"),), "attention": True}, "second image"),
+        ({"strength": 1.5}, r"must be in \[0, 1\]"),
     ],
 )
-def test_contradictions_are_said_before_anything_is_painted(
-    job: StylizeConfig, options: dict[str, object], sentence: str
+def test_invalid_options_are_refused_before_any_photo(
+    job: StylizeConfig, options: dict[str, object], message: str
 ) -> None:
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises(ValueError, match=message):
         stylize(replace(job, **options))  # type: ignore[arg-type]
+    assert job.out
+    assert not job.out.exists()
 
 
-def test_a_masks_colors_are_checked_before_anything_is_painted(
-    job: StylizeConfig, folders: tuple[Path, Path]
-) -> None:
-    styles = f"mauvish={job.style},white={job.style}"
-    with pytest.raises(ValueError, match="'mauvish' is no color"):
-        stylize(replace(job, mask=folders[0] / "00.png", style=styles))
+def test_mask_colors_are_checked_before_any_photo(job: StylizeConfig, photo: Path) -> None:
+    with pytest.raises(ValueError, match="mauvish"):
+        stylize(replace(job, mask=photo, style=f"mauvish={job.style},white={job.style}"))
 
 
 @pytest.mark.parametrize(("name", "kind"), [("png", "PNG"), ("jpeg", "JPEG"), ("webp", "WEBP")])
-def test_formats(job: StylizeConfig, folders: tuple[Path, Path], name: str, kind: str) -> None:
-    job = replace(job, photos=(folders[0] / "00.png",), format=name)  # type: ignore[arg-type]
-    (written,) = stylize(replace(job, attention=True))
+def test_format_and_attention_overlay(
+    job: StylizeConfig, photo: Path, name: str, kind: str
+) -> None:
+    (written,) = stylize(replace(job, photos=(photo,), format=name, attention=True))  # type: ignore[arg-type]
     beside = written.with_stem(f"{written.stem}-attention")
-    with Image.open(written) as image, Image.open(beside) as shown:
-        assert (image.format, shown.format) == (kind, kind)
-        assert image.size == shown.size == (72, 56)
+    with Image.open(written) as image, Image.open(beside) as overlay:
+        assert (image.format, overlay.format) == (kind, kind)
+        assert image.size == overlay.size == (72, 56)
 
 
 def test_results_are_upright(job: StylizeConfig, tmp_path: Path) -> None:
-    photo = tmp_path / "turned.jpg"
+    photo = tmp_path / "rotated.jpg"
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (64, 40), "red").save(photo, exif=exif)
@@ -144,10 +147,9 @@ def test_results_are_upright(job: StylizeConfig, tmp_path: Path) -> None:
         assert image.getexif().get(0x0112, 1) == 1
 
 
-def test_from_standard_input_to_standard_output(
-    job: StylizeConfig, folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+def test_standard_input_to_standard_output(
+    job: StylizeConfig, photo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    photo = folders[0] / "00.png"
     (written,) = stylize(replace(job, photos=(photo,)))
     result = io.BytesIO()
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(photo.read_bytes())))
@@ -156,10 +158,16 @@ def test_from_standard_input_to_standard_output(
     assert result.getvalue() == written.read_bytes()
 
 
-def test_what_comes_from_standard_input_is_named(
-    job: StylizeConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"no picture")))
-    with pytest.raises(ValueError, match="1 of 1 photos"):
-        stylize(replace(job, photos=(Path("-"),), out=None))
-    assert "standard input is not a picture" in capsys.readouterr().err
+def test_parse_mix() -> None:
+    assert parse_mix("a.jpg:0.7,night:3") == {"a.jpg": 0.7, "night": 3.0}
+    assert parse_mix("C:\\a.jpg:1") == {"C:\\a.jpg": 1.0}
+    for text in ("", "a.jpg", "a:", "a:x", ":1", "a:1,", "a:1,a:2"):
+        with pytest.raises(ValueError, match="STYLE:WEIGHT"):
+            parse_mix(text)
+
+
+def test_parse_pairs() -> None:
+    assert parse_pairs("black=a.jpg,#fff=b=c.jpg") == {"black": "a.jpg", "#fff": "b=c.jpg"}
+    for text in ("", "a", "a=", "=a", "a=b,", "a=b,a=c"):
+        with pytest.raises(ValueError, match="KEY=STYLE"):
+            parse_pairs(text)

@@ -1,24 +1,20 @@
-"""Style codes are kept and found again; looks are stored beside the model."""
-
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from underdrawing.data.images import read_image, to_tensor
 from underdrawing.trainers import style_codes as module
 from underdrawing.trainers.config import TrainConfig
 from underdrawing.trainers.model_files import sizes
 from underdrawing.trainers.style_codes import StyleCodes, read_styles, write_styles
 
-CPU = torch.device("cpu")
-
 
 @pytest.fixture
-def codes(tiny: Callable[..., TrainConfig], tmp_path: Path) -> Callable[[], StyleCodes]:
-    """Of one run folder, each time as of a new process."""
-    return lambda: StyleCodes(tmp_path / "run", tiny(), CPU)
+def codes(tiny: Callable[..., TrainConfig], tmp_path: Path) -> StyleCodes:
+    return StyleCodes(tmp_path / "run", tiny(), torch.device("cpu"))
 
 
 @pytest.fixture
@@ -26,106 +22,103 @@ def painting(folders: tuple[Path, Path]) -> Path:
     return folders[1] / "00.png"
 
 
-def test_a_painting_met_before_needs_no_encoder(
-    codes: Callable[[], StyleCodes], painting: Path, monkeypatch: pytest.MonkeyPatch
+def cached_file(codes: StyleCodes) -> Path:
+    (path,) = (codes.run / "codes").iterdir()
+    return path
+
+
+def test_known_painting_needs_no_encoder(
+    codes: StyleCodes, painting: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = codes().of(painting)
-    monkeypatch.setattr(module, "build_encoder", lambda *_: pytest.fail("asked for an encoder"))
-    assert torch.equal(codes().of(str(painting)), first)
+    first = codes.code(painting)
+    monkeypatch.setattr(module, "build_encoder", lambda *_: pytest.fail("built an encoder"))
+    again = StyleCodes(codes.run, codes.config, codes.device)
+    assert torch.equal(again.code(str(painting)), first)
 
 
-def test_within_a_process_a_painting_is_read_once(
-    codes: Callable[[], StyleCodes], painting: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    those = codes()
-    first = those.of(painting)
-    monkeypatch.setattr(module, "sha256_of", lambda _: pytest.fail("read the file again"))
-    assert those.of(painting) is first
-
-
-def test_another_painting_under_the_same_name_is_another_style(
-    codes: Callable[[], StyleCodes], tmp_path: Path
-) -> None:
-    painting, those = tmp_path / "painting.png", codes()
-    found = []
-    for size, color in ((64, "red"), (70, "blue")):
-        Image.new("RGB", (size, size), color).save(painting)
-        found.append(those.of(painting))
+def test_cache_depends_on_the_content_of_the_file(codes: StyleCodes, tmp_path: Path) -> None:
+    painting, found = tmp_path / "painting.png", []
+    for color in ("red", "tan"):
+        Image.new("RGB", (64, 64), color).save(painting)
+        found.append(codes.code(painting))
     assert not torch.equal(*found)
 
 
-def test_a_damaged_kept_code_is_made_again(
-    codes: Callable[[], StyleCodes], painting: Path, tmp_path: Path
+def test_cached_code_is_used_if_it_fits_the_model(codes: StyleCodes, painting: Path) -> None:
+    code = codes.code(painting)
+    save_file({"code": code + 1}, cached_file(codes))
+    assert torch.equal(codes.code(painting), code + 1)
+    for unusable in (torch.zeros(1, 7), code * torch.nan):
+        save_file({"code": unusable}, cached_file(codes))
+        assert torch.equal(codes.code(painting), code)
+    cached_file(codes).write_bytes(b"damaged")
+    assert torch.equal(codes.code(painting), code)
+    assert cached_file(codes).stat().st_size > 100  # rewritten
+
+
+def test_unwritable_cache_is_not_an_error(codes: StyleCodes, painting: Path) -> None:
+    codes.run.mkdir()
+    (codes.run / "codes").write_text("a file instead of a folder")
+    assert codes.code(painting).isfinite().all()
+
+
+def test_cache_is_not_written_through_a_link_out_of_the_run(
+    codes: StyleCodes, painting: Path, tmp_path: Path
 ) -> None:
-    first = codes().of(painting)
-    (kept,) = (tmp_path / "run" / "codes").iterdir()
-    kept.write_bytes(b"damaged")
-    assert torch.equal(codes().of(painting), first)
-    assert kept.stat().st_size > 100
+    codes.run.mkdir()
+    (tmp_path / "outside").mkdir()
+    (codes.run / "codes").symlink_to(tmp_path / "outside")
+    assert codes.code(painting).isfinite().all()
+    assert not list((tmp_path / "outside").iterdir())
 
 
-def test_a_folder_that_keeps_nothing_is_no_obstacle(
-    codes: Callable[[], StyleCodes], painting: Path, tmp_path: Path
+def test_shipped_model_is_not_written_to(
+    codes: StyleCodes, painting: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = codes().of(painting)
-    (kept,) = (tmp_path / "run" / "codes").iterdir()
-    kept.unlink()
-    kept.parent.rmdir()
-    kept.parent.write_text("a file where the folder should be")
-    assert torch.equal(codes().of(painting), first)
-
-
-def test_an_installed_model_is_left_as_it_is(
-    codes: Callable[[], StyleCodes], painting: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = tmp_path / "run"
-    run.mkdir()
-    (run / "config.json").write_text("{}")
-    monkeypatch.setattr(module, "PRETRAINED", run)
+    codes.run.mkdir()
+    (codes.run / "config.json").write_text("{}")
+    monkeypatch.setattr(module, "PRETRAINED", codes.run)
     monkeypatch.setattr(module, "cache_dir", lambda: tmp_path / "cache")
-    first = codes().of(painting)
-    assert [path.name for path in run.iterdir()] == ["config.json"]
+    first = codes.code(painting)
+    assert [path.name for path in codes.run.iterdir()] == ["config.json"]
     assert len(list((tmp_path / "cache" / "codes").rglob("*.safetensors"))) == 1
-    assert torch.equal(codes().of(painting), first)
+    assert torch.equal(codes.code(painting), first)
 
 
-def test_a_painting_in_memory_is_encoded_like_its_file(
-    codes: Callable[[], StyleCodes], folders: tuple[Path, Path]
+def test_images_in_memory_have_the_codes_of_their_files(
+    codes: StyleCodes, folders: tuple[Path, Path]
 ) -> None:
-    paths, those = sorted(folders[1].iterdir())[:2], codes()
-    expected = torch.cat([those.of(path) for path in paths])
+    paths = sorted(folders[1].iterdir())[:2]
+    expected = torch.cat([codes.code(path) for path in paths])
     images = [read_image(path) for path in paths]
     batch = torch.stack([to_tensor(image) for image in images])
-    assert torch.equal(those.of(images[0]), expected[:1])
-    assert torch.equal(those.of(batch), expected)
-    assert torch.equal(those.of(batch.permute(0, 2, 3, 1).numpy()), expected)
+    assert torch.equal(codes.code(images[0]), expected[:1])
+    assert torch.equal(codes.code(batch), expected)
+    assert torch.equal(codes.code(batch.permute(0, 2, 3, 1).numpy()), expected)
 
 
-def test_looks_come_back_by_name_and_need_no_encoder(
-    codes: Callable[[], StyleCodes], painting: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_named_styles_round_trip(codes: StyleCodes, painting: Path) -> None:
+    assert codes.styles == {}
+    code = codes.code(painting)
+    write_styles(codes.run, {"night": code, "day": 2 * code[0]})
+    again = StyleCodes(codes.run, codes.config, codes.device)
+    assert list(again.styles) == ["day", "night"]
+    assert torch.equal(again.code("night"), code)
+    assert torch.equal(again.code("day"), 2 * code)
+    with pytest.raises(ValueError, match=r"dusk is no image file, and no named style \(day, night"):
+        again.code("dusk")
+
+
+@pytest.mark.parametrize(("factor", "length"), [(0.0, 7), (torch.nan, None)])
+def test_named_styles_of_another_model_are_rejected(
+    codes: StyleCodes, factor: float, length: int | None
 ) -> None:
-    assert codes().styles == {}
-    code = codes().of(painting)
-    write_styles(tmp_path / "run", {"night": code, "day": 2 * code[0]})
-    monkeypatch.setattr(module, "build_encoder", lambda *_: pytest.fail("asked for an encoder"))
-    assert list(codes().styles) == ["day", "night"]
-    assert torch.equal(codes().of("night"), code)
-    assert torch.equal(codes().of("day"), 2 * code)
-    with pytest.raises(ValueError, match=r"no picture dusk, nor a look of that name \(day, night"):
-        codes().of("dusk")
-
-
-@pytest.mark.parametrize("wrong", [torch.zeros(7), torch.full((1,), torch.nan)])
-def test_looks_of_another_model_are_refused(
-    tiny: Callable[..., TrainConfig], tmp_path: Path, wrong: torch.Tensor
-) -> None:
-    config = tiny()
-    write_styles(tmp_path, {"night": wrong.expand(sizes(config)[0]) if len(wrong) == 1 else wrong})
-    with pytest.raises(ValueError, match=r"looks\.safetensors: .* style codes of this model"):
-        read_styles(tmp_path, config)
+    write_styles(codes.run, {"night": torch.full((length or sizes(codes.config)[0],), factor)})
+    with pytest.raises(ValueError, match=r"styles\.safetensors has other codes than this model"):
+        read_styles(codes.run, codes.config)
 
 
 @pytest.mark.parametrize("size", [(15, 40), (16, 400)])
-def test_a_sliver_is_no_painting(codes: Callable[[], StyleCodes], size: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match="no picture of a style"):
-        codes().of(Image.new("RGB", size))
+def test_too_small_or_narrow_painting_is_rejected(codes: StyleCodes, size: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="aspect ratio of at most 20"):
+        codes.code(Image.new("RGB", size))
