@@ -104,7 +104,7 @@ def paper() -> StudyConfig:
     """
     return replace(
         standard(), preset="paper", out=Path("runs/reproduce-paper"), warmup=40_000, steps=40_000,
-        batch_size=32, pairs=5000, generator=GeneratorConfig(width=96, blocks=6),
+        batch_size=32, pairs=5000, generator=GeneratorConfig(width=192, blocks=6),
     )  # fmt: skip
 
 

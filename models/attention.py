@@ -28,23 +28,24 @@ def attention_to_strength(attention: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 class SpatialAttention(nn.Module):
-    """Map trunk features (B,C,2h,2w) at stride 4 to attention A (B,1,h,w) at stride 8.
+    """Map trunk features (B,C,h,w) to attention A (B,1,h,w), both at stride 8.
 
-    Dilation widens the receptive field to 27 trunk positions (108 pixels). The last layer starts
+    Dilation widens the receptive field to 15 trunk positions (120 pixels). The last layer starts
     at zero, so training starts from A = 1.
     """
 
     def __init__(self, width: int) -> None:
         super().__init__()
+        hidden = width // 2
         self.body = nn.Sequential(
-            nn.Conv2d(width, width, 3, stride=2, padding=1),  # stride 4 -> 8
+            nn.Conv2d(width, hidden, 3, padding=1),
             nn.ReLU(),
-            nn.Conv2d(width, width, 3, padding=2, dilation=2),
+            nn.Conv2d(hidden, hidden, 3, padding=2, dilation=2),
             nn.ReLU(),
-            nn.Conv2d(width, width, 3, padding=4, dilation=4),
+            nn.Conv2d(hidden, hidden, 3, padding=4, dilation=4),
             nn.ReLU(),
         )
-        self.logits = nn.Conv2d(width, 1, 1)
+        self.logits = nn.Conv2d(hidden, 1, 1)
         nn.init.zeros_(self.logits.weight)
 
     def forward(self, trunk: Tensor) -> Tensor:
@@ -52,7 +53,7 @@ class SpatialAttention(nn.Module):
 
 
 class ChannelAttention(nn.Module):
-    """Map trunk features (B,C,2h,2w) to one weight per channel of each loss layer, mean 1."""
+    """Map trunk features (B,C,h,w) to one weight per channel of each loss layer, mean 1."""
 
     def __init__(self, width: int, channels: Mapping[str, int]) -> None:
         super().__init__()

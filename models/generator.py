@@ -1,33 +1,39 @@
 """Generator: one pass from a photo and a style code to the stylized image.
 
-    photo -> stem -> trunk ------------> styled blocks -> up -> to_residual -> residual
-                       |  (detached)                                               |
-                       +-> attention A              image = f^-1( f(base) + s * residual )
+    photo -> stem, trunk4 -> down, trunk8 -> styled blocks -> up1 (+) fine -> up2, up3 -> residual
+                  |                |                               ^
+                  |                +-> attention A (detached)      |
+                  +------------------------> skip -----------------+
 
-``base`` is the photo, blended by the strength s towards the painting's RGB mean and std; f is a
-logit. The residual starts at zero, so training starts from the recolored photo. Where s = 0, the
-image is the photo exactly.
+    image = f^-1( base + s * residual )
+
+f is a logit. ``base`` is f(photo), moved by the strength s towards the painting's colors. The
+residual starts at zero, so training starts from the recolored photo. Where s = 0, the image is the
+photo exactly.
 
 Shapes: B batch; H x W the photo; h = ceil(H/8), w = ceil(W/8); C ``width``; D ``style_size``.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import ChannelAttention, SpatialAttention
-from .normalization import adain, instance_norm, mean_std
-from .style_code import COLOR_SIZE, match_color
+from .color import COLOR_SIZE, color_statistics, from_logit, recolor, to_logit, without_covariance
+from .normalization import adain, instance_norm
 
 STRIDE = 8  # of the attention map; photos are padded to a multiple of it
 MIN_SIDE = 32
-EPS = 0.02  # keeps the logit of [0,1] finite
 # Std of a standardized code. Adam moves every weight by about the learning rate, so a layer with
 # 2,000 inputs of unit size jumps at each step; with a tenth of that size it does not.
 CODE_SCALE = 0.1
+NOISE_SIDE = 128  # period of the noise field, in positions
+NOISE_SEED = 7
+
+Base = Literal["covariance", "channelwise", "none"]
 
 
 class Stylized(NamedTuple):
@@ -38,24 +44,20 @@ class Stylized(NamedTuple):
     channels: dict[str, Tensor]  # loss layer -> (B,C_l), mean 1; empty without channel attention
 
 
-def to_logit(image: Tensor) -> Tensor:
-    """Return f(x) = logit(EPS + (1 - 2 EPS) x) of an image in [0,1]."""
-    return torch.logit(EPS + (1 - 2 * EPS) * image)
-
-
-def from_logit(x: Tensor) -> Tensor:
-    """Return the inverse of ``to_logit``, clamped to [0,1]."""
-    return ((torch.sigmoid(x) - EPS) / (1 - 2 * EPS)).clamp(0, 1)
-
-
 def layout() -> torch.memory_format:
     """Choose channels_last for inference only: it makes the backward of the norms slow."""
     return torch.contiguous_format if torch.is_grad_enabled() else torch.channels_last
 
 
-def conv3x3(c_in: int, c_out: int) -> nn.Conv2d:
+def conv3x3(c_in: int, c_out: int, stride: int = 1) -> nn.Conv2d:
     """Build a 3x3 convolution with reflection padding."""
-    return nn.Conv2d(c_in, c_out, 3, padding=1, padding_mode="reflect")
+    return nn.Conv2d(c_in, c_out, 3, stride, padding=1, padding_mode="reflect")
+
+
+def make_noise_field() -> Tensor:
+    """Return the fixed standard normal noise (NOISE_SIDE,NOISE_SIDE)."""
+    generator = torch.Generator().manual_seed(NOISE_SEED)
+    return torch.randn(NOISE_SIDE, NOISE_SIDE, generator=generator, device="cpu")
 
 
 class UpsampleConv(nn.Module):
@@ -87,36 +89,62 @@ class UpsampleConv(nn.Module):
 
 
 class StyledConv(nn.Module):
-    """Convolution, then AdaIN with scale and bias from the style (B,4C)."""
+    """Convolution, then AdaIN with a scale and bias per channel from the style (B,3C), and noise.
 
-    def __init__(self, c_in: int, c_out: int, hidden: int, upsample: bool = False) -> None:
+    Without noise, a translation-equivariant network can only paint a flat area with a constant, or
+    with a pattern that has the period of its strides. The noise gain, also per channel and from
+    the style, starts at zero.
+    """
+
+    def __init__(
+        self, c_in: int, c_out: int, hidden: int, upsample: bool = False, noise: bool = True
+    ) -> None:
         super().__init__()
         self.conv = UpsampleConv(c_in, c_out, 3) if upsample else conv3x3(c_in, c_out)
-        self.style = nn.Linear(hidden, 2 * c_out)
+        self.style = nn.Linear(hidden, (3 if noise else 2) * c_out)  # scale, bias and noise gain
+        with torch.no_grad():
+            self.style.weight[2 * c_out :] = 0
+            self.style.bias[2 * c_out :] = 0
 
-    def forward(self, x: Tensor, style: Tensor) -> Tensor:
-        return adain(self.conv(x), *self.style(style).chunk(2, dim=1))
+    def forward(self, x: Tensor, style: Tensor, noise: Tensor | None) -> Tensor:
+        return self.apply_style(self.conv(x), style, noise)
+
+    def apply_style(self, x: Tensor, style: Tensor, noise: Tensor | None) -> Tensor:
+        """Normalize (B,C,h,w), then apply the style's scale, bias and noise gain."""
+        c, (h, w) = x.shape[1], x.shape[2:]
+        scale, bias, *gain = self.style(style).split(c, dim=1)  # (B,C) each
+        x = adain(x, scale, bias)
+        if noise is None or not gain:
+            return x
+        return x.addcmul_(gain[0][..., None, None], noise[..., :h, :w].to(x.dtype))
 
 
 class StyledBlock(nn.Module):
     """Residual block of two styled convolutions."""
 
-    def __init__(self, width: int, hidden: int) -> None:
+    def __init__(self, width: int, hidden: int, noise: bool) -> None:
         super().__init__()
-        self.conv1 = StyledConv(width, width, hidden)
-        self.conv2 = StyledConv(width, width, hidden)
+        self.conv1 = StyledConv(width, width, hidden, noise=noise)
+        self.conv2 = StyledConv(width, width, hidden, noise=noise)
 
-    def forward(self, x: Tensor, style: Tensor) -> Tensor:
-        return x + self.conv2(torch.relu_(self.conv1(x, style)), style)
+    def forward(self, x: Tensor, style: Tensor, noise: Tensor | None) -> Tensor:
+        return x + self.conv2(torch.relu_(self.conv1(x, style, noise)), style, noise)
 
 
 class Generator(nn.Module):
     """Stylize photos, given style codes and a strength.
 
+    The trunk and most styled blocks run at 1/8 resolution with C channels; a skip brings the
+    photo's features at 1/4 (C/2 channels) to one more block there, and two upsampling convolutions
+    lead to the full resolution.
+
     Args:
         style_size: length D of the style code.
-        width: channels C of the trunk, at a quarter of the resolution.
-        blocks: number of styled residual blocks.
+        width: channels C at 1/8 resolution, a multiple of 4.
+        blocks: number of styled residual blocks at 1/8 resolution.
+        noise: add noise with a style-predicted gain to each styled convolution, except the skip.
+        base: what the residual is added to: the photo with the painting's color mean and
+            covariance, with its mean and standard deviation per opponent axis, or the photo itself.
         attention: whether to build the attention branch; without it A = 1.
         gates_decoder: mix trunk and styled features by A; with A = 1, half and half.
         gate_trains_attention: let A learn through that mixing (objective ``gate``).
@@ -127,11 +155,15 @@ class Generator(nn.Module):
     code_mean: Tensor
     code_std: Tensor
 
+    noise_field: Tensor
+
     def __init__(
         self,
         style_size: int,
-        width: int = 64,
-        blocks: int = 5,
+        width: int = 128,
+        blocks: int = 4,
+        noise: bool = True,
+        base: Base = "covariance",
         attention: bool = True,
         gates_decoder: bool = False,
         gate_trains_attention: bool = True,
@@ -140,22 +172,29 @@ class Generator(nn.Module):
     ) -> None:
         super().__init__()
         assert attention or not modulates_strength
+        self.noise, self.base = noise, base
         self.gates_decoder, self.gate_trains_attention = gates_decoder, gate_trains_attention
         self.modulates_strength = modulates_strength
         self.register_buffer("code_mean", torch.zeros(style_size))
         self.register_buffer("code_std", torch.ones(style_size))
-        hidden = 4 * width
+        self.register_buffer("noise_field", make_noise_field(), persistent=False)
+        half, hidden = width // 2, 3 * width
         self.style = nn.Sequential(
             nn.Linear(style_size + 1, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU()
         )
-        self.stem = conv3x3(48, width)  # 48 = 4x4 pixels x RGB: no convolution runs at full size
-        self.trunk = conv3x3(width, width)  # independent of the style, so that A is as well
-        self.blocks = nn.ModuleList(StyledBlock(width, hidden) for _ in range(blocks))
-        # Without the norm in ``up``, one large early step can kill its ReLUs for good.
-        up1 = StyledConv(width, width // 2, hidden, upsample=True)
-        up2 = StyledConv(width // 2, width // 4, hidden)
-        self.up = nn.ModuleList([up1, up2])
-        self.to_residual = UpsampleConv(width // 4, 3, kernel=5)
+        # The trunk is independent of the style, so that A is as well.
+        self.stem = conv3x3(48, half)  # 48 = 4x4 pixels x RGB: no convolution runs at full size
+        self.trunk4 = conv3x3(half, half)
+        self.down = conv3x3(half, width, stride=2)
+        self.trunk8 = conv3x3(width, width)
+        self.blocks = nn.ModuleList(StyledBlock(width, hidden, noise) for _ in range(blocks))
+        self.up1 = StyledConv(width, half, hidden, upsample=True, noise=noise)
+        self.skip = StyledConv(half, half, hidden, noise=False)
+        self.fine = StyledBlock(half, hidden, noise)
+        # Without the norm in ``up2`` and ``up3``, one large early step can kill their ReLUs.
+        self.up2 = StyledConv(half, half // 2, hidden, upsample=True, noise=noise)
+        self.up3 = StyledConv(half // 2, half // 2, hidden, noise=noise)
+        self.to_residual = UpsampleConv(half // 2, 3, kernel=5)
         for parameter in self.to_residual.parameters():
             nn.init.zeros_(parameter)
         self.attention = SpatialAttention(width) if attention else None
@@ -168,6 +207,7 @@ class Generator(nn.Module):
         strength: Tensor | float = 1.0,
         attend: bool = True,
         cond_strength: Tensor | float | None = None,
+        noise_offset: Tensor | None = None,
     ) -> Stylized:
         """Stylize photos.
 
@@ -178,20 +218,23 @@ class Generator(nn.Module):
             attend: compute A; False skips the branch where only the image is needed.
             cond_strength: strength that conditions the network, a number or (B,); by default the
                 spatial mean of ``strength``, as in training.
+            noise_offset: (B,2) in [0,1), shifts the noise of each image; random in training, by
+                default 0.
         """
         height, width = photo.shape[-2:]
-        trunk = self.encode_photo(photo)  # (B,C,2h,2w)
-        attention, channels = self.predict_attention(trunk, attend)  # (B,1,h,w), {l: (B,C_l)}
-        s, style = self.condition(photo, code, strength, attention, cond_strength)  # _, (B,4C)
-        x = self.styled_blocks(trunk, style, attention)  # (B,C,2h,2w)
-        for layer in self.up:
-            x = torch.relu_(layer(x, style))  # (B,C/2,4h,4w), then (B,C/4,4h,4w)
+        x4, x8 = self.encode_photo(photo)  # (B,C/2,2h,2w), (B,C,h,w)
+        attention, channels = self.predict_attention(x8, attend)  # (B,1,h,w), {l: (B,C_l)}
+        s, style = self.condition(photo, code, strength, attention, cond_strength)  # _, (B,3C)
+        noise = self.make_noise(x8, noise_offset)  # (B or 1,1,4h,4w)
+        x = self.styled_blocks(x4, x8, style, attention, noise)  # (B,C/2,2h,2w)
+        x = torch.relu_(self.up2(x, style, noise))  # (B,C/4,4h,4w)
+        x = torch.relu_(self.up3(x, style, noise))  # (B,C/4,4h,4w)
         residual = self.to_residual(x)[..., :height, :width]  # (B,3,8h,8w) cut to (B,3,H,W)
-        image = self.compose(residual, photo, code, s, mean_std(photo))  # (B,3,H,W)
+        image = self.compose(residual, photo, code, s, color_statistics(photo))  # (B,3,H,W)
         return Stylized(image, attention, channels)
 
-    def encode_photo(self, photo: Tensor) -> Tensor:
-        """Return trunk features (B,C,2h,2w), which depend on the photo (B,3,H,W) alone."""
+    def encode_photo(self, photo: Tensor) -> tuple[Tensor, Tensor]:
+        """Return trunk features (B,C/2,2h,2w) and (B,C,h,w), which depend on the photo alone."""
         height, width = photo.shape[-2:]
         if min(height, width) < MIN_SIDE:
             raise ValueError(
@@ -202,24 +245,26 @@ class Generator(nn.Module):
         x = photo - photo.mean(dim=(2, 3), keepdim=True)  # (B,3,H,W)
         x = F.pad(x, (0, -width % STRIDE, 0, -height % STRIDE), mode="reflect")  # (B,3,8h,8w)
         x = F.pixel_unshuffle(x, 4).contiguous(memory_format=layout())  # (B,48,2h,2w)
-        x = torch.relu_(instance_norm(self.stem(x)))  # (B,C,2h,2w)
-        return torch.relu_(instance_norm(self.trunk(x)))  # (B,C,2h,2w)
+        x = torch.relu_(instance_norm(self.stem(x)))  # (B,C/2,2h,2w)
+        x4 = torch.relu_(instance_norm(self.trunk4(x)))  # (B,C/2,2h,2w)
+        x = torch.relu_(instance_norm(self.down(x4)))  # (B,C,h,w)
+        x8 = torch.relu_(instance_norm(self.trunk8(x)))  # (B,C,h,w)
+        return x4, x8
 
     def predict_attention(
-        self, trunk: Tensor, attend: bool = True
+        self, x8: Tensor, attend: bool = True
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return A (B,1,h,w) and channel attention {layer: (B,C_l)} from trunk features.
+        """Return A (B,1,h,w) and channel attention {layer: (B,C_l)} from trunk features (B,C,h,w).
 
         The features are detached, so that the branch cannot disturb the trunk. ``attend`` False is
         ignored where the image depends on A.
         """
-        trunk = trunk.detach()
+        x8 = x8.detach()
         attend = attend or self.gates_decoder or self.modulates_strength
-        channels = self.channel_attention(trunk) if attend and self.channel_attention else {}
+        channels = self.channel_attention(x8) if attend and self.channel_attention else {}
         if self.attention is None or not attend:
-            b, _, h, w = trunk.shape
-            return trunk.new_ones(b, 1, h // 2, w // 2, dtype=torch.float32), channels
-        return self.attention(trunk), channels
+            return torch.ones_like(x8[:, :1], dtype=torch.float32), channels
+        return self.attention(x8), channels
 
     def condition(
         self,
@@ -229,7 +274,7 @@ class Generator(nn.Module):
         attention: Tensor,
         cond_strength: Tensor | float | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Return the strength (B or 1,1,H or 1,W or 1) and the style (B,4C) for the blocks."""
+        """Return the strength (B or 1,1,H or 1,W or 1) and the style (B,3C) for the blocks."""
         b, _, height, width = photo.shape
         s = torch.as_tensor(strength, dtype=photo.dtype, device=photo.device)
         s = s.view(-1, 1, 1, 1) if s.dim() < 4 else s  # (B or 1,1,H or 1,W or 1)
@@ -239,34 +284,55 @@ class Generator(nn.Module):
         if cond_strength is None:
             cond_strength = s.mean(dim=(1, 2, 3))  # (B,) or (1,)
         cond = torch.as_tensor(cond_strength, dtype=photo.dtype, device=photo.device).expand(b)
-        return s, self.style(torch.cat([self.standardize(code), cond[:, None]], dim=1))  # (B,4C)
+        return s, self.style(torch.cat([self.standardize(code), cond[:, None]], dim=1))  # (B,3C)
 
-    def styled_blocks(self, trunk: Tensor, style: Tensor, attention: Tensor) -> Tensor:
-        """Apply the styled blocks to trunk features (B,C,2h,2w), and the gate if there is one."""
-        x = trunk  # (B,C,2h,2w)
+    def make_noise(self, x8: Tensor, offset: Tensor | None = None) -> Tensor | None:
+        """Return noise (B or 1,1,4h,4w) for trunk features (B,C,h,w); None without noise.
+
+        One fixed field, repeated, serves all resolutions, each from its top left corner. As it is
+        addressed by position, tiles and video frames agree.
+
+        Training rolls the field by a random offset (B,2) per image, instead of drawing fresh noise
+        for every layer as StyleGAN does: the result is then a function of the batch's own random
+        numbers, the same after resuming and for any number of processes or micro-batches; and
+        inference sees the noise that was trained on.
+        """
+        if not self.noise:
+            return None
+        offset = x8.new_zeros(1, 2) if offset is None else offset
+        start = (offset * NOISE_SIDE).long()  # (B or 1,2)
+        height, width = 4 * x8.shape[-2], 4 * x8.shape[-1]
+        rows = (start[:, :1] + torch.arange(height, device=x8.device)) % NOISE_SIDE  # (_,4h)
+        columns = (start[:, 1:] + torch.arange(width, device=x8.device)) % NOISE_SIDE  # (_,4w)
+        return self.noise_field[rows[:, None, :, None], columns[:, None, None, :]]
+
+    def styled_blocks(
+        self, x4: Tensor, x8: Tensor, style: Tensor, attention: Tensor, noise: Tensor | None
+    ) -> Tensor:
+        """Return styled features (B,C/2,2h,2w) of the trunk's (B,C/2,2h,2w) and (B,C,h,w)."""
+        x = x8  # (B,C,h,w)
         for block in self.blocks:
-            x = block(x, style)  # (B,C,2h,2w)
-        if not self.gates_decoder:
-            return x
-        a = attention if self.gate_trains_attention else attention.detach()  # (B,1,h,w)
-        a = F.interpolate(a, size=x.shape[-2:], mode="bilinear")  # (B,1,2h,2w)
-        gate = a / (1 + a)  # (B,1,2h,2w); 1/2 where A = 1
-        return gate * trunk + (1 - gate) * x  # (B,C,2h,2w)
+            x = block(x, style, noise)  # (B,C,h,w)
+        if self.gates_decoder:
+            a = attention if self.gate_trains_attention else attention.detach()  # (B,1,h,w)
+            gate = a / (1 + a)  # (B,1,h,w); 1/2 where A = 1
+            x = gate * x8 + (1 - gate) * x  # (B,C,h,w)
+        x = torch.relu_(self.up1(x, style, noise) + self.skip(x4, style, noise))  # (B,C/2,2h,2w)
+        return self.fine(x, style, noise)  # (B,C/2,2h,2w)
 
     def compose(
-        self,
-        residual: Tensor,
-        photo: Tensor,
-        code: Tensor,
-        s: Tensor,
-        colors: tuple[Tensor, Tensor],
+        self, residual: Tensor, photo: Tensor, code: Tensor, s: Tensor, colors: Tensor
     ) -> Tensor:
         """Add a residual to the recolored photo, (B,3,H,W) each; pixelwise, so also for tiles.
 
-        ``colors`` are the mean and std (B,3) of the whole photo.
+        ``colors`` are the color statistics (B,9) of the whole photo.
         """
-        base = photo + s * (match_color(photo, code, colors) - photo)  # (B,3,H,W)
-        return torch.where(s == 0, photo, from_logit(to_logit(base) + s * residual.float()))
+        z, target = to_logit(photo), code[:, :COLOR_SIZE]  # (B,3,H,W), (B,9)
+        if self.base == "channelwise":
+            colors, target = without_covariance(colors), without_covariance(target)
+        shift = recolor(z, colors, target) - z if self.base != "none" else 0  # (B,3,H,W)
+        image = from_logit(z + s * (shift + residual.float()))  # (B,3,H,W)
+        return torch.where(s == 0, photo, image)
 
     def standardize(self, code: Tensor) -> Tensor:
         """Return codes (B,D) as the networks see them: mean 0, std ``CODE_SCALE``."""

@@ -13,8 +13,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from .generator import Generator, StyledConv, Stylized, layout
-from .normalization import adain, mean_std
+from .color import color_statistics
+from .generator import Generator, Stylized, layout
 
 REACH = 1  # rows that a decoder kernel needs on each side, at the resolution of its input
 POSITIONS = 2**18  # of a tile, at the resolution of the layer's input; smaller tiles are slower
@@ -34,16 +34,15 @@ def stylize_in_tiles(
 
     ``positions`` is the size of a tile; the other arguments are those of ``Generator.forward``.
     """
-    trunk = generator.encode_photo(photo)
-    attention, channels = generator.predict_attention(trunk, attend)
+    x4, x8 = generator.encode_photo(photo)
+    attention, channels = generator.predict_attention(x8, attend)
     s, style = generator.condition(photo, code, strength, attention, cond_strength)
-    x = generator.styled_blocks(trunk, style, attention)
-    del trunk  # 1 GB for 8192x8192 pixels
-    for layer in generator.up:
-        assert isinstance(layer, StyledConv)
-        x = convolve(layer.conv, x, positions)
-        x = torch.relu_(adain(x, *layer.style(style).chunk(2, dim=1)))
-    colors, image = mean_std(photo), torch.empty_like(photo)
+    noise = generator.make_noise(x8)
+    x = generator.styled_blocks(x4, x8, style, attention, noise)
+    del x4, x8  # 1.6 GB for 8192x8192 pixels
+    for layer in (generator.up2, generator.up3):
+        x = torch.relu_(layer.apply_style(convolve(layer.conv, x, positions), style, noise))
+    colors, image = color_statistics(photo), torch.empty_like(photo)
     height, width = photo.shape[-2:]
     for top, bottom in row_ranges(x[..., : (height + 1) // 2, :], positions):  # without the padding
         rows = slice(2 * top, min(2 * bottom, height))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..losses.attention import needs_branch
+from ..models.generator import Base
 
 Layers = tuple[tuple[str, float], ...]
 
@@ -32,12 +33,16 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class GeneratorConfig:
-    """The network that paints."""
+    """The stylizing network."""
 
-    width: int = 64
-    """Channels at a quarter of the resolution."""
-    blocks: int = 5
-    """Styled residual blocks."""
+    width: int = 128
+    """Channels at 1/8 resolution; half as many at 1/4."""
+    blocks: int = 4
+    """Styled residual blocks at 1/8 resolution."""
+    noise: bool = True
+    """Add noise with a style-predicted gain, without which flat areas get a periodic pattern."""
+    base: Base = "covariance"
+    """Add the residual to the photo with the painting's color covariance, std per axis, or as is."""
 
     def __post_init__(self) -> None:
         _within(self, 4, 4096, "width")

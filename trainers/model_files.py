@@ -28,8 +28,6 @@ MAX_CONFIG_BYTES = 1_000_000
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
 #: Its name in options and configs, which stays valid on other machines.
 SHIPPED = Path("pretrained")
-#: Settings that were renamed or removed: a config.json with one of them cannot be loaded any more.
-FORMER_SETTINGS = ("base", "decoder", "full_strength", "game", "prepare", "spectral")
 
 
 class Model(NamedTuple):
@@ -47,6 +45,8 @@ def build_generator(config: TrainConfig) -> Generator:
         style_size,
         config.generator.width,
         config.generator.blocks,
+        config.generator.noise,
+        config.generator.base,
         attention=needs_branch(a.objective),
         gates_decoder=a.gates_decoder or a.objective == "gate",
         gate_trains_attention=a.objective == "gate",
@@ -101,12 +101,11 @@ def load_config(run: Path) -> TrainConfig:
     if path.stat().st_size > MAX_CONFIG_BYTES:
         raise ValueError(f"{path} is larger than {MAX_CONFIG_BYTES // 10**6} MB: not a config")
     content = path.read_bytes()
-    for name in FORMER_SETTINGS:
-        if f'"{name}":'.encode() in content:
-            raise ValueError(
-                f"{run} was made by an older version of underdrawing ({path.name} has the setting "
-                f"{name!r}): train it again"
-            )
+    if b'"generator":' in content and b'"noise":' not in content:
+        raise ValueError(
+            f"{run} was made by an older version of underdrawing ({path.name} has no "
+            "generator.noise): train it again"
+        )
     try:
         config = from_json(content.decode())
         sizes(config)  # raises if the encoder has no such layers

@@ -14,7 +14,7 @@ from torch import Tensor
 from ...data.folders import Collection
 from ...data.images import read_image, square
 from ...metrics.scores import MetricNetworks, PairMetrics, Scores, aggregate, pair_metrics
-from ...models.normalization import mean_std
+from ...models.color import color_statistics
 from ...models.style_code import match_color, style_code
 from ...trainers.config import TrainConfig
 from ...trainers.model_files import Model, build_encoder
@@ -190,6 +190,6 @@ def trained_method(model: Model, device: torch.device, strengths: Mapping[str, f
 #: Trivial methods: their scores put those of trained rows into perspective.
 CONTROLS: dict[str, Method] = {
     "identity": lambda content, style: content,
-    "color only": lambda content, style: match_color(content, torch.cat(mean_std(style), dim=1)),
+    "color only": lambda content, style: match_color(content, color_statistics(style)),
     "style image as output": lambda content, style: style,
 }

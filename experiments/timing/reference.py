@@ -13,6 +13,7 @@ from ...losses import adversarial as adv
 from ...losses.attention import AttentionObjective
 from ...losses.content import ContentLoss
 from ...losses.diffaugment import NUMBERS, diff_augment
+from ...models.color import OPPONENT, REGULARIZATION, to_logit
 from ...models.discriminator import PatchGAN
 from ...models.encoder import Encoder
 from ...models.generator import Generator, Stylized
@@ -120,11 +121,22 @@ def reference_gram(features: Tensor) -> Tensor:
     return torch.bmm(f, f.transpose(1, 2)) / (c * h * w)
 
 
+def reference_color_statistics(image: Tensor) -> Tensor:
+    """Return the color statistics (B,9) of images (B,3,H,W)."""
+    z = to_logit(image).flatten(2)  # (B,3,HW)
+    axes = torch.tensor(OPPONENT, device=image.device)
+    centered = axes @ (z - z.mean(-1, keepdim=True))
+    covariance = centered @ centered.transpose(1, 2) / z.shape[-1]
+    regularized = covariance + REGULARIZATION**2 * torch.eye(3, device=image.device)
+    row, column = torch.tril_indices(3, 3)
+    return torch.cat([z.mean(-1) @ axes.T, torch.linalg.cholesky(regularized)[:, row, column]], 1)
+
+
 @torch.no_grad()
 def reference_style_code(painting: Tensor, encoder: Encoder, config: TrainConfig) -> Tensor:
     """Return the style codes (B,D) of paintings (B,3,H,W)."""
-    parts = []
-    for x in (painting, *encoder(painting, config.style.layers).values()):
+    parts = [reference_color_statistics(painting)]
+    for x in encoder(painting, config.style.layers).values():
         flat = x.flatten(2)
         parts += [flat.mean(-1), (flat.var(-1, correction=0) + 1e-5).sqrt()]
     return torch.cat(parts, dim=1)
