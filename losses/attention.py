@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from .content import Features, content_error
 
 BISECTIONS = 40
+FLAT = 0.05  # a map whose KL to uniform is under this share of the budget is flat
 LEAST_ERROR = 1e-3  # added to Q: an output that equals its photo is in danger nowhere
 
 
@@ -259,8 +260,8 @@ def attention_statistics(attention: Tensor, error: Tensor) -> AttentionStatistic
 
 def collapse_warning(peak: float, kl: float, positions: int, budget: float) -> str | None:
     """One sentence if a map has collapsed (flat, or piled onto few positions), else None."""
-    if kl < 0.05 * budget:
-        return f"attention is flat: KL {kl:.4f} nats is under 0.05 x the budget {budget}"
+    if kl < FLAT * budget:
+        return f"attention is flat: KL {kl:.4f} nats is under {FLAT} x the budget {budget}"
     if kl > 3 * budget or peak > positions / 2:
         return (
             f"attention has collapsed: KL {kl:.2f} nats (budget {budget}), "
