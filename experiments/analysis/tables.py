@@ -142,7 +142,8 @@ def make_table_row(
         reference = getattr(paper, column.paper) if paper and column.paper else None
         values = [getattr(scores, column.key) for scores in seeds]
         entries[column.key] = Entry(*mean_and_interval(values), reference)
-    stylized = control or (entries["style_gap"].measured or 0.0) >= minimum_gap
+    gap, _ = mean_and_interval([scores.style_gap for scores in seeds])
+    stylized = control or (gap or 0.0) >= minimum_gap
     return TableRow(title, control, entries, "" if stylized else "below minimum stylization")
 
 
