@@ -19,7 +19,7 @@ import tyro
 from ..data.files import write_atomic
 from ..metrics.scores import Scores
 from ..trainers.runtime import join_processes
-from .ablations import ABLATIONS, Variants, check_ablations, variants
+from .ablations import ABLATIONS, Variants, variants
 from .analysis.attention import attention_section
 from .analysis.results import StudyResult, make_study_result, result_text, result_tree, write_result
 from .analysis.tables import make_columns
@@ -59,14 +59,9 @@ class AblationTable(NamedTuple):
 
 
 def make_tables(config: AblateConfig) -> list[AblationTable]:
-    """Return the tables to compute, each ablation once.
-
-    Raises:
-        ValueError: there is no such ablation, or ablations that cannot be combined.
-    """
-    check_ablations(config.ablations)
+    """Return the tables to compute, each ablation once; raises what ``variants`` raises."""
     names, tables = list(dict.fromkeys(config.ablations)), []
-    for chosen in [names] if config.grid else [[name] for name in names]:
+    for chosen in [[name] for name in names] if names and not config.grid else [names]:
         title, found = "+".join(chosen), variants(chosen)
         rows = {
             value: [make_run(config.study, f"{title}: {value}", recipe, seed)
@@ -105,9 +100,10 @@ def ablate(config: AblateConfig) -> tuple[list[StudyResult], dict[str, str]]:
         baselines = [table.rows[table.variants.baseline][0] for table in tables]
         seconds = time_step(max(baselines, key=lambda r: r.config.balance.adversarial))
     if scorer.is_main:
-        listing = [f"{k}  {plan.states[k]:<20} seed {r.seed}  {r.title}" for k, r in runs.items()]
         stream = sys.stdout if config.dry_run else sys.stderr
-        print(*listing * config.dry_run, plan.summary(seconds), sep="\n", file=stream, flush=True)
+        for key, run in runs.items() if config.dry_run else ():
+            print(f"{key}  {plan.states[key]:<20} seed {run.seed}  {run.title}", file=stream)
+        print(plan.summary(seconds), file=stream, flush=True)
     if config.dry_run:
         return [], {}
     controls = scorer.score_controls()

@@ -8,7 +8,7 @@ ablations of the same recipe share.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations, product
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..trainers.config import TrainConfig
 from .errors import explain_error
@@ -28,8 +28,7 @@ class Ablation:
     shared_settings: Settings = field(default_factory=dict)  # of all values
 
 
-@dataclass(frozen=True)
-class Variants:
+class Variants(NamedTuple):
     """The rows of one ablation table."""
 
     recipes: dict[str, TrainConfig]  # by title
@@ -41,15 +40,18 @@ def variants(names: Sequence[str]) -> Variants:
     """Return the values of an ablation, or all combinations of several.
 
     Raises:
-        ValueError: there is no such ablation, or two vary the same setting.
+        ValueError: no such ablation, or two that vary the same setting.
     """
-    check_ablations(names)
+    unknown = [name for name in names if name not in ABLATIONS]
+    if unknown or not names:
+        problem = f"no ablation {', '.join(unknown)}" if unknown else "name at least one ablation"
+        raise ValueError(f"{problem}; choose from {', '.join(ABLATIONS)}")
     chosen = [ABLATIONS[name] for name in names]
-    varied = {name: {key for s in ABLATIONS[name].values.values() for key in s} for name in names}
-    for one, other in combinations(names, 2):
+    varied = [{key for settings in a.values.values() for key in settings} for a in chosen]
+    for one, other in combinations(range(len(names)), 2):
         if both := varied[one] & varied[other]:
             raise ValueError(
-                f"ablations {one} and {other} both vary {', '.join(sorted(both))}: "
+                f"ablations {names[one]} and {names[other]} both vary {', '.join(sorted(both))}: "
                 "they cannot be combined in a grid"
             )
     shares = any(ablation.gradient_shares for ablation in chosen)
@@ -57,7 +59,6 @@ def variants(names: Sequence[str]) -> Variants:
     if not any(ablation.discriminator for ablation in chosen):
         base = with_settings(base, {"recipe": "attention", "balance.adversarial": 0.0})
     base = with_settings(base, *(ablation.shared_settings for ablation in chosen))
-
     recipes, refused = dict[str, TrainConfig](), dict[str, str]()
     for combination in product(*(ablation.values.items() for ablation in chosen)):
         title = " · ".join(name for name, _ in combination)
@@ -69,30 +70,16 @@ def variants(names: Sequence[str]) -> Variants:
     return Variants(recipes, refused, baseline)
 
 
-def check_ablations(names: Sequence[str]) -> None:
-    """Check that all names are ablations.
-
-    Raises:
-        ValueError: one is not, or there are none.
-    """
-    unknown = ", ".join(name for name in names if name not in ABLATIONS)
-    if unknown or not names:
-        problem = f"there is no ablation {unknown}" if unknown else "name at least one ablation"
-        raise ValueError(f"{problem}; choose from {', '.join(ABLATIONS)}")
-
-
 def with_settings(config: TrainConfig, *several: Settings) -> TrainConfig:
     """Return a configuration with some settings replaced, in order.
 
     Raises:
         ValueError: the settings contradict each other.
     """
-    for settings in several:
-        for name, value in settings.items():
-            part, _, key = name.rpartition(".")
-            if part:
-                value = replace(getattr(config, part), **{key: value})
-            config = replace(config, **{part or key: value})
+    for name, value in (item for settings in several for item in settings.items()):
+        part, _, key = name.rpartition(".")
+        changed = replace(getattr(config, part), **{key: value}) if part else value
+        config = replace(config, **{part or key: changed})
     return config
 
 
@@ -163,10 +150,8 @@ ABLATIONS: dict[str, Ablation] = {
         },
     ),
     "normalization": Ablation(
-        "Which normalization of the content features? Balanced by gradient shares in every row, "
-        "because the losses differ in scale.",
-        _each("content.normalization", "none", "l2", "instance", "batch"),
-        gradient_shares=True,
+        "Which normalization of the content features? (Balanced by gradient shares in every row.)",
+        _each("content.normalization", "none", "l2", "instance", "batch"), gradient_shares=True,
     ),
     "encoder": Ablation(
         "Which encoder should define content and style? Layers are matched by stride (content 4, "
@@ -184,8 +169,7 @@ ABLATIONS: dict[str, Ablation] = {
         gradient_shares=True,
     ),
     "content-weight": Ablation(
-        "Control: changing only λ_content should move along the content/style curve, not improve "
-        "on it.",
+        "Control: changing only λ_content should move along the content/style curve, not off it.",
         _each("balance.content", 0.5, 1.0, 2.0),
     ),
     "balance": Ablation(
@@ -215,18 +199,15 @@ ABLATIONS: dict[str, Ablation] = {
     "adversarial": Ablation(
         "Does a discriminator bring outputs closer to paintings, and with which GAN loss?",
         {"off": {"balance.adversarial": 0.0}}
-        | _each("adversarial.gan_loss", "lsgan", "hinge", "nonsaturating"),
-        discriminator=True,
+        | _each("adversarial.gan_loss", "lsgan", "hinge", "nonsaturating"), discriminator=True,
     ),
     "feature-matching": Ablation(
         "Does the content-aware loss on the discriminator's features help?",
-        _each("adversarial.feature_matching", 0.0, 1.0, 10.0),
-        discriminator=True,
+        _each("adversarial.feature_matching", 0.0, 1.0, 10.0), discriminator=True,
     ),
     "projection": Ablation(
         "Should the discriminator be conditioned on the style code?",
-        _switch("adversarial.projection"),
-        discriminator=True,
+        _switch("adversarial.projection"), discriminator=True,
     ),
     "regularization": Ablation(
         "How should the discriminator be regularized?",

@@ -25,11 +25,7 @@ NOTE = (
 
 
 def attention_section(runs: Mapping[str, Sequence[Path]]) -> list[Section]:
-    """Return a table of the rows that have a map, means over seeds; no section if none has.
-
-    Args:
-        runs: run directories of each row, one per seed.
-    """
+    """Tabulate the rows that have a map, from run directories per seed; no section if none has."""
     rows = []
     for title, dirs in runs.items():
         seeds = [last_statistics(path) for path in dirs]

@@ -5,27 +5,17 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from ...data.files import write_atomic
 from ...metrics.cards import Card
 from ...metrics.scores import PER_PAIR, Scores
+from . import tables
 from .curves import Curve, Difference, common_gap, difference, point_difference
 from .intervals import mean_and_interval
-from .tables import (
-    Column,
-    Entry,
-    Paper,
-    Table,
-    TableRow,
-    make_table_row,
-    markdown,
-    plain,
-    to_latex,
-    to_markdown,
-    to_text,
-)
+from .tables import Column, Entry, Paper, Table, TableRow, make_table_row
 
 MARGIN = 0.15  # style gap that a method must close beyond color transfer to count as stylizing
 UNMATCHED = ("style_gap", "frechet")  # not compared at matched style
@@ -80,17 +70,14 @@ def make_study_result(
     """Build the tables of a study from its scores.
 
     Args:
-        title: of the study.
-        rows: curves of each trained row, one per seed.
+        title, columns, cards, notes, sections: what to print.
+        rows: curves of the trained rows, one per seed.
         controls: scores of the control rows, ``color only`` among them.
-        columns, cards: of the metrics.
-        compare: pairs of rows (row, baseline); pairs with a row that has no curve are left out.
+        compare: (row, baseline) pairs; those with a row that has no curve are left out.
         papers: the paper's values by row.
         points: scores of methods without a curve; all rows are also compared at their style gaps.
         gap: style gap to compare at; default: ``common_gap``.
-        notes: lines to print below the first table.
         skipped: rows without results, and why.
-        sections: further tables.
     """
     papers, points, skipped = papers or {}, points or {}, skipped or {}
     minimum = controls["color only"].style_gap + MARGIN
@@ -188,15 +175,13 @@ def difference_rows(
 def differences_note(result: StudyResult) -> str:
     """Return how the intervals of the differences were computed."""
     seeds = max(map(len, result.curves.values()), default=0)
-    over_seeds = (
-        f"Student's t of the paired differences of {seeds} seeds (same warm-up, same images)"
-        if seeds > 1 else "not available with one seed, so no difference is called significant"
-    )  # fmt: skip
+    over_seeds = f"Student's t of the paired differences of {seeds} seeds (same start and images)"
+    if seeds < 2:
+        over_seeds = "not available with one seed, so no difference is called significant"
     metrics = [c.title for c in result.full.columns if c.key in PER_PAIR and c.key not in UNMATCHED]
     return (
         f"At style gap = {result.gap}. Interval over seeds: {over_seeds}. Interval over pairs: "
-        "bootstrap that resamples photos and paintings separately and weights each pair by the "
-        "product of their counts (pigeonhole bootstrap, Owen 2007), each sample matched by its own "
+        "pigeonhole bootstrap of photos and paintings (Owen 2007), each sample matched by its own "
         f"curve ({', '.join(metrics)}). “better” and “worse” only where all intervals exclude zero."
     )
 
@@ -205,10 +190,10 @@ def result_markdown(result: StudyResult) -> str:
     """Format all tables as Markdown."""
     parts = [f"## {result.title}"]
     for section in result.all_sections():
-        parts += [f"### {section.heading}", to_markdown(section.table)]
+        parts += [f"### {section.heading}", tables.to_markdown(section.table)]
         if section.differences:
             rows = difference_rows(section.differences, result.full.columns, bold="**")
-            parts += [f"#### {DIFFERENCES}", markdown(rows)]
+            parts += [f"#### {DIFFERENCES}", tables.markdown(rows)]
     if result.differences:
         parts.append(differences_note(result))
     return "\n\n".join(part.strip() for part in parts) + "\n"
@@ -216,20 +201,14 @@ def result_markdown(result: StudyResult) -> str:
 
 def result_text(result: StudyResult) -> str:
     """Format all tables for a terminal."""
-    parts = [
-        section_text(section, result.full.columns)
-        for section in result.all_sections()
-        if section.heading != MATCHED or len(result.curves) > 1
-    ]
+    parts = []
+    for section in result.all_sections():
+        if section.heading == MATCHED and len(result.curves) < 2:
+            continue
+        parts.append(f"{section.heading}:\n{tables.to_text(section.table)}")
+        if section.differences:
+            parts.append(tables.plain(difference_rows(section.differences, result.full.columns)))
     return "\n\n".join(parts)
-
-
-def section_text(section: Section, columns: Sequence[Column]) -> str:
-    """Format a table with its differences for a terminal; ``columns`` are the metrics."""
-    text = f"{section.heading}:\n{to_text(section.table)}"
-    if section.differences:
-        text += f"\n\n{plain(difference_rows(section.differences, columns))}"
-    return text
 
 
 def result_csv(result: StudyResult) -> str:
@@ -239,12 +218,10 @@ def result_csv(result: StudyResult) -> str:
     names = ("paper", "measured", "difference", "half_interval")
     writer.writerow(["table", "style gap", "row", "control", "metric", *names, "note"])
     for section in result.all_sections():
-        gap = result.gap if section.heading == MATCHED else None
-        for row in section.table.rows:
-            for c in section.table.columns:
-                values = [getattr(row.entries[c.key], name) for name in names]
-                head = [section.heading, gap, row.title, row.control, c.title]
-                writer.writerow([*head, *values, row.note])
+        head = [section.heading, result.gap if section.heading == MATCHED else None]
+        for row, column in product(section.table.rows, section.table.columns):
+            values = [getattr(row.entries[column.key], name) for name in names]
+            writer.writerow([*head, row.title, row.control, column.title, *values, row.note])
     return buffer.getvalue()
 
 
@@ -261,8 +238,8 @@ def result_tree(result: StudyResult) -> dict[str, Any]:
 def write_result(result: StudyResult, folder: Path, also_json: Path | None = None) -> None:
     """Write ``table.md``, ``.tex``, ``.csv`` and ``.json`` into a folder."""
     write_atomic(folder / "table.md", result_markdown(result))
-    tables = [section.table for section in result.all_sections() if section.table.rows]
-    write_atomic(folder / "table.tex", "\n".join(map(to_latex, tables)))
+    latex = [tables.to_latex(s.table) for s in result.all_sections() if s.table.rows]
+    write_atomic(folder / "table.tex", "\n".join(latex))
     write_atomic(folder / "table.csv", result_csv(result))
     for path in filter(None, (folder / "table.json", also_json)):
         write_atomic(path, json.dumps(result_tree(result), indent=1))

@@ -19,31 +19,21 @@ POLL_SECONDS = 2.0  # while other processes hold all remaining runs
 def run_pending(
     scorer: StudyScorer, runs: Sequence[StudyRun]
 ) -> tuple[dict[str, RunScores], dict[str, str]]:
-    """Train and score the runs that are not yet, skipping those that another process works on.
+    """Train and score the runs that are not yet; those locked by another process come last.
 
     Returns:
         By key, the scores of all runs that have not failed, and a sentence for each that has.
-
-    Raises:
-        RuntimeError: a bug.
     """
     # If one process of a launch failed and went on, the others would wait for it forever.
     is_launch = join_processes(scorer.study.device).num_processes > 1
-    scores, failures = dict[str, RunScores](), dict[str, str]()
-    pending = []
-    for run in runs:
-        if cached := scorer.cached(run.key):
-            scores[run.key] = cached
-        else:
-            pending.append(run)
-    total = len(pending)
+    scores, failures, pending = dict[str, RunScores](), dict[str, str](), list(runs)
     while pending:
         for run in pending:
             try:
                 with run_lock(scorer.study, run.key):
-                    scores[run.key] = scorer.cached(run.key) or train_and_score(
-                        scorer, run, f"[{total - len(pending) + 1}/{total}]"
-                    )
+                    progress = f"[{len(runs) - len(pending) + 1}/{len(runs)}]"
+                    cached = scorer.cached(run.key)
+                    scores[run.key] = cached or train_and_score(scorer, run, progress)
             except BusyError:
                 if is_launch:
                     raise
@@ -65,7 +55,6 @@ def train_and_score(scorer: StudyScorer, run: StudyRun, progress: str) -> RunSco
 
     Raises:
         BusyError: another process trains the warm-up.
-        ValueError: see ``trainer.train``.
     """
     with run_lock(scorer.study, run.start.out.name):
         if scorer.is_main:

@@ -17,6 +17,7 @@ from ...trainers.runtime import join_processes
 from ...trainers.tracking import provenance
 from ...trainers.trainer import collections
 from ..analysis.curves import Curve
+from ..analysis.results import MARGIN
 from ..presets import StudyConfig
 from ..scoring.networks import make_networks
 from ..scoring.protocol import (
@@ -47,10 +48,8 @@ class StudyScorer:
     is_main: bool  # whether this process writes files
 
     def score_run(self, run: StudyRun) -> RunScores:
-        """Return the scores of a trained run, from the cache or computed."""
-        if cached := self.cached(run.key):
-            return cached
-        strengths = {f"{s:g}": s for s in self.study.strengths}
+        """Score a trained run at the strengths of the study, and cache the scores."""
+        strengths = {str(strength): strength for strength in self.study.strengths}
         method = trained_method(load_model(run.dir, self.device), self.device, strengths)
         return self._compute(run.key, method, differences(TrainConfig(), run.config))
 
@@ -110,12 +109,11 @@ class StudyScorer:
             f"Preset {study.preset}: {study.warmup} warm-up steps shared by the rows (multi-layer "
             f"content, uniform weights, no discriminator), then {study.steps} per row, batch "
             f"{study.batch_size}, {study.size} px, {study.seeds} seed(s). Photos: {photos}. "
-            f"Paintings: {paintings}.",
-            f"Evaluated on {len(self.manifest)} held-out pairs ({study.split}) at {study.size} px. "
-            "n/a: too few images for the metric, or no weights of its network.",
-            "Rows in italics are controls. “below minimum stylization”: style gap closed is below "
-            "that of color transfer + 0.15. Content metrics can be improved by stylizing less: "
-            "compare at matched style.",
+            f"Paintings: {paintings}. Evaluated on {len(self.manifest)} held-out pairs "
+            f"({study.split}) at {study.size} px.",
+            "Controls are in italics. n/a: too few images for the metric, or no weights of its "
+            "network. Below minimum stylization: style gap closed is below that of color transfer "
+            f"+ {MARGIN:g}. Content metrics can be improved by stylizing less: compare at matched style.",
         ]
 
 

@@ -176,15 +176,12 @@ def test_dry_run_lists_the_runs_and_trains_none(
     assert not (study.out / "runs").exists()
 
 
-def test_grid_is_one_table(study: StudyConfig) -> None:
+def test_grid_and_repeated_ablations_are_one_table(study: StudyConfig) -> None:
+    assert len(make_tables(AblateConfig(("target", "target"), study=study))) == 1
     (table,) = make_tables(AblateConfig(("objective", "channels"), grid=True, study=study))
     assert table.name == "objective+channels"
     assert table.variants.baseline == "learned · off"
     assert len(table.rows) == 14
-
-
-def test_repeated_ablation_is_one_table(study: StudyConfig) -> None:
-    assert len(make_tables(AblateConfig(("target", "target"), study=study))) == 1
 
 
 def test_help_lists_the_ablations(capsys: pytest.CaptureFixture[str]) -> None:

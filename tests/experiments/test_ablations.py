@@ -110,7 +110,7 @@ def test_contradictory_combinations_are_refused_in_one_line(
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["color"], "there is no ablation color; choose from objective, target"),
+        (["color"], "no ablation color; choose from objective, target"),
         ([], "name at least one ablation"),
         (["layers", "encoder"], "both vary content.layers"),
     ],

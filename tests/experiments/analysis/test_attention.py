@@ -17,7 +17,7 @@ def write_run(run: Path, kl: float | None, budget: float = BUDGET) -> Path:
     config = RECIPES["attention"]()
     config = replace(config, attention=replace(config.attention, budget=budget))
     (run / "config.json").write_text(to_json(config))
-    lines = [{"step": 0, "loss/content": 1.0}]
+    lines: list[dict[str, float | None]] = [{"step": 0, "loss/content": 1.0}]
     for step in range(1, 9 if kl is not None else 1):
         values = {"kl": kl if step > 8 - LAST else 9.0, "peak": 3.0, "correlation": 0.5}
         lines.append({"step": step, "loss/attention": 0.25})

@@ -103,22 +103,6 @@ def test_intervals_over_pairs_exist_at_the_common_gap(make_curve: MakeCurve) -> 
     assert 0.97 < reached < 1
 
 
-def test_common_gap_leaves_out_the_lowest_samples(make_curve: MakeCurve) -> None:
-    curve = with_pairs(make_curve(0.5), style_gap=lambda s: s.style_gap * (1 + 5 * NOISE))
-    gap = common_gap({"a": [curve]}, minimum=0.3)
-    assert gap == pytest.approx(np.percentile(curve.reach(), 2.5), abs=0.01)
-    assert gap is not None
-    assert gap > curve.reach().min() + 0.02
-
-
-def test_a_single_pair_is_compared_without_an_interval(make_curve: MakeCurve) -> None:
-    rows = {name: [make_curve(p, pairs=np.zeros(1))] for name, p in (("b", 0.4), ("a", 0.5))}
-    assert common_gap(rows, minimum=0.3) == 0.6
-    found = difference(rows, "b", "a", "ssim", 0.4)
-    assert found.mean == pytest.approx(0.04)
-    assert found.pairs_interval is None
-
-
 # -- differences ----------------------------------------------------------------------------------
 
 
@@ -141,6 +125,8 @@ def test_difference_is_paired_by_seed(make_curve: MakeCurve) -> None:
     gains = np.array([0.4 * (a - b) for a, b in seeds])
     assert found.mean == pytest.approx(gains.mean())
     assert found.half_interval == pytest.approx(4.303 * gains.std(ddof=1) / 3**0.5)
+    assert found.pairs_interval is not None
+    assert difference(rows, "b", "a", "kernel", 0.4).pairs_interval is None  # not per pair
 
 
 def test_no_difference_if_one_seed_does_not_reach_the_gap(make_curve: MakeCurve) -> None:
@@ -148,12 +134,6 @@ def test_no_difference_if_one_seed_does_not_reach_the_gap(make_curve: MakeCurve)
     found = difference(rows, "b", "a", "ssim", 0.4)
     assert found == Difference("b", "a", "ssim", None, None, None)
     assert not found.significant
-
-
-def test_only_metrics_per_pair_have_an_interval_over_pairs(make_curve: MakeCurve) -> None:
-    rows = {"b": [make_curve(0.4)] * 2, "a": [make_curve(0.5)] * 2}
-    assert difference(rows, "b", "a", "kernel", 0.4).pairs_interval is None
-    assert difference(rows, "b", "a", "ssim", 0.4).pairs_interval is not None
 
 
 @pytest.mark.parametrize(

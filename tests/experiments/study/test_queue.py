@@ -89,7 +89,7 @@ def test_scored_runs_are_not_trained(
     scorer.scored.append(runs[0].key)
     assert run_pending(scorer, runs)[0].keys() == {run.key for run in runs}
     assert runs[0].dir not in trained
-    assert "[1/2] seed 0: attention\n[2/2]" in capsys.readouterr().err
+    assert "[2/3] seed 0: attention\n[3/3]" in capsys.readouterr().err
 
 
 def test_a_failed_run_leaves_the_others(
@@ -146,18 +146,6 @@ def test_a_run_with_a_locked_warmup_is_retried_and_announced_once(
         run_pending(scorer, runs[:1])
     assert scorer.scored == [runs[0].key]
     assert capsys.readouterr().err.count("seed 0: multi-layer\n") == 1
-
-
-@needs_locks
-def test_lock_of_another_process_is_busy(study: StudyConfig) -> None:
-    with (
-        locked_by_another_process(study, "0123"),
-        pytest.raises(BusyError),
-        run_lock(study, "0123"),
-    ):
-        pass
-    with run_lock(study, "0123"):
-        pass
 
 
 def test_processes_of_a_launch_fail_together(

@@ -89,9 +89,9 @@ def test_run_is_scored_at_the_studys_strengths(small_study: StudyConfig, scored:
     (run.dir / "config.json").write_text(to_json(run.config))
     scorer = make_scorer(study)
     scores = scorer.score_run(run)
-    assert list(scores) == ["0.25", "1"]
-    assert scores["0.25"].ssim > scores["1"].ssim
-    assert scorer.score_run(run) == scores == scorer.cached(run.key)
+    assert list(scores) == ["0.25", "1.0"]
+    assert scores["0.25"].ssim > scores["1.0"].ssim
+    assert scorer.cached(run.key) == scores
     assert len(scored) == 1
     assert make_scorer(replace(study, strengths=(0.5, 1.0))).cached(run.key) is None
     settings = json.loads((study.out / "scores" / "test" / f"{run.key}.json").read_text())
