@@ -112,8 +112,9 @@ class StudyScorer:
             f"Paintings: {paintings}. Evaluated on {len(self.manifest)} held-out pairs "
             f"({study.split}) at {study.size} px.",
             "Controls are in italics. n/a: too few images for the metric, or no weights of its "
-            "network. Below minimum stylization: style gap closed is below that of color transfer "
-            f"+ {MARGIN:g}. Content metrics can be improved by stylizing less: compare at matched style.",
+            "network. Below minimum stylization: style gap closed is less than that of color "
+            f"transfer + {MARGIN:g}. Content metrics can be improved by stylizing less: compare at "
+            "matched style.",
         ]
 
 

@@ -8,10 +8,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from underdrawing.data.files import BusyError
 from underdrawing.experiments.presets import StudyConfig
 from underdrawing.experiments.study import queue as module
-from underdrawing.experiments.study.queue import run_lock, run_pending
+from underdrawing.experiments.study.queue import run_pending
 from underdrawing.experiments.study.runs import StudyRun
 from underdrawing.trainers.config import TrainConfig
 
