@@ -63,7 +63,7 @@ def reproduce(study: StudyConfig) -> tuple[StudyResult, dict[str, str]]:
         sections=attention_section({title: [run.dir for run in rows[title]] for title in curves}),
     )  # fmt: skip
     if scorer.is_main:
-        write_result(result, study.out, study.json)
+        write_result(result, study.out)
         first = {title: rows[title][0] for title in curves}
         samples = study_samples(first, scorer.manifest, scorer.device)
         write_report(study.out / "report.html", TITLE, LEDE, [Chapter(result, samples)], study)

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 from ...data.files import write_atomic
 from ...metrics.cards import Card
@@ -225,21 +224,15 @@ def result_csv(result: StudyResult) -> str:
     return buffer.getvalue()
 
 
-def result_tree(result: StudyResult) -> dict[str, Any]:
-    """Return everything but the values of single pairs, which are in the score files."""
-    tree = asdict(result)
-    curves = [curve for seeds in tree["curves"].values() for curve in seeds]
-    for scores in [*tree["controls"].values(), *(s for curve in curves for s in curve["scores"])]:
-        for key in ("per_pair", "photo", "painting"):
-            del scores[key]
-    return tree
-
-
-def write_result(result: StudyResult, folder: Path, also_json: Path | None = None) -> None:
+def write_result(result: StudyResult, folder: Path) -> None:
     """Write ``table.md``, ``.tex``, ``.csv`` and ``.json`` into a folder."""
     write_atomic(folder / "table.md", result_markdown(result))
     latex = [tables.to_latex(s.table) for s in result.all_sections() if s.table.rows]
     write_atomic(folder / "table.tex", "\n".join(latex))
     write_atomic(folder / "table.csv", result_csv(result))
-    for path in filter(None, (folder / "table.json", also_json)):
-        write_atomic(path, json.dumps(result_tree(result), indent=1))
+    tree = asdict(result)
+    curves = [curve for seeds in tree["curves"].values() for curve in seeds]
+    for scores in [*tree["controls"].values(), *(s for curve in curves for s in curve["scores"])]:
+        for key in ("per_pair", "photo", "painting"):  # the scores' own files have them
+            del scores[key]
+    write_atomic(folder / "table.json", json.dumps(tree, indent=1))
