@@ -8,7 +8,7 @@ from underdrawing.experiments import reproduce as module
 from underdrawing.experiments.analysis.tables import ROWS
 from underdrawing.experiments.presets import PRESETS, StudyConfig, quick
 from underdrawing.experiments.reproduce import reproduce
-from underdrawing.experiments.scoring.protocol import CONTROLS
+from underdrawing.experiments.scoring.protocol import CONTROLS, score_methods
 from underdrawing.experiments.study import queue, scores
 from underdrawing.trainers.config import GeneratorConfig, TrainConfig
 from underdrawing.trainers.trainer import train
@@ -50,10 +50,12 @@ def test_every_row_is_trained_scored_and_written_and_the_rest_reused(
     monkeypatch.setattr(module, "study_samples", lambda *_: [])
     monkeypatch.setattr(module, "write_report", lambda *_: None)
     scored: list[Any] = []
-    score_methods = scores.score_methods
-    monkeypatch.setattr(
-        scores, "score_methods", lambda *args: scored.append(args) or score_methods(*args)
-    )
+
+    def spy(*args: Any) -> Any:
+        scored.append(args)
+        return score_methods(*args)
+
+    monkeypatch.setattr(scores, "score_methods", spy)
     assert reproduce(study)[0].full == result.full
     assert scored == []
 
