@@ -169,18 +169,13 @@ def test_one_pair_has_no_interval() -> None:
     assert percentile_interval(samples) is None
 
 
-def test_sample_without_a_pair_is_nan() -> None:
+def test_nan_pairs_are_left_out_and_a_sample_without_pairs_is_nan() -> None:
     """One of two photos and one of two paintings are drawn: 1 in 4 times the missing pair."""
     samples = resampled_means(np.array([1.0, 2.0, 3.0]), [0, 0, 1], [0, 1, 0])
     assert np.isnan(samples).mean() == pytest.approx(0.25, abs=0.05)
     assert set(samples[~np.isnan(samples)]) == {1.0, 2.0, 3.0}
     assert percentile_interval(samples) is None
-
-
-def test_nan_pairs_are_left_out() -> None:
-    values = np.full(20, 0.5)
-    values[3] = math.nan
-    np.testing.assert_allclose(resampled_means(values), 0.5)
+    np.testing.assert_allclose(resampled_means(np.array([0.5] * 19 + [math.nan])), 0.5)
 
 
 def test_samples_are_paired_between_metrics_and_depend_on_the_seed() -> None:

@@ -126,12 +126,6 @@ def test_points_need_no_rows(make_result: MakeResult, make_scores: MakeScores) -
     assert "matched-style comparison skipped" in result_markdown(result)
 
 
-def test_rows_without_curves_are_not_compared(make_result: MakeResult) -> None:
-    result = make_result(compare=[("b", "a"), ("c", "a")], skipped={"c": "out of memory"})
-    assert {(d.row, d.against) for d in result.differences} == {("b", "a")}
-    assert result.full.notes[-1] == "*c*: out of memory"
-
-
 def test_second_networks_style_gap_is_matched_pair_by_pair(
     networks: MetricNetworks, make_curve: MakeCurve, make_scores: MakeScores
 ) -> None:

@@ -154,14 +154,3 @@ def test_table_without_rows_is_its_notes() -> None:
     empty = Table([], [], [], ["First note.", "Second note."])
     assert to_markdown(empty) == "First note.\n\nSecond note.\n"
     assert to_text(empty) == "First note.\nSecond note."
-
-
-def test_text_is_aligned_by_column(make_table: Callable[..., Table]) -> None:
-    table = make_table()
-    text = to_text(table)
-    head, *rows = text.split("\n\n")[0].splitlines()
-    assert [row.split("  ")[0] for row in rows] == [row.title for row in table.rows]
-    for title, value in (("SSIM", "0.72 ·"), ("Fréchet", "n/a"), ("style", "0.500")):
-        assert rows[0][head.index(title) :].startswith(value)
-    assert rows[-1][head.index("KID") :].startswith("0.100")
-    assert all(note in text for note in table.notes)
