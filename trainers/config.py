@@ -35,7 +35,7 @@ class EncoderConfig:
     name: Literal[
         "vgg16", "vgg16_imagenet", "vgg19", "resnet50", "efficientnet_b0", "efficientnet_lite0"
     ] = "vgg16"
-    """Architecture and weights; vgg16: the original release, the usual choice for style transfer."""
+    """Architecture and weights; vgg16 is the original release, usual in style transfer."""
     weights_dir: Path | None = None
     """Directory to search for the weights first."""
 
@@ -226,22 +226,17 @@ class TrainConfig:
                 f"batch_size {self.batch_size} is not divisible by accumulate {self.accumulate}"
             )
         if self.content.kind == "pixel" and objective != "uniform":
+            raise ValueError("content.kind pixel has no map: set attention.objective uniform")
+        # With objective uniform the gate is a constant, the control of a learned gate.
+        gated = self.attention.gates_decoder and objective != "uniform"
+        if (gated or self.attention.modulates_strength) and not needs_branch(objective):
+            name = "gates_decoder" if gated else "modulates_strength"
             raise ValueError(
-                "the pixel content loss has no attention: set attention.objective uniform"
+                f"attention.{name} needs a predicted map, and objective {objective} predicts "
+                f"none: set attention.{name} False, or objective learned"
             )
-        if not needs_branch(objective):
-            # A constant gate is a control; a constant strength exponent would change nothing.
-            gate = self.attention.gates_decoder and objective != "uniform"
-            if gate or self.attention.modulates_strength:
-                name = "gates_decoder" if gate else "modulates_strength"
-                raise ValueError(
-                    f"attention.{name} needs a predicted map, and objective {objective} predicts "
-                    f"none: set attention.{name} False, or objective learned"
-                )
         if self.compile and self.adversarial.r1 > 0:
-            raise ValueError(
-                "compile does not support the second derivative of R1: set adversarial.r1 0"
-            )
+            raise ValueError("compile cannot differentiate R1 twice: set adversarial.r1 0")
 
 
 def content_layers(config: TrainConfig) -> list[str]:
@@ -317,6 +312,6 @@ def identity_settings(config: TrainConfig) -> dict[str, Any]:
 
 
 def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
-    """Return a line ``setting: old -> new`` for each setting that affects the result and differs."""
+    """Return a line ``setting: old -> new`` for each differing setting that affects the result."""
     a, b = identity_settings(old), identity_settings(new)
     return [f"{name}: {a[name]} -> {b[name]}" for name in a if a[name] != b[name]]
