@@ -35,9 +35,10 @@ def make_plan(config: TrainConfig) -> Plan:
     name = torch.cuda.get_device_name(device) if gpu else f"CPU, {torch.get_num_threads()} threads"
     precision = "bf16" if trainer.accelerator.mixed_precision == "bf16" else "fp32"
     micro_batch = config.batch_size // processes // config.accumulate
-    left, seconds = max(0, config.steps - saved_step(config.out)), _seconds_per_step(trainer)
-    modules = trainer.networks.modules() | {"encoder": trainer.networks.encoder}
-    sizes = {n: sum(p.numel() for p in m.parameters()) for n, m in modules.items()}
+    left, seconds = max(0, config.steps - saved_step(config.out)), seconds_per_step(trainer)
+    networks = {"encoder": trainer.networks.encoder} | trainer.networks.modules()
+    del networks["averaged"]
+    sizes = {n: sum(p.numel() for p in m.parameters()) for n, m in networks.items()}
     disks = {path: _free_bytes(path) for path in (config.out, cache_dir())}
     return summarize(trainer) | {
         "device": f"{name}, {precision}",
@@ -69,7 +70,8 @@ def describe(plan: Plan) -> str:
     return "\n".join(f"{title:<12}{text}" for title, text in plan.items())
 
 
-def _seconds_per_step(trainer: Trainer) -> float:
+def seconds_per_step(trainer: Trainer) -> float:
+    """Return the median time of a few steps, which change the networks of this trainer."""
     own = trainer.config.batch_size // trainer.accelerator.num_processes
     batch = default_collate([trainer.dataset[position] for position in range(own)])
     times = []

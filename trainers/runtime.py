@@ -23,8 +23,6 @@ NO_MEMORY = re.compile(r"out of memory|can't allocate memory|bad_alloc|ALLOC_FAI
 #: How long processes wait for each other: rank 0 may spend this long building the image cache.
 COLLECTIVE_TIMEOUT = timedelta(hours=2)
 
-# --- memory -----------------------------------------------------------------------------------
-
 
 def keep_freed_memory() -> None:
     """Make glibc reuse the memory that torch frees; no effect with other C libraries.
@@ -42,8 +40,7 @@ def keep_freed_memory() -> None:
 
 def out_of_memory(error: Exception) -> bool:
     """Return whether an exception reports exhausted memory, in any wording that torch uses."""
-    known = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    return known or bool(NO_MEMORY.search(str(error)))
+    return isinstance(error, MemoryError) or bool(NO_MEMORY.search(str(error)))
 
 
 def free_memory(device: torch.device) -> int:
@@ -51,9 +48,6 @@ def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return psutil.virtual_memory().available
-
-
-# --- devices ----------------------------------------------------------------------------------
 
 
 def pick_device(name: str) -> torch.device:
@@ -83,9 +77,6 @@ def pick_precision(name: str, device: torch.device) -> Literal["fp32", "bf16"]:
     return "bf16" if bf16 else "fp32"
 
 
-# --- signals ----------------------------------------------------------------------------------
-
-
 class Interrupted(Exception):
     """Training was stopped by a signal; its state is saved."""
 
@@ -105,11 +96,8 @@ def stop_signals() -> Iterator[list[int]]:
     try:
         yield received
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-# --- processes --------------------------------------------------------------------------------
+        for caught, handler in previous.items():
+            signal.signal(caught, handler)
 
 
 def join_processes(device: str) -> PartialState:

@@ -89,15 +89,17 @@ def write_description(
         "name": pretrained.name, "source": pretrained.source, "sha256": pretrained.sha256
     }  # fmt: skip
     data = {name: part["sha256"] for name, part in manifest.items()}
-    before = _read_json(run / "run.json")
-    if _section(before, "encoder").get("sha256", encoder["sha256"]) != encoder["sha256"]:
+    path = run / "run.json"
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if before and before["encoder"]["sha256"] != encoder["sha256"]:
         raise ValueError(
             f"{run} was started with other weights of {pretrained.name} than those found now "
             f"({pretrained.source}); choose another --out, or pass --encoder.weights-dir"
         )
-    started_with = _section(before, "data") | {"precision": before.get("precision", precision)}
-    for name, value in (data | {"precision": precision}).items():
-        if started_with.get(name, value) != value:
+    current = data | {"precision": precision}
+    previous = before["data"] | {"precision": before["precision"]} if before else current
+    for name, value in current.items():
+        if previous[name] != value:
             warnings.warn(
                 f"{name} changed since {run} was started; resuming, but the result will differ "
                 "from an uninterrupted run",
@@ -109,7 +111,7 @@ def write_description(
     )  # fmt: skip
     write_atomic(run / "config.json", to_json(config))
     write_atomic(run / "manifest.json", json.dumps(manifest, indent=1))
-    write_atomic(run / "run.json", json.dumps(about, indent=1))
+    write_atomic(path, json.dumps(about, indent=1))
 
 
 def provenance(**more: Any) -> dict[str, Any]:
@@ -122,17 +124,3 @@ def provenance(**more: Any) -> dict[str, Any]:
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],  # without the installation's path
         **more,
     }
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object of a file; empty if it is absent or damaged."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _section(content: dict[str, Any], key: str) -> dict[str, Any]:
-    value = content.get(key)
-    return value if isinstance(value, dict) else {}

@@ -78,9 +78,6 @@ class StepCheck(NamedTuple):
     position: Tensor  # (b,) positions of these images in the stream
 
 
-# --- losses -----------------------------------------------------------------------------------
-
-
 def forward(networks: Networks, batch: Batch, config: TrainConfig) -> ForwardResult:
     """Encode photo and painting without gradient, and stylize."""
     encoder, layers = networks.encoder, content_layers(config)
@@ -131,18 +128,17 @@ def generator_terms(
 def _adversarial_loss(
     discriminator: nn.Module, result: ForwardResult, config: TrainConfig
 ) -> Tensor:
-    """Return G's loss (B,); D is frozen and not wrapped, so that it receives no gradient."""
-    a = config.adversarial
+    """Return G's adversarial loss (B,); D is frozen and unwrapped, so it gets no gradient."""
+    a, batch = config.adversarial, result.batch
     code = result.code if a.projection else None
     with frozen(discriminator):
-        stylized = discriminator(_augment(result.output.image, result.batch, config), code)
+        stylized = discriminator(_augment(result.output.image, batch, config), code)
         loss = adv.generator_loss(stylized.logits, a.gan_loss)
         if a.feature_matching > 0:
             with torch.no_grad():
-                photo = discriminator(_augment(result.batch["content"], result.batch, config), code)
-            loss = loss + a.feature_matching * adv.feature_matching(
-                stylized.features, photo.features
-            )
+                photo = discriminator(_augment(batch["content"], batch, config), code)
+            matching = adv.feature_matching(stylized.features, photo.features)
+            loss = loss + a.feature_matching * matching
     return loss
 
 
@@ -176,14 +172,18 @@ def discriminator_loss(
     code = result.code.repeat(2, 1) if a.projection else None
     logits = discriminator(_augment(images, result.batch, config), code).logits  # (2B,1,h,w)
     real_logits, fake_logits = logits.chunk(2)
-    loss = adv.real_loss(real_logits, a.gan_loss) + (
-        full / config.full_strength_prob
-    ) * adv.fake_loss(fake_logits, a.gan_loss)
+    loss = adv.real_loss(real_logits, a.gan_loss)
+    loss = loss + full / config.full_strength_prob * adv.fake_loss(fake_logits, a.gan_loss)
     if a.r1 > 0:
         loss = loss + a.r1 / 2 * adv.r1_penalty(real_logits, real)
     real_accuracy = adv.fraction_real(real_logits, a.gan_loss)
     fake_accuracy = full * (1 - adv.fraction_real(fake_logits, a.gan_loss))
     return DiscriminatorLoss(loss, (real_accuracy + fake_accuracy) / (1 + full))
+
+
+def _all_losses_finite(values: dict[str, Tensor]) -> Tensor:
+    losses = [value.detach() for name, value in values.items() if name.startswith("loss/")]
+    return torch.stack(losses).isfinite().all(0)  # (b,)
 
 
 def _augment(images: Tensor, batch: Batch, config: TrainConfig) -> Tensor:
@@ -201,9 +201,6 @@ def frozen(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         module.requires_grad_(True)
-
-
-# --- the step ---------------------------------------------------------------------------------
 
 
 class TrainStep:
@@ -232,50 +229,44 @@ class TrainStep:
             self._measure_initial_norms(parts)
         weights = self.balance.weights(step / config.steps)
 
-        finite, values = [], []
+        logged: list[dict[str, Tensor]] = []  # losses and metrics of each micro-batch, (b,) each
         for part in parts:
             with self._gradient_sync(enabled=part is parts[-1]):
-                result, part_finite, part_values = self._backward(step, part, weights, measure)
-            finite.append(part_finite)
-            values.append(part_values)
-        skipped = self._update(step, torch.cat(finite))
+                result, terms = self._generator_backward(step, part, weights, measure)
+                logged.append(terms | self._discriminator_backward(result))
+        finite = torch.cat([_all_losses_finite(values) for values in logged])
+        skipped = self._update(step, finite)
         if measure:
             self.balance.update(self.accelerator, config.accumulate)
-        for part_values in values:
-            self._add_to_totals(part_values, skipped)
-        # A copy of the positions: those of the loader are shared memory and hold a file handle.
-        self.checks.append(StepCheck(step, skipped, torch.cat(finite), raw["position"].clone()))
+        for values in logged:
+            self._add_to_totals(values, skipped)
+        # The positions are copied: the loader's tensor is in shared memory, with a file handle.
+        self.checks.append(StepCheck(step, skipped, finite, raw["position"].clone()))
         return result
 
-    def _backward(
+    def _generator_backward(
         self, step: int, raw: RawBatch, weights: dict[str, Tensor], measure: bool
-    ) -> tuple[ForwardResult, Tensor, dict[str, Tensor]]:
-        """Add the gradients of one micro-batch.
-
-        Returns:
-            The forward result, which images have finite losses (b,) and the metrics, each ().
-        """
-        config, networks, n = self.config, self.networks, self.config.accumulate
-        # Generator, including its attention branch
+    ) -> tuple[ForwardResult, dict[str, Tensor]]:
+        """Add gradients of G, including its attention branch; return losses and metrics too."""
+        config = self.config
         with self.accelerator.autocast():
-            result = forward(networks, unpack(raw, self.accelerator.device), config)
+            result = forward(self.networks, unpack(raw, self.accelerator.device), config)
             with_metrics = is_due(config.log_every, step + 1, config)
-            terms = generator_terms(networks, self.losses, result, config, with_metrics)
+            terms = generator_terms(self.networks, self.losses, result, config, with_metrics)
         if measure:
             self.balance.measure(terms.balanced, result.output.image)
-        self.accelerator.backward(total_loss(terms, weights) / n)
+        self.accelerator.backward(total_loss(terms, weights) / config.accumulate)
         losses = {f"loss/{name}": term for name, term in (terms.balanced | terms.extra).items()}
-        metrics = dict(terms.metrics)
-        # Discriminator
-        if networks.discriminator is not None:
-            with self.accelerator.autocast():
-                d = discriminator_loss(networks.discriminator, result, config)
-            self.accelerator.backward(d.loss.mean() / n)
-            losses["loss/discriminator"] = d.loss
-            metrics["discriminator/accuracy"] = d.accuracy
-        finite = torch.stack(list(losses.values())).detach().isfinite().all(0)
-        means = {name: value.detach().mean() for name, value in (losses | metrics).items()}
-        return result, finite, means
+        return result, losses | terms.metrics
+
+    def _discriminator_backward(self, result: ForwardResult) -> dict[str, Tensor]:
+        """Add gradients of D, if there is one; return its loss and accuracy."""
+        if self.networks.discriminator is None:
+            return {}
+        with self.accelerator.autocast():
+            d = discriminator_loss(self.networks.discriminator, result, self.config)
+        self.accelerator.backward(d.loss.mean() / self.config.accumulate)
+        return {"loss/discriminator": d.loss, "discriminator/accuracy": d.accuracy}
 
     def _update(self, step: int, finite: Tensor) -> Tensor:
         """Step both optimizers, or neither; return 1 if the step was skipped, else 0."""
@@ -316,11 +307,9 @@ class TrainStep:
                 stack.enter_context(self.accelerator.no_sync(module))
             yield
 
-    # --- metrics and state --------------------------------------------------------------------
-
     def _add_to_totals(self, values: dict[str, Tensor], skipped: Tensor) -> None:
         for name, value in values.items():
-            one = torch.stack([value.float(), torch.ones_like(skipped)])
+            one = torch.stack([value.detach().mean().float(), torch.ones_like(skipped)])
             total = self.totals.get(name, torch.zeros_like(one))
             self.totals[name] = total + torch.where(skipped > 0, 0.0, one)
 

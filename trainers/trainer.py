@@ -24,7 +24,7 @@ from .balance import TERMS
 from .checkpoint import load_checkpoint, save_checkpoint, saved_step
 from .config import TrainConfig, differences, encoder_taps, to_json
 from .health import HealthMonitor
-from .model_files import build_encoder, load_config, load_state, save_model
+from .model_files import build_encoder, load_config, save_model
 from .networks import build_networks, make_accelerator, style_codes
 from .runtime import Interrupted, join_processes, stop_signals
 from .schedule import is_due
@@ -40,8 +40,8 @@ def train(config: TrainConfig) -> Path:
     """Train, or resume, the run in ``config.out``; return that directory.
 
     Raises:
-        ValueError: an invalid configuration, invalid image folders, a full disk, or too many
-            steps with non-finite losses or gradients.
+        ValueError: an invalid configuration, invalid folders, a full disk, or too many steps with
+            non-finite losses or gradients.
         Interrupted: SIGINT or SIGTERM arrived; the state is saved.
     """
     if trainer := begin(config):
@@ -57,7 +57,7 @@ def begin(config: TrainConfig) -> "Trainer | None":
     """
     is_main = join_processes(config.device).is_main_process
     check_run_dir(config)
-    if is_finished(config):
+    if saved_step(config.out) >= config.steps and (config.out / "model.safetensors").is_file():
         if is_main:
             print(f"{config.out}: already trained ({config.steps} steps)", file=sys.stderr)
         return None
@@ -75,17 +75,6 @@ def check_run_dir(config: TrainConfig) -> None:
             f"{config.out} was made with another configuration; choose another --out, or the same "
             "settings to resume it. Differences:\n  " + "\n  ".join(changed)
         )
-
-
-def is_finished(config: TrainConfig) -> bool:
-    """Return whether the run has made all its steps and its model is intact."""
-    if saved_step(config.out) < config.steps:
-        return False
-    try:
-        load_state(config.out)
-    except ValueError:
-        return False
-    return True
 
 
 def collections(config: TrainConfig, notify: bool = True) -> tuple[Collection, Collection]:
@@ -160,15 +149,17 @@ class Trainer:
                 if done % config.image_every == 0 and self.tracker is not None:
                     self.tracker.image(done, "photo, painting, stylized, attention", _grid(result))
 
-                metrics = {}
+                metrics: dict[str, float] = {}
                 if is_due(config.log_every, done, config):
-                    metrics |= self._train_metrics(done)
+                    self._check_steps()
+                    metrics |= self.train_step.metrics(done) | {"skipped": self.health.skipped}
                 if is_due(config.validate_every, done, config):
                     metrics |= self.validation(
                         self.networks, self.train_step.losses, self.accelerator
                     )
-                if metrics:
-                    self._log(done, metrics)
+                if metrics and self.tracker is not None:
+                    self.tracker.scalars(done, metrics)
+                    self.health.check_metrics(done, metrics)
                     progress.set_postfix(_losses(metrics), refresh=False)
                 if metrics.get("validation/total", math.inf) < self.best:
                     self._save_best(done, metrics["validation/total"])
@@ -208,8 +199,6 @@ class Trainer:
         flag = torch.tensor(float(stop), device=self.device)
         return bool(self.accelerator.reduce(flag, "sum") > 0)
 
-    # --- resume and save ----------------------------------------------------------------------
-
     def _resume(self) -> int:
         """Load the newest checkpoint, if there is one; return its step."""
         config, networks = self.config, self.networks
@@ -227,7 +216,7 @@ class Trainer:
         self.train_step.restore(state)
         self.health.restore(state)
         self.best = float(state["best"])
-        if step >= config.steps:  # finished, but its model is missing or damaged
+        if step >= config.steps:  # finished, but the model file is missing
             self._save(config.out, step, config.keep_checkpoints)
         return step
 
@@ -258,17 +247,6 @@ class Trainer:
         if self.is_main:
             write_atomic(best / "config.json", to_json(replace(self.config, out=best)))
         self._save(best, step, keep=1)
-
-    # --- metrics ------------------------------------------------------------------------------
-
-    def _train_metrics(self, done: int) -> dict[str, float]:
-        self._check_steps()
-        return self.train_step.metrics(done) | {"skipped": float(self.health.skipped)}
-
-    def _log(self, done: int, metrics: dict[str, float]) -> None:
-        if self.tracker is not None:
-            self.tracker.scalars(done, metrics)
-            self.health.check_metrics(done, metrics)
 
     def _check_steps(self) -> None:
         """Count the steps that were skipped; see ``HealthMonitor``."""

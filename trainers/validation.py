@@ -1,6 +1,5 @@
 """Validation on held-out pairs during training, which selects the best model."""
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,7 +41,7 @@ class Validation:
     ) -> None:
         self.config = config
         self.photos, self.paintings, self.trained = (
-            read_readable_squares(paths, config.size, PAIRS)
+            [_square(path, config.size) for path in paths[:PAIRS]]
             for paths in (photos, paintings, trained)
         )
         counts = len(self.photos), len(self.paintings)
@@ -107,14 +106,5 @@ class Validation:
         return torch.cat(values)
 
 
-def read_readable_squares(paths: Sequence[Path], size: int, count: int) -> Tensor:
-    """Return square center crops of the first readable images, (N,3,size,size), N <= count."""
-    squares: list[Tensor] = []
-    for path in paths:
-        if len(squares) == count:
-            break
-        try:
-            squares.append(square(read_image(path, at_least=size), size))
-        except ValueError as error:
-            warnings.warn(f"skipped: {error}", stacklevel=2)
-    return torch.stack(squares) if squares else torch.zeros(0, 3, size, size)
+def _square(path: Path, size: int) -> Tensor:
+    return square(read_image(path, at_least=size), size).contiguous()  # (3,S,S)
