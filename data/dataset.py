@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-AUGMENT_NUMBERS = 8  # uniform random numbers per position, for augmentation on the device
+AUGMENT_NUMBERS = 8  # uniform random numbers per position, for augmentation and noise on the device
 NEIGHBORS = 1000  # tried in the place of an unreadable image; a whole subfolder may disappear
 
 

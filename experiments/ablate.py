@@ -1,14 +1,12 @@
-"""``underdrawing ablate AXIS…``: one thing varied at a time, or several in a grid.
+"""``underdrawing ablate ABLATION…``: vary one thing at a time, or several in a grid.
 
-All cells of all axes are one queue: what two axes share (the baseline, the warm-ups) is trained
-once, whatever is finished is kept, and several of the same command share the work. A cell that
-fails leaves the others alone.
+All runs of all ablations are one queue: shared runs (the baseline, the warm-ups) are trained once,
+finished runs are reused, and several processes of the same command share the work.
 
 Several GPUs: ``accelerate launch -m underdrawing.experiments.ablate …``, or the same command once
-for each GPU.
+per GPU.
 """
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,183 +15,135 @@ from typing import Annotated, NamedTuple
 
 import tyro
 
-from ..data.files import write_atomic
 from ..metrics.scores import Scores
 from ..trainers.runtime import join_processes
-from .ablations import ABLATIONS, Variants, check_axes, variants
-from .analysis.attention import maps_section
-from .analysis.curves import Curve
-from .analysis.results import StudyResult, make_study_result, result_json, result_text, write_result
+from .ablations import ABLATIONS, Variants, variants
+from .analysis.attention import attention_section
+from .analysis.results import StudyResult, make_study_result, result_text, write_result
 from .analysis.tables import make_columns
 from .main import choice, run_command
 from .presets import PRESETS, StudyConfig
 from .report.report import Chapter, write_report
-from .report.samples import cell_pictures
-from .strength_check import check_strengths, matches, write_check
-from .study.plan import StudyPlan, list_cells, make_study_plan, runs_left, seconds_per_step, summary
-from .study.runs import StudyRun, cell_key
-from .study.scores import (
-    StudyScorer,
-    control_scores,
-    curves_of,
-    make_scorer,
-    study_cards,
-    study_notes,
-    train_and_score,
-)
+from .report.samples import study_samples
+from .study.plan import make_study_plan, time_step
+from .study.queue import run_pending
+from .study.runs import StudyRun, make_run
+from .study.scores import RunScores, StudyScorer, make_curves, make_scorer
 
 TITLE = "Ablations"
-LEDE = (
-    "One thing varied at a time: every row was trained and scored like the baseline of its table, "
-    "but for what the row is called after."
-)
+LEDE = "Each row differs from the baseline of its table only in the named setting."
 
 
 @dataclass(frozen=True)
 class AblateConfig:
-    """The options: those of the study, and what is varied."""
+    """Options of the command: those of the study, and what to vary."""
 
-    axes: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """What to vary: one or more of the axes above."""
+    ablations: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """One or more of the ablations above."""
     grid: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """All combinations of the axes in one table, not a table for each."""
+    """All combinations of the ablations in one table instead of a table each."""
     dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print the cells and how long they would take. Nothing is trained."""
+    """List the runs and estimate their time, without training."""
     study: Annotated[StudyConfig, tyro.conf.arg(name="")] = field(default_factory=StudyConfig)
 
 
 class AblationTable(NamedTuple):
-    """A table to be."""
+    """An ablation, or a grid of several, with its runs."""
 
-    axes: tuple[str, ...]
+    name: str
+    questions: list[str]
     variants: Variants
-    rows: dict[str, list[StudyRun]]  # by title, a cell a seed
-
-    @property
-    def name(self) -> str:
-        """Of its folder."""
-        return "+".join(self.axes)
+    rows: dict[str, list[StudyRun]]  # by title, one per seed
 
 
-def ablations(config: AblateConfig) -> list[AblationTable]:
-    """The tables that are asked for.
-
-    Raises:
-        ValueError: no such axis, or axes that make no grid.
-    """
-    check_axes(config.axes)
-    axes = tuple(dict.fromkeys(config.axes))
-    tables = []
-    for chosen in [axes] if config.grid else [(axis,) for axis in axes]:
-        values, name = variants(chosen), "+".join(chosen)
+def make_tables(config: AblateConfig) -> list[AblationTable]:
+    """Return the tables to compute, each ablation once; raises what ``variants`` raises."""
+    names, tables = list(dict.fromkeys(config.ablations)), []
+    for chosen in [[name] for name in names] if names and not config.grid else [names]:
+        title, found = "+".join(chosen), variants(chosen)
         rows = {
-            title: [StudyRun(f"{name}: {title}", recipe, s) for s in range(config.study.seeds)]
-            for title, recipe in values.recipes.items()
-        }
-        tables.append(AblationTable(chosen, values, rows))
+            value: [make_run(config.study, f"{title}: {value}", recipe, seed)
+                    for seed in range(config.study.seeds)]
+            for value, recipe in found.recipes.items()
+        }  # fmt: skip
+        questions = [f"{name}: {ABLATIONS[name].question}" for name in chosen]
+        tables.append(AblationTable(title, questions, found, rows))
     return tables
 
 
-def distinct(study: StudyConfig, tables: Sequence[AblationTable]) -> dict[str, StudyRun]:
-    """All cells by their keys, one seed after the other; what tables share comes once."""
-    cells: dict[str, StudyRun] = {}
-    for seed in range(study.seeds):
-        for row in (row for table in tables for row in table.rows.values()):
-            cells.setdefault(cell_key(study, row[seed]), row[seed])
-    return cells
+def distinct_runs(tables: Sequence[AblationTable]) -> dict[str, StudyRun]:
+    """Return the runs of all tables by key, seed by seed."""
+    rows = [row for table in tables for row in table.rows.values()]
+    runs = dict[str, StudyRun]()
+    for run in (run for seed in zip(*rows, strict=True) for run in seed):
+        runs.setdefault(run.key, run)
+    return runs
 
 
-def ablate(config: AblateConfig) -> tuple[list[StudyResult], dict[StudyRun, str]]:
-    """Train and score what is not yet, and write tables and report; or say what would be done.
+def ablate(config: AblateConfig) -> tuple[list[StudyResult], dict[str, str]]:
+    """Train and score what is not yet, and write tables and report; or only list the runs.
 
     Returns:
-        What was found, by table; and why cells failed, in a sentence each.
+        The result of each table; and why runs failed, by key.
 
     Raises:
-        ValueError: a mistake in the options or folders, no weights for the judges, or a baseline
+        ValueError: unusable options or folders, no weights for a metric network, or a baseline
             that cannot be trained at all.
     """
-    study, tables = config.study, ablations(config)
-    if ("strength",) in [table.axes for table in tables]:
-        check_strengths(study)
-    cells = distinct(study, tables)
-    scorer = make_scorer(study, next(iter(cells.values())))
-    agenda = make_study_plan(scorer, cells)
-    announce(config, scorer, agenda, [table.rows[table.variants.baseline][0] for table in tables])
+    tables = make_tables(config)
+    scorer, runs = make_scorer(config.study), distinct_runs(tables)
+    plan, seconds = make_study_plan(scorer, runs), None
+    if plan.to_train:
+        # The slowest baseline is the one with a discriminator.
+        baselines = [table.rows[table.variants.baseline][0] for table in tables]
+        seconds = time_step(max(baselines, key=lambda r: r.config.balance.adversarial))
+    if scorer.is_main:
+        stream = sys.stdout if config.dry_run else sys.stderr
+        for key, run in runs.items() if config.dry_run else ():
+            print(f"{key}  {plan.states[key]:<20} seed {run.seed}  {run.title}", file=stream)
+        print(plan.summary(seconds), file=stream, flush=True)
     if config.dry_run:
         return [], {}
-    controls = control_scores(scorer)
-    failures = train_and_score(scorer, list(agenda.open.values()))
-    reasons = {cell_key(study, cell): f"failed: {why}" for cell, why in failures.items()}
-    reasons |= agenda.skipped
-    found = [table_findings(scorer, table, controls, reasons) for table in tables]
-    if scorer.main:
-        write_tables(scorer, tables, found)
-    return found, failures
+    controls = scorer.score_controls()
+    scores, failures = run_pending(scorer, [r for k, r in runs.items() if k not in plan.skipped])
+    reasons = {**plan.skipped, **failures}
+    results = [table_result(scorer, table, scores, reasons, controls) for table in tables]
+    if scorer.is_main:
+        write_tables(scorer, tables, results)
+    return results, failures
 
 
-def announce(
-    config: AblateConfig, scorer: StudyScorer, agenda: StudyPlan, baselines: Sequence[StudyRun]
-) -> None:
-    """Say what will be done and how long it takes; a dry run lists every cell."""
-    runs, _ = runs_left(agenda)
-    # The dearest one, with a discriminator: the estimate is rather too long than too short.
-    dearest = max(baselines, key=lambda cell: cell.recipe.balance.adversarial)
-    step = seconds_per_step(config.study, dearest) if runs else None
-    if not scorer.main:
-        return
-    if config.dry_run:
-        print(list_cells(agenda))
-    print(summary(agenda, step), file=sys.stdout if config.dry_run else sys.stderr, flush=True)
-
-
-def table_findings(
-    scorer: StudyScorer,
-    table: AblationTable,
-    controls: Mapping[str, Scores],
-    reasons: Mapping[str, str],
-) -> StudyResult:
-    """A table's findings; a row with a cell that has a reason is left out, for that reason."""
-    why, rows, baseline = dict[str, str](), dict[str, list[Curve]](), table.variants.baseline
-    for title, cells in table.rows.items():
-        stopped = [reasons.get(cell_key(scorer.study, cell)) for cell in cells]
-        if reason := next(filter(None, stopped), None):
-            why[title] = reason
-        else:
-            rows[title] = curves_of(scorer, cells, controls["identity"])
-    columns = [column._replace(paper=None) for column in make_columns(scorer.networks)]
-    asks = [f"{axis}: {ABLATIONS[axis].asks}" for axis in table.axes]
-    result = make_study_result(
-        " × ".join(table.axes), rows, controls, columns, study_cards(scorer),
-        compare=[(title, baseline) for title in rows if title != baseline],
-        at=scorer.study.matched_gap, notes=[*asks, *study_notes(scorer)],
-        skipped=why | {title: f"no such row: {x}" for title, x in table.variants.refused.items()},
+def table_result(
+    scorer: StudyScorer, table: AblationTable, scores: Mapping[str, RunScores],
+    reasons: Mapping[str, str], controls: Mapping[str, Scores],
+) -> StudyResult:  # fmt: skip
+    """Return the result of a table; rows with a run that has a reason are left out."""
+    baseline = table.variants.baseline
+    curves, skipped = make_curves(table.rows, scores, reasons, controls["identity"])
+    return make_study_result(
+        table.name, curves, controls,
+        [column._replace(paper=None) for column in make_columns(scorer.networks)], scorer.cards(),
+        compare=[(row, baseline) for row in curves if row != baseline],
+        gap=scorer.study.matched_gap, notes=[*table.questions, *scorer.notes()],
+        skipped=skipped | {row: f"refused: {why}" for row, why in table.variants.refused.items()},
+        sections=attention_section({row: [run.dir for run in table.rows[row]] for row in curves}),
     )  # fmt: skip
-    shown = {title: cells for title, cells in table.rows.items() if title in rows}
-    return replace(result, more=maps_section(scorer.study, shown))
 
 
 def write_tables(
-    scorer: StudyScorer, tables: Sequence[AblationTable], found: Sequence[StudyResult]
+    scorer: StudyScorer, tables: Sequence[AblationTable], results: Sequence[StudyResult]
 ) -> None:
-    """Every table into its folder, all of them into the report."""
+    """Write each table into its folder and all of them into the report."""
     study, chapters = scorer.study, []
-    for table, result in zip(tables, found, strict=True):
+    for table, result in zip(tables, results, strict=True):
         write_result(result, study.out / table.name)
-        if table.axes == ("strength",):
-            write_check(matches(result.curves), study.out / table.name)
-        shown = {title: table.rows[title][0] for title in result.curves}
-        chapters.append(Chapter(result, cell_pictures(scorer, shown)))
-    if study.json:
-        everything = {
-            t.name: json.loads(result_json(f)) for t, f in zip(tables, found, strict=True)
-        }
-        write_atomic(study.json, json.dumps(everything, indent=1))
+        first = {title: table.rows[title][0] for title in result.curves}
+        chapters.append(Chapter(result, study_samples(first, scorer.manifest, scorer.device)))
     write_report(study.out / "report.html", TITLE, LEDE, chapters, study)
 
 
 def parse(arguments: list[str]) -> AblateConfig:
-    """Axes, ``--preset NAME`` and options that change it.
+    """Return ablations and study from ``--preset NAME`` and options that change it.
 
     Raises:
         ValueError: unknown preset.
@@ -201,10 +151,10 @@ def parse(arguments: list[str]) -> AblateConfig:
     preset = choice(arguments, "--preset", PRESETS, StudyConfig.preset)
     study = preset()
     study = replace(study, out=Path(str(study.out).replace("reproduce", "ablate")))
-    axes = "\n".join(f"  {name}: {axis.asks}" for name, axis in ABLATIONS.items())
+    listed = "\n".join(f"  {name}: {ablation.question}" for name, ablation in ABLATIONS.items())
     description = (
-        "Vary one thing at a time: train and score each value of every axis, compare it with the "
-        f"baseline's, and write tables and a report.\n\nAxes:\n{axes}\n\n"
+        "Vary one thing at a time: train and evaluate each value of every ablation, compare it "
+        f"with the baseline, and write tables and a report.\n\nAblations:\n{listed}\n\n"
         f"Preset {preset.__name__}: {(preset.__doc__ or '').splitlines()[0]}"
     )
     return tyro.cli(
@@ -214,18 +164,16 @@ def parse(arguments: list[str]) -> AblateConfig:
 
 
 def command(arguments: list[str]) -> None:
-    """Run the command; exit code 1 if a cell failed."""
+    """Run the command; exit code 1 if a run failed."""
     config = parse(arguments)
-    found, failures = ablate(config)
-    if found and join_processes(config.study.device).is_main_process:
-        for result in found:
+    results, failures = ablate(config)
+    if results and join_processes(config.study.device).is_main_process:
+        for result in results:
             print(f"\n{result.title}\n\n{result_text(result)}\n")
-        print(f"tables: {config.study.out}/AXIS/table.md (.tex, .csv, .json)")
+        print(f"tables: {config.study.out}/ABLATION/table.md (.tex, .csv, .json)")
         print(f"report: {config.study.out / 'report.html'}")
-        for cell, why in failures.items():
-            print(f"underdrawing: {cell.title}, seed {cell.seed}, failed: {why}", file=sys.stderr)
     if failures:
-        sys.exit(1)
+        sys.exit("\n".join(f"underdrawing: {why}" for why in failures.values()))
 
 
 if __name__ == "__main__":

@@ -1,109 +1,91 @@
-"""Axes of ``underdrawing ablate``: what can be varied, in settings on top of a recipe.
+"""Ablations of ``underdrawing ablate``: variations of a recipe as plain data.
 
-An axis is data: each of its values is a few settings, named as on the command line of ``train``. To
-add one, write it into ``AXES``. Exactly one value changes nothing: the baseline, which all axes of
-the same recipe share.
+Each value of an ablation is a few settings, named as on the command line of ``train``. A new entry
+in ``ABLATIONS`` is available at once. Exactly one value changes nothing: the baseline, which all
+ablations of the same recipe share.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import combinations, product
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ..trainers.config import TrainConfig
+from .errors import explain_error
 from .recipes import RECIPES
 
 Settings = Mapping[str, Any]  # "part.field" -> value
-NOTHING: Settings = MappingProxyType({})
 
 
-class Ablation(NamedTuple):
-    """What is varied, everything else being equal."""
+@dataclass(frozen=True)
+class Ablation:
+    """One thing varied, everything else being equal."""
 
-    asks: str  # in one sentence
+    question: str
     values: Mapping[str, Settings]  # by title, in the order of the table
-    discriminator: bool = False  # from recipe attention-adversarial; else from attention
-    shares: bool = False  # terms weighed by gradient shares: values put losses on other scales
-    given: Settings = NOTHING  # what else all values have
+    discriminator: bool = False  # vary recipe attention-adversarial, else attention
+    gradient_shares: bool = False  # balance by gradient shares: the losses differ in scale
+    shared_settings: Settings = field(default_factory=dict)  # of all values
 
 
 class Variants(NamedTuple):
-    """The rows of one table."""
+    """The rows of one ablation table."""
 
     recipes: dict[str, TrainConfig]  # by title
-    refused: dict[str, str]  # titles of combinations that contradict themselves, and why
-    baseline: str  # the title that the others are compared with
+    refused: dict[str, str]  # combinations that contradict themselves, and why
+    baseline: str  # title of the row that the others are compared with
 
 
-def variants(axes: Sequence[str]) -> Variants:
-    """All values of an axis, or all combinations of several, on their common recipe.
+def variants(names: Sequence[str]) -> Variants:
+    """Return the values of an ablation, or all combinations of several.
 
     Raises:
-        ValueError: no such axis, or two that set the same thing.
+        ValueError: no such ablation, or two that vary the same setting.
     """
-    check_axes(axes)
-    for one, other in combinations(axes, 2):
-        if both := _settings(one) & _settings(other):
+    unknown = [name for name in names if name not in ABLATIONS]
+    if unknown or not names:
+        problem = f"no ablation {', '.join(unknown)}" if unknown else "name at least one ablation"
+        raise ValueError(f"{problem}; choose from {', '.join(ABLATIONS)}")
+    chosen = [ABLATIONS[name] for name in names]
+    varied = [{key for settings in a.values.values() for key in settings} for a in chosen]
+    for one, other in combinations(range(len(names)), 2):
+        if both := varied[one] & varied[other]:
             raise ValueError(
-                f"axes {one} and {other} both set {', '.join(sorted(both))}: they make no grid"
+                f"ablations {names[one]} and {names[other]} both vary {', '.join(sorted(both))}: "
+                "they cannot be combined in a grid"
             )
-    chosen = [ABLATIONS[name] for name in axes]
-    base, recipes, refused = _base(chosen), dict[str, TrainConfig](), dict[str, str]()
-    for combination in product(*(axis.values.items() for axis in chosen)):
+    shares = any(ablation.gradient_shares for ablation in chosen)
+    base = RECIPES["gradient-balance" if shares else "attention-adversarial"]()
+    if not any(ablation.discriminator for ablation in chosen):
+        base = with_settings(base, {"recipe": "attention", "balance.adversarial": 0.0})
+    base = with_settings(base, *(ablation.shared_settings for ablation in chosen))
+    recipes, refused = dict[str, TrainConfig](), dict[str, str]()
+    for combination in product(*(ablation.values.items() for ablation in chosen)):
         title = " · ".join(name for name, _ in combination)
         try:
             recipes[title] = with_settings(base, *(settings for _, settings in combination))
         except ValueError as error:
-            refused[title] = str(error)
+            refused[title] = explain_error(error, "ablate") or str(error)
     (baseline,) = (title for title, recipe in recipes.items() if recipe == base)
     return Variants(recipes, refused, baseline)
 
 
-def check_axes(names: Sequence[str]) -> None:
-    """Refuse names that are none, and none at all; lists those there are.
-
-    Raises:
-        ValueError: see above.
-    """
-    unknown = ", ".join(name for name in names if name not in ABLATIONS)
-    if unknown or not names:
-        wrong = f"there is no axis {unknown}" if unknown else "name at least one axis"
-        raise ValueError(f"{wrong}; choose of {', '.join(ABLATIONS)}")
-
-
 def with_settings(config: TrainConfig, *several: Settings) -> TrainConfig:
-    """A configuration with some settings changed, the later ones last.
+    """Return a configuration with some settings replaced, in order.
 
     Raises:
-        ValueError: they contradict each other.
+        ValueError: the settings contradict each other.
     """
-    for settings in several:
-        for name, value in settings.items():
-            part, _, field = name.rpartition(".")
-            if part:
-                value = replace(getattr(config, part), **{field: value})
-            config = replace(config, **{part or field: value})
+    for name, value in (item for settings in several for item in settings.items()):
+        part, _, key = name.rpartition(".")
+        changed = replace(getattr(config, part), **{key: value}) if part else value
+        config = replace(config, **{part or key: changed})
     return config
 
 
-def _settings(axis: str) -> set[str]:
-    return {name for settings in ABLATIONS[axis].values.values() for name in settings}
-
-
-def _base(axes: Sequence[Ablation]) -> TrainConfig:
-    """The common recipe: with a discriminator, or gradient shares, if one of the axes asks so."""
-    shares = any(axis.shares for axis in axes)
-    config = RECIPES["gradient-balance" if shares else "attention-adversarial"]()
-    if not any(axis.discriminator for axis in axes):
-        config = with_settings(config, {"recipe": "attention", "balance.adversarial": 0.0})
-    return with_settings(config, *(axis.given for axis in axes))
-
-
-def _each(name: str, values: Sequence[Any]) -> dict[str, Settings]:
-    """One setting, its values as titles."""
-    return {f"{value:g}" if isinstance(value, float) else str(value): {name: value}
-            for value in values}  # fmt: skip
+def _each(name: str, *values: Any) -> dict[str, Settings]:
+    """Vary one setting; the values are the titles."""
+    return {f"{v:g}" if isinstance(v, float) else str(v): {name: v} for v in values}
 
 
 def _switch(name: str) -> dict[str, Settings]:
@@ -114,75 +96,51 @@ def _layers(*weights: tuple[str, float]) -> Settings:
     return {"content.layers": weights}
 
 
-def _encoder(
-    name: str, content: Sequence[str], style: Sequence[str], smooth: bool = False
-) -> Settings:
-    """A network with the layers whose strides are those of VGG16's: content 4, 8, 16 (the paper's
-    three), style 1, 2, 4, 8 as far as there are any.
-    """
-    return {
-        "encoder.name": name, "encoder.smooth": smooth, "style.layers": tuple(style),
-        "content.layers": tuple(zip(content, (0.2, 0.5, 0.3), strict=True)),
-    }  # fmt: skip
+def _encoder(name: str, content: Sequence[str], style: Sequence[str]) -> Settings:
+    """Select an encoder, with layers whose strides are those of the VGG16 default."""
+    layers = tuple(zip(content, (0.2, 0.5, 0.3), strict=True))
+    return {"encoder.name": name, "content.layers": layers, "style.layers": tuple(style)}
 
 
 _VGG = ("conv3_2", "conv4_2", "conv5_2"), ("relu1_1", "relu2_1", "relu3_1", "relu4_1")
 _RESNET = ("layer1", "layer2", "layer3"), ("stem", "layer1", "layer2")
 _EFFICIENTNET = ("stage2", "stage3", "stage5"), ("stage1", "stage2", "stage3")
+_OBJECTIVES = ("uniform", "learned", "oracle", "shuffled", "saliency", "joint", "gate")
 
-#: Name on the command line -> axis.
+#: Name on the command line -> ablation.
 ABLATIONS: dict[str, Ablation] = {
     "objective": Ablation(
-        "How should the map of where content counts come about; does it matter where it points?",
-        _each(
-            "attention.objective",
-            ("uniform", "learned", "oracle", "shuffled", "saliency", "joint", "gate"),
-        ),
+        "How should the attention map be obtained, and does it matter where it points?",
+        _each("attention.objective", *_OBJECTIVES),
     ),
     "target": Ablation(
-        "What should the learned map be aimed at?",
-        _each(
-            "attention.target",
-            ("structural", "robust_structural", "robust", "robust_local", "calibrated"),
-        ),
-    ),
-    "content-weight": Ablation(
-        "Does a mere weight win anything at matched style? It should but move along the curve.",
-        _each("balance.content", (0.5, 1.0, 2.0)),
-    ),
-    "clip": Ablation(
-        "How far may the structural target rise above its mean?",
-        _each("attention.clip", (2.0, 5.0, 10.0)),
+        "Which target map should the attention branch learn?",
+        _each("attention.target", "structural", "robust_structural", "robust"),
     ),
     "budget": Ablation(
-        "How far from uniform, in nats, may a map go that is aimed at robust_structural?",
-        _each("attention.budget", (0.1, 0.5, 2.0)),
-        given={"attention.target": "robust_structural"},
+        "How far from uniform (KL in nats) may the robust_structural target be?",
+        _each("attention.budget", 0.1, 0.5, 2.0),
+        shared_settings={"attention.target": "robust_structural"},
     ),
-    "decoder": Ablation(
-        "Does it help to let the decoder keep more of the photo where the map is high?",
-        _switch("attention.decoder"),
-    ),
-    "gate": Ablation(
-        "What helps where the decoder mixes the photo's own features in: that a map says where, "
-        "that the mixing teaches the map, or the way round the paint alone (an even map)?",
+    "attention-use": Ablation(
+        "What should A be used for: content loss weight, strength (s^A), or decoder skip "
+        "connection gated by A? If the gate: is the gain due to the learned map, to training A "
+        "through the gate, or to the skip alone (constant A)?",
         {
-            "off": {},
-            "learned map": {"attention.decoder": True},
-            "gate": {"attention.objective": "gate"},
-            "even map": {"attention.objective": "uniform", "attention.decoder": True},
+            "loss weight": {},
+            "strength": {"attention.modulates_strength": True},
+            "decoder": {"attention.gates_decoder": True},
+            "decoder, trained through it": {"attention.objective": "gate"},
+            "constant gate (control)": {
+                "attention.objective": "uniform", "attention.gates_decoder": True,
+            },
         },
     ),
-    "attended-strength": Ablation(
-        "Does it help to let the strength follow the map, as s^A?",
-        _switch("attention.strength"),
-    ),
     "channels": Ablation(
-        "Does weighing the channels of the content features help, beside the places?",
-        _switch("attention.channels"),
+        "Channel attention in addition to spatial attention.", _switch("attention.channels")
     ),
     "layers": Ablation(
-        "Which layers should hold the content, and with which weights?",
+        "Which content layers, with which weights?",
         {
             "paper’s three": _layers(("conv3_2", 0.2), ("conv4_2", 0.5), ("conv5_2", 0.3)),
             "three, equal λ": _layers(*((f"conv{i}_2", 1 / 3) for i in (3, 4, 5))),
@@ -192,51 +150,31 @@ ABLATIONS: dict[str, Ablation] = {
         },
     ),
     "normalization": Ablation(
-        "What should be divided out of the content features? They differ in scale, so in every "
-        "row each term pulls with the same share of the gradient.",
-        _each("content.normalization", ("none", "l2", "instance", "batch")),
-        shares=True,
+        "Which normalization of the content features? (Balanced by gradient shares in every row.)",
+        _each("content.normalization", "none", "l2", "instance", "batch"), gradient_shares=True,
     ),
     "encoder": Ablation(
-        "Which network's features should define content and style? Layers are matched by stride "
-        "(content 4, 8, 16; style 1, 2, 4, 8, of which only VGG has 1) and losses differ in scale, "
-        "so in every row, from its own start on, each term pulls with the same share of the "
-        "gradient. No judge is neutral: a row may please the one that is its own network.",
+        "Which encoder should define content and style? Layers are matched by stride (content 4, "
+        "8, 16; style 1, 2, 4, 8, of which only VGG has 1). Balanced by gradient shares in every "
+        "row from its own warm-up on, because the losses differ in scale. Caveat: each metric "
+        "network favors models trained with the same backbone.",
         {
             "vgg16": _encoder("vgg16", *_VGG),
             "vgg16_imagenet": _encoder("vgg16_imagenet", *_VGG),
             "vgg19": _encoder("vgg19", *_VGG),
             "resnet50": _encoder("resnet50", *_RESNET),
-            "resnet50, smooth": _encoder("resnet50", *_RESNET, smooth=True),
             "efficientnet_b0": _encoder("efficientnet_b0", *_EFFICIENTNET),
             "efficientnet_lite0": _encoder("efficientnet_lite0", *_EFFICIENTNET),
-            "efficientnet_lite0, smooth": _encoder(
-                "efficientnet_lite0", *_EFFICIENTNET, smooth=True
-            ),
         },
-        shares=True,
+        gradient_shares=True,
     ),
-    "base": Ablation(
-        "Does it help to paint on the photo in the painting's colors, not on the photo itself?",
-        _each("generator.base", ("color", "photo")),
-    ),
-    "strength": Ablation(
-        "Does a model of all strengths match, at one of them, a model trained at that one alone, "
-        "from its start on? In the tables such a model is also asked for strengths that it has "
-        "never met; check.md compares it at its own.",
-        {
-            "all strengths": {"strength": 1.0},
-            "1 alone": {"strength": 1.0, "full_strength_prob": 1.0},
-            "0.5 alone": {"strength": 0.5, "full_strength_prob": 1.0},
-        },
-    ),
-    "ema": Ablation(
-        "Is the average of the generator's weights better than the last ones?",
-        _each("optimizer.ema", (0.0, 0.995)),
+    "content-weight": Ablation(
+        "Control: changing only λ_content should move along the content/style curve, not off it.",
+        _each("balance.content", 0.5, 1.0, 2.0),
     ),
     "balance": Ablation(
-        "Should the terms be weighed by fixed weights, the paper's shift from content to style, or "
-        "gradient shares of 0.3 : 0.6 : 0.1 (then from the start on)?",
+        "Fixed weights, the paper's shift from content to style, or gradient shares of 0.3 : 0.6 : "
+        "0.1 (from the warm-up on)?",
         {
             "fixed": {"balance.kind": "fixed"},
             "schedule": {"balance.kind": "schedule"},
@@ -248,7 +186,7 @@ ABLATIONS: dict[str, Ablation] = {
         discriminator=True,
     ),
     "paper-weights": Ablation(
-        "What do the paper's weights 1e5 : 1e2 give, with its shift and the published Gram loss?",
+        "The paper's weights 1e5 : 1e2 with its schedule and the absolute Gram loss.",
         {
             "ours": {},
             "paper’s": {
@@ -259,42 +197,25 @@ ABLATIONS: dict[str, Ablation] = {
         discriminator=True,
     ),
     "adversarial": Ablation(
-        "Does a discriminator bring outputs closer to paintings, and in which game?",
-        {
-            "off": {"balance.adversarial": 0.0},
-            "lsgan": {"adversarial.gan_loss": "lsgan"},
-            "hinge": {"adversarial.gan_loss": "hinge"},
-            "nonsaturating": {"adversarial.gan_loss": "nonsaturating"},
-        },
-        discriminator=True,
+        "Does a discriminator bring outputs closer to paintings, and with which GAN loss?",
+        {"off": {"balance.adversarial": 0.0}}
+        | _each("adversarial.gan_loss", "lsgan", "hinge", "nonsaturating"), discriminator=True,
     ),
     "feature-matching": Ablation(
-        "Does the content-aware loss on the discriminator's own features help?",
-        _each("adversarial.feature_matching", (0.0, 1.0, 10.0)),
-        discriminator=True,
-    ),
-    "scales": Ablation(
-        "Should the discriminator look at the picture at half the size, too?",
-        _each("adversarial.scales", (1, 2)),
-        discriminator=True,
+        "Does the content-aware loss on the discriminator's features help?",
+        _each("adversarial.feature_matching", 0.0, 1.0, 10.0), discriminator=True,
     ),
     "projection": Ablation(
-        "Should the discriminator know which painting is meant?",
-        _switch("adversarial.projection"),
-        discriminator=True,
+        "Should the discriminator be conditioned on the style code?",
+        _switch("adversarial.projection"), discriminator=True,
     ),
     "regularization": Ablation(
-        "What should keep the discriminator smooth?",
+        "How should the discriminator be regularized?",
         {
-            "spectral norm": {"adversarial.spectral": True},
-            "instance norm, R1": {"adversarial.spectral": False, "adversarial.r1": 10.0},
-            "instance norm": {"adversarial.spectral": False},
+            "spectral norm": {"adversarial.spectral_norm": True},
+            "instance norm": {"adversarial.spectral_norm": False},
+            "instance norm, R1": {"adversarial.spectral_norm": False, "adversarial.r1": 10.0},
         },
-        discriminator=True,
-    ),
-    "diffaugment": Ablation(
-        "Should the discriminator see augmented pictures?",
-        _switch("adversarial.augment"),
         discriminator=True,
     ),
 }  # fmt: skip

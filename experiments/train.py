@@ -1,75 +1,170 @@
-"""``underdrawing train``: a recipe, changed by options, trained; or, with ``--dry-run``, planned.
+"""``underdrawing train``: train a recipe, with settings changed by options.
 
 Several GPUs: ``accelerate launch -m underdrawing.experiments.train …`` with the same options.
 """
 
+import shlex
 import sys
-from dataclasses import dataclass
-from typing import Annotated
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, NamedTuple
 
 import tyro
 
+from ..data.files import one_line
+from ..data.folders import find_images, split
 from ..trainers.config import TrainConfig
-from ..trainers.dry_run import describe, make_plan
-from ..trainers.runtime import Interrupted, join_processes
-from ..trainers.trainer import begin
-from .main import run_command
+from ..trainers.dry_run import describe, make_plan, summarize
+from ..trainers.model_files import PRETRAINED, SHIPPED, load_config, model_folder
+from ..trainers.runtime import join_processes
+from ..trainers.trainer import Trainer, begin
+from .main import choice, given, run_command
 from .recipes import RECIPES
-from .start import find_start
+
+FEW = 24  # training paintings, at most, for which ``few-paintings`` is the default recipe
+FEW_RECIPE = "few-paintings"
+FINE_TUNING_STEPS = 300  # of that recipe, when it starts from a trained model
 
 
 @dataclass(frozen=True)
 class TrainCommand:
-    """The options: those of the configuration, where booleans read ``--x True``, and one more."""
+    """Options: those of the configuration, with booleans as ``--x True``, and ``--dry-run``."""
 
     config: Annotated[TrainConfig, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
     dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print the plan: steps, memory, sizes, where the run would start. Nothing is trained."""
-
-
-def parse(arguments: list[str]) -> TrainConfig:
-    """A full configuration from ``--recipe NAME`` and options that change it.
-
-    Raises:
-        ValueError: unknown recipe, or no model to start from.
-    """
-    return _parse(arguments)[0].config
-
-
-def _parse(arguments: list[str]) -> tuple[TrainCommand, str]:
-    """The options, and why the defaults of some are what they are."""
-    start = find_start(arguments)
-    doc = RECIPES[start.config.recipe].__doc__
-    description = (
-        f"Train a generator. {doc}\n\nRecipes: {', '.join(RECIPES)}. "
-        "The defaults shown are those of the recipe chosen."
-    )
-    options = tyro.cli(
-        TrainCommand, prog="underdrawing train", description=description,
-        args=arguments, default=TrainCommand(start.config),
-    )  # fmt: skip
-    return options, start.reason
+    """Print device, sizes, time per step and where the run starts; train nothing."""
 
 
 def command(arguments: list[str]) -> None:
     """Run the command."""
-    options, reason = _parse(arguments)
-    config, processes = options.config, join_processes(options.config.device)
-    main = processes.is_main_process
-    if main and reason:
-        print(reason, file=sys.stderr)
+    defaults = find_defaults(arguments)
+    options = _parse(arguments, defaults.config)
+    config, is_main = options.config, join_processes(options.config.device).is_main_process
+    if is_main and defaults.reason:
+        print(defaults.reason, file=sys.stderr)
     if options.dry_run:
         plan = make_plan(config)
-        if main:
+        if is_main:
             print(describe(plan))
-        return
-    if trainer := begin(config, guided=True):
-        try:
-            trainer.run()
-        except Interrupted:
-            if processes.num_processes > 1:  # started by another command
-                raise
-            raise
+    elif trainer := begin(config):
+        if is_main:
+            print(describe(summarize(trainer)), file=sys.stderr)
+        trainer.run()
+        if is_main:
+            print(next_commands(trainer), file=sys.stderr)
+
+
+def parse(arguments: list[str]) -> TrainConfig:
+    """Return the configuration for command line arguments.
+
+    Raises:
+        ValueError: an unknown recipe, an invalid setting, or no model to start from.
+    """
+    return _parse(arguments, find_defaults(arguments).config).config
+
+
+def _parse(arguments: list[str], defaults: TrainConfig) -> TrainCommand:
+    summary = (RECIPES[defaults.recipe].__doc__ or "").partition("\n")[0]
+    return tyro.cli(
+        TrainCommand, prog="underdrawing train", args=arguments, default=TrainCommand(defaults),
+        description=f"Train a generator. Defaults are those of recipe {defaults.recipe}: "
+        f"{summary}\n\nRecipes: {', '.join(RECIPES)}.",
+    )  # fmt: skip
+
+
+def next_commands(trainer: Trainer) -> str:
+    """Return commands that use the trained model, with example images."""
+    config, collections = trainer.config, (trainer.photos, trainer.paintings)
+    photo, painting = (str([*c.test, *c.validation, *c.train][0]) for c in collections)
+    stylize = ["stylize", photo, "--style", painting, "--model", str(config.out), "--out", "out"]
+    commands = [stylize, ["evaluate", str(config.out)]]
+    return "next:\n" + "\n".join(
+        one_line("  " + shlex.join(["underdrawing", *words])) for words in commands
+    )
+
+
+# --- defaults that depend on other options ----------------------------------------------------
+
+
+class Defaults(NamedTuple):
+    """Defaults of the options, and why the recipe or the initial model was chosen."""
+
+    config: TrainConfig
+    reason: str = ""
+
+
+def find_defaults(arguments: list[str]) -> Defaults:
+    """Choose recipe and initial model, where the command line names none.
+
+    A run that is resumed keeps both. Otherwise the recipe depends on the number of training
+    paintings, and few paintings fine-tune the shipped model.
+
+    Raises:
+        ValueError: an unknown recipe, or no such model to start from.
+    """
+    recipe, init = given(arguments, "--recipe"), given(arguments, "--init")
+    previous = _previous_config(Path(given(arguments, "--out") or TrainConfig.out))
+    count = _count_training_paintings(given(arguments, "--paintings"))
+    fitting, reason = recipe_for(count) if count else TrainConfig.recipe, ""
+    if recipe is None and previous and previous.recipe in RECIPES:
+        recipe = previous.recipe
+        if {recipe, fitting} == {FEW_RECIPE, TrainConfig.recipe}:
+            reason = f"recipe {recipe} of the existing run; use another --out for {fitting}"
+    elif recipe is None and count:
+        reason = f"recipe {fitting} selected automatically ({count} training painting(s)); "
+        reason += "override with --recipe"
+    config = choice([], "--recipe", RECIPES, recipe or fitting)()
+
+    if init is not None:
+        source = None if init == "None" else Path(init)
+    elif previous:
+        source = previous.init
+    elif recipe is None and fitting == FEW_RECIPE and _fits_shipped_model(arguments):
+        source = SHIPPED
+        reason += "\nfine-tuning the shipped model; train from scratch with --init None"
+    else:
+        source = None
+    if source is not None:
+        steps = FINE_TUNING_STEPS if config.recipe == FEW_RECIPE else config.steps
+        config = replace(config, init=source, steps=steps)
+        config = use_architecture_of(load_config(model_folder(source)), config)
+    return Defaults(config, reason)
+
+
+def recipe_for(paintings: int) -> str:
+    """Return the default recipe for a number of training paintings."""
+    return FEW_RECIPE if paintings <= FEW else TrainConfig.recipe
+
+
+def use_architecture_of(model: TrainConfig, config: TrainConfig) -> TrainConfig:
+    """Return the config with the generator, encoder and style layers of a model to start from."""
+    content = config.content
+    if model.encoder.name != config.encoder.name:  # its layers have other names
+        content = replace(content, layers=model.content.layers)
+    return replace(
+        config, generator=model.generator, content=content,
+        encoder=replace(model.encoder, weights_dir=config.encoder.weights_dir),
+        style=replace(config.style, layers=model.style.layers),
+    )  # fmt: skip
+
+
+def _fits_shipped_model(arguments: list[str]) -> bool:
+    """Return whether there is a shipped model, and no option asks for another architecture."""
+    architecture = ("--generator.", "--encoder.", "--style.layers")
+    return PRETRAINED.is_dir() and not any(word.startswith(architecture) for word in arguments)
+
+
+def _count_training_paintings(folder: str | None) -> int:
+    with suppress(ValueError):  # which training reports
+        return len(split(find_images(Path(folder))).train) if folder else 0
+    return 0
+
+
+def _previous_config(out: Path) -> TrainConfig | None:
+    with suppress(ValueError):  # no run there, or a damaged one, which training reports
+        return load_config(out)
+    return None
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from .content import Features, content_error
 
 BISECTIONS = 40
 MIN_DISSIMILARITY = 1e-3  # added to Q, so that an output equal to its photo has a flat Q
+FLAT = 0.05  # a map whose KL is below this share of the budget is called flat
 CLIP = 5.0  # range of the target ``structural``: [1/(2 CLIP), CLIP] times the mean
 
 
@@ -232,8 +233,8 @@ def attention_statistics(attention: Tensor, error: Tensor) -> AttentionStatistic
 
 def collapse_warning(peak: float, kl: float, positions: int, budget: float) -> str | None:
     """Return a warning if a map has collapsed (flat, or piled onto few positions), else None."""
-    if kl < 0.05 * budget:
-        return f"attention is flat: KL {kl:.4f} nats is under 0.05 x the budget {budget}"
+    if kl < FLAT * budget:
+        return f"attention is flat: KL {kl:.4f} nats is under {FLAT} x the budget {budget}"
     if kl > 3 * budget or peak > positions / 2:
         return (
             f"attention has collapsed: KL {kl:.2f} nats (budget {budget}), "

@@ -1,8 +1,8 @@
-"""How content, style and adversarial terms are weighed against each other.
+"""Weights of the content, style and adversarial terms.
 
-``fixed`` takes the weights as given. ``schedule`` is the paper's dynamic weighting: content
-strong at first, weaker later. ``gradient`` divides each weight by the norm of its term's gradient
-at the generator's output, so that the terms pull in the proportion the config says.
+``fixed``: as configured. ``schedule``: the dynamic weights of 问答酱 (2025), the content weight
+high at first and lower later. ``gradient``: weights divided by the norm of their term's gradient
+at the output, so that the configured numbers are shares of the total gradient.
 """
 
 from collections.abc import Mapping
@@ -14,14 +14,14 @@ from torch import Tensor
 from .config import BalanceConfig
 
 TERMS = ("content", "style", "adversarial")
-MEMORY = 0.9  # of the running mean of gradient norms
+DECAY = 0.9  # of the running mean of gradient norms
 
 
 class Balance:
-    """Weights of the three terms over a run; its state is one small tensor.
+    """Weights of the three terms over a run.
 
-    The gradient norms measured in one step are used from the next step on, so that neither the
-    number of processes nor of micro-batches changes a step.
+    Norms measured in a step are used from the next step on, so that a step does not depend on
+    the number of processes or micro-batches.
     """
 
     def __init__(self, config: BalanceConfig, device: torch.device) -> None:
@@ -29,11 +29,11 @@ class Balance:
         self.target = torch.tensor(
             [config.content, config.style, config.adversarial], device=device
         )
-        self.norms = torch.zeros(len(TERMS), device=device)  # zero: not measured yet
+        self.norms = torch.zeros(len(TERMS), device=device)  # 0: not measured yet
         self._sum = torch.zeros(len(TERMS), device=device)
 
     def weights(self, progress: float) -> dict[str, Tensor]:
-        """Weight of each term (0-dim) at this share of the run."""
+        """Return the weight () of each term at this fraction of the run."""
         weights = self.target.clone()
         if self.config.kind == "schedule":
             weights[0] *= self.config.shift ** (0.5 - progress)
@@ -42,10 +42,9 @@ class Balance:
         return dict(zip(TERMS, weights.unbind(), strict=True))
 
     def measure(self, terms: Mapping[str, Tensor], image: Tensor) -> None:
-        """Add one micro-batch's gradient norms at the output ``image`` (B,3,H,W).
+        """Add one micro-batch's gradient norms of ``terms`` (B,) at the output (B,3,H,W).
 
-        ``terms`` are per image (B,). The mean of the per-image norms is linear in the batch, so
-        micro-batches and processes add up.
+        The mean of per-image norms is linear in the batch, so micro-batches and processes add up.
         """
         norms = [
             torch.autograd.grad(terms[name].sum(), image, retain_graph=True)[0]
@@ -59,18 +58,14 @@ class Balance:
         self._sum += torch.stack(norms)
 
     def update(self, accelerator: Accelerator, micro_batches: int) -> None:
-        """Close a measured step: reduce over processes and fold into the running mean."""
+        """Fold the norms measured in a step, averaged over processes, into the running mean."""
         norms = accelerator.reduce(self._sum / micro_batches, "mean")
-        mixed = torch.where(self.norms > 0, self.norms * MEMORY + norms * (1 - MEMORY), norms)
+        mixed = torch.where(self.norms > 0, self.norms * DECAY + norms * (1 - DECAY), norms)
         self.norms = torch.where(mixed.isfinite(), mixed, self.norms)
-        self.forget()
-
-    def forget(self) -> None:
-        """Drop what was measured since the last update."""
         self._sum.zero_()
 
     def shares(self, progress: float) -> dict[str, Tensor]:
-        """Each term's share of the summed gradient norms, as measured."""
+        """Return each term's share of the summed weighted gradient norms."""
         pulls = torch.stack(list(self.weights(progress).values())) * self.norms
         shares = pulls / pulls.sum().clamp_min(1e-12)
         return dict(zip(TERMS, shares.unbind(), strict=True))

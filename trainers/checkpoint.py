@@ -1,6 +1,7 @@
-"""A run's whole state in one file a checkpoint, in ``RUN/checkpoints``: the last few are kept.
+"""Checkpoints: the whole state of a run in one file each, in ``RUN/checkpoints``.
 
-Nothing random needs saving: every draw is a function of the seed and the position.
+No random state is saved: every random number is a function of the seed and the position in the
+stream of pairs.
 """
 
 import warnings
@@ -18,22 +19,18 @@ Optimizers = Mapping[str, Optimizer]
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """The run's checkpoint files, oldest first."""
-    found = (run / "checkpoints").glob("step-*.safetensors")
-    return sorted((path for path in found if _digits(path).isdecimal()), key=step_of)
+    """Return the checkpoint files of a run, oldest first."""
+    files = (run / "checkpoints").glob("step-*.safetensors")
+    return sorted((file for file in files if file.stem[5:].isdecimal()), key=step_of)
 
 
 def step_of(path: Path) -> int:
-    """The number of steps after which a checkpoint was written, as its name says."""
-    return int(_digits(path))
-
-
-def _digits(path: Path) -> str:
-    return path.stem.removeprefix("step-")
+    """Return the number of completed steps, from the name of a checkpoint file."""
+    return int(path.stem.removeprefix("step-"))
 
 
 def saved_step(run: Path) -> int:
-    """The step of the run's newest checkpoint, 0 if there is none."""
+    """Return the step of the newest checkpoint, 0 without one."""
     return max([0, *map(step_of, checkpoints(run))])
 
 
@@ -45,9 +42,9 @@ def save_checkpoint(
     tensors: Mapping[str, Tensor],
     keep: int,
 ) -> None:
-    """Write the state after ``step`` steps; of the files up to it, the newest ``keep`` stay.
+    """Write the state after ``step`` steps; keep the newest ``keep`` checkpoints.
 
-    Later ones are of a course that was left: the run went back behind them.
+    Checkpoints of later steps are deleted: they belong to a run that was resumed before them.
     """
     flat = {
         f"{name}/{key}": value
@@ -59,33 +56,33 @@ def save_checkpoint(
             flat |= {f"{name}/{index}/{slot}": torch.as_tensor(v) for slot, v in slots.items()}
     flat |= {f"tensors/{key}": value for key, value in tensors.items()}
     write_tensors(run / "checkpoints" / f"step-{step:07}.safetensors", flat, step=str(step))
-    found = checkpoints(run)
-    kept = [path for path in found if step_of(path) <= step][-keep:]
-    for path in set(found) - set(kept):
+    files = checkpoints(run)
+    kept = [path for path in files if step_of(path) <= step][-keep:]
+    for path in set(files) - set(kept):
         path.unlink()
 
 
 def load_checkpoint(
     run: Path, modules: Modules, optimizers: Optimizers
 ) -> tuple[int, dict[str, Tensor]] | None:
-    """Restore modules and optimizers in place from the newest whole checkpoint.
+    """Restore modules and optimizers in place from the newest intact checkpoint.
 
-    A damaged one is set aside, with a warning, and the one before it is used.
+    A damaged checkpoint is renamed to ``*.damaged``, with a warning, and the previous one is used.
 
     Returns:
-        Its step and the loose tensors; None if there is none.
+        The step and the additional tensors; None without a checkpoint.
 
     Raises:
         ValueError: the checkpoint belongs to other networks.
     """
-    found = checkpoints(run)
-    for path in reversed(found):
+    files = checkpoints(run)
+    for path in reversed(files):
         try:
             flat, metadata = read_tensors(path)
         except ValueError as error:
             path.replace(path.with_suffix(".damaged"))
-            instead = "starting over" if path == found[0] else "going back to the one before"
-            warnings.warn(f"{error}; {instead}", stacklevel=2)
+            action = "starting over" if path == files[0] else "using the previous checkpoint"
+            warnings.warn(f"{error}; {action}", stacklevel=2)
             continue
         try:
             step = int(metadata["step"])
@@ -94,7 +91,7 @@ def load_checkpoint(
             for name, optimizer in optimizers.items():
                 _load_optimizer(optimizer, _under(flat, name))
         except (RuntimeError, LookupError, ValueError):
-            raise ValueError(f"{path} belongs to a run of other networks") from None
+            raise ValueError(f"{path} belongs to a run with other networks") from None
         return step, _under(flat, "tensors")
     return None
 
@@ -112,8 +109,8 @@ def _load_optimizer(optimizer: Optimizer, flat: Mapping[str, Tensor]) -> None:
     optimizer.load_state_dict(
         {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
     )
-    # The file is contiguous, weights may be channels_last, and fused Adam reads both in the order
-    # in which they lie in memory.
+    # Files are contiguous, but weights may be channels_last, and fused Adam assumes that weights
+    # and moments have the same memory layout.
     for parameter, slots in optimizer.state.items():
         for slot, value in slots.items():
             if value.shape == parameter.shape:

@@ -1,4 +1,4 @@
-"""What can quietly go wrong in a run, each said once; and steps that did not count."""
+"""Warnings about failing runs, and a limit on steps with non-finite losses or gradients."""
 
 import math
 import warnings
@@ -11,106 +11,99 @@ from ..losses.attention import collapse_warning
 from .config import TrainConfig
 from .train_step import StepCheck
 
-WINDOW = 100  # steps over which the share of skipped ones is taken
-NAMED = 20  # skipped steps whose pictures are named
-OVERPOWERING = 0.98  # share of patches that D tells right
-MEMORIZED = 0.6  # the r_v at which Karras et al. 2020 hold their augmentation
-UNCHANGED = 0.01  # mean difference between photo and output, of a range of 1
+WINDOW = 100  # steps per window in which skipped steps are counted
+MAX_NAMED = 20  # skipped steps whose images are named
+OVERPOWERING = 0.98  # accuracy of D
+MEMORIZED = 0.6  # target r_v of Karras et al. 2020
+UNCHANGED = 0.01  # mean absolute difference of photo and output, in [0,1]
 
 
-def health_warnings(numbers: Mapping[str, float], config: TrainConfig) -> Iterator[tuple[str, str]]:
-    """What a run's figures complain of: a short name each, and one sentence."""
-    if "attention/kl" in numbers:
+def health_warnings(metrics: Mapping[str, float], config: TrainConfig) -> Iterator[tuple[str, str]]:
+    """Yield a short name and a sentence for each problem that the logged metrics show."""
+    if "attention/kl" in metrics:
         positions = math.ceil(config.size / 8) ** 2
-        peak, kl = numbers["attention/peak"], numbers["attention/kl"]
-        if sentence := collapse_warning(peak, kl, positions, config.attention.budget):
-            yield "attention", sentence
-    if numbers.get("discriminator/accuracy", 0) > OVERPOWERING:
+        peak, kl = metrics["attention/peak"], metrics["attention/kl"]
+        if warning := collapse_warning(peak, kl, positions, config.attention.budget):
+            yield "attention", warning
+    if (accuracy := metrics.get("discriminator/accuracy", 0)) > OVERPOWERING:
         yield (
             "overpowering",
-            f"the discriminator tells {numbers['discriminator/accuracy']:.0%} of the patches "
-            "right, so that its gradient says little; lower --optimizer.lr-discriminator, or set "
-            "--adversarial.r1 1",
+            f"discriminator accuracy is {accuracy:.0%}: its gradient carries little signal; lower "
+            "--optimizer.lr-discriminator or set --adversarial.r1 1",
         )
-    if numbers.get("validation/memorized", 0) > MEMORIZED:
+    if (memorized := metrics.get("validation/memorized", 0)) > MEMORIZED:
         yield (
             "memorized",
-            "the discriminator knows the training paintings by heart (r_v is "
-            f"{numbers['validation/memorized']:.2f}; 0: not at all, 1: wholly): add paintings, "
-            "keep --adversarial.augment, or take the best model so far (RUN/best)",
+            f"the discriminator is overfitting (r_v = {memorized:.2f}, Karras et al. 2020): add "
+            "paintings, keep --adversarial.augment True, or use the best model so far (RUN/best)",
         )
-    if numbers.get("output/change", 1) < UNCHANGED:
+    if (change := metrics.get("output/change", 1)) < UNCHANGED:
         yield (
             "unchanged",
-            f"outputs equal their photos (mean difference {numbers['output/change']:.4f}); raise "
-            "--balance.style or lower --balance.content",
+            f"outputs equal their photos (mean difference {change:.4f}); raise --balance.style or "
+            "lower --balance.content",
         )
 
 
 class HealthMonitor:
-    """Says once what goes wrong; ends a run of which too many steps do not count.
+    """Give each warning once, and stop a run in which too many steps are skipped."""
 
-    Its state is two numbers: the steps skipped in all, and in the window of 100 steps begun last.
-    """
+    def __init__(self, config: TrainConfig, is_main: bool = True) -> None:
+        self.config, self.is_main = config, is_main
+        self.warned: set[str] = set()
+        self.skipped = self.window = 0  # skipped steps in total, and in the current window
 
-    def __init__(self, config: TrainConfig, speaks: bool = True) -> None:
-        self.config, self.speaks = config, speaks  # one process speaks for all
-        self.said: set[str] = set()
-        self.skipped = self.window = 0
-
-    def figures(self, step: int, numbers: Mapping[str, float]) -> None:
-        """Look at figures, once training has found its feet."""
-        if step <= self.config.optimizer.warmup * 5:  # the attention branch starts flat, say
+    def check_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Warn about logged metrics, once the first steps have passed (A starts flat)."""
+        if step <= self.config.optimizer.warmup * 5:
             return
-        for name, sentence in health_warnings(numbers, self.config):
-            if name not in self.said:
-                self.said.add(name)
+        for name, sentence in health_warnings(metrics, self.config):
+            if name not in self.warned:
+                self.warned.add(name)
                 warnings.warn(f"step {step}: {sentence}", stacklevel=2)
 
-    def steps(self, checks: Sequence[StepCheck], names: Callable[[int], str]) -> None:
-        """Count the steps that were skipped, and name this process's pictures that were to blame.
+    def check_steps(self, checks: Sequence[StepCheck], pair_name: Callable[[int], str]) -> None:
+        """Count the skipped ones of consecutive steps and name the images; waits for the device.
 
         Args:
-            checks: of consecutive steps; the device is waited for.
-            names: position in the stream to its pictures' names.
+            checks: of consecutive steps.
+            pair_name: position in the stream -> names of its photo and painting.
 
         Raises:
             ValueError: too many steps of a window were skipped.
         """
         if not checks:
             return
-        for check, skipped in zip(
-            checks, torch.stack([v.skipped for v in checks]).tolist(), strict=True
-        ):
+        skipped = torch.stack([check.skipped for check in checks]).tolist()
+        for check, is_skipped in zip(checks, skipped, strict=True):
             if check.step % WINDOW == 0:
                 self.window = 0
-            if not skipped:
+            if not is_skipped:
                 continue
             self.skipped, self.window = self.skipped + 1, self.window + 1
-            self._name(check, names)
+            if self.skipped <= MAX_NAMED:
+                self._warn_skipped(check, pair_name)
             if self.window > self.config.max_skipped * WINDOW:
                 raise ValueError(
-                    f"{self.window} of the last {check.step % WINDOW + 1} steps had losses or "
-                    "gradients that are not finite; begin anew in another --out, maybe with --init "
+                    f"{self.window} of the last {check.step % WINDOW + 1} steps had non-finite "
+                    "losses or gradients; start again in another --out, for example with --init "
                     f"{self.config.out}, and a lower --optimizer.lr or --precision fp32"
                 )
 
-    def _name(self, check: StepCheck, names: Callable[[int], str]) -> None:
-        bad = check.position[~check.finite.cpu()]
-        elsewhere = len(bad) == 0 and (bool(check.losses) or not self.speaks)
-        if self.skipped > NAMED or elsewhere:
-            return
-        blamed = [names(int(position)) for position in (bad if len(bad) else check.position)]
-        what = "loss of" if len(bad) else "gradient, with"
-        warnings.warn(
-            f"step {check.step + 1} was skipped: not finite is the {what} {'; '.join(blamed)}",
-            stacklevel=2,
-        )
+    def _warn_skipped(self, check: StepCheck, pair_name: Callable[[int], str]) -> None:
+        """Each process names its images with a non-finite loss; if it has none, rank 0 speaks."""
+        bad = check.position[~check.finite.cpu()].tolist()
+        if bad:
+            cause = f"loss for {'; '.join(map(pair_name, bad))}"
+        else:
+            cause = "gradient, or loss on another process"
+        if bad or self.is_main:
+            warnings.warn(f"step {check.step + 1} skipped: non-finite {cause}", stacklevel=2)
 
     def state(self) -> dict[str, Tensor]:
-        """What a checkpoint holds."""
+        """Return the state for a checkpoint."""
         return {"skipped": torch.tensor([self.skipped, self.window])}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """The inverse of ``state``."""
+        """Load the output of ``state``."""
         self.skipped, self.window = state["skipped"].tolist()

@@ -1,4 +1,4 @@
-"""Memory: keeping what is freed for the next step, and knowing how much is there."""
+"""Helpers for memory, devices, signals and processes."""
 
 import ctypes
 import re
@@ -15,101 +15,99 @@ from accelerate import PartialState
 from accelerate.utils import gather_object, send_to_device
 from tqdm.auto import tqdm
 
-NO_MEMORY = re.compile(r"out of memory|can't allocate memory|bad_alloc|ALLOC_FAILED")
+T = TypeVar("T")
+R = TypeVar("R")
+
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # mallopt(3)
+NO_MEMORY = re.compile(r"out of memory|can't allocate memory|bad_alloc|ALLOC_FAILED")
+#: How long processes wait for each other: rank 0 may spend this long building the image cache.
+COLLECTIVE_TIMEOUT = timedelta(hours=2)
 
 
 def keep_freed_memory() -> None:
-    """Let the C library reuse what torch frees, for this process; on glibc only.
+    """Make glibc reuse the memory that torch frees; no effect with other C libraries.
 
-    By default it maps every large tensor anew, and the kernel clears each of its pages: a third
-    of a training step on a CPU (measured in results/README.md).
+    By default glibc maps every large tensor anew and the kernel clears each page, which took a
+    third of a training step on a CPU (results/README.md).
     """
     if sys.platform != "linux":
         return
-    with suppress(AttributeError):  # another C library
+    with suppress(AttributeError):  # no mallopt in this C library
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_TRIM_THRESHOLD, -1)
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether an error of torch's, in any of its wordings, says that memory ran out."""
-    known = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    return known or bool(NO_MEMORY.search(str(error)))
+    """Return whether an exception reports exhausted memory, in any wording that torch uses."""
+    return isinstance(error, MemoryError) or bool(NO_MEMORY.search(str(error)))
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that can still be taken on the device."""
+    """Return the number of free bytes on a device."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return psutil.virtual_memory().available
 
 
 def pick_device(name: str) -> torch.device:
-    """The torch device for ``auto``, ``cpu`` or ``cuda``.
+    """Return the torch device for ``auto``, ``cpu`` or ``cuda``.
 
     Raises:
-        ValueError: cuda asked for, none here.
+        ValueError: ``cuda`` without a CUDA device.
     """
     if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: torch sees no CUDA device here; use --device auto or cpu")
+        raise ValueError("--device cuda: torch sees no CUDA device; use --device auto or cpu")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device computes in bfloat16 itself; without such units it is slower there."""
+    """Return whether the device has bfloat16 units; emulation is slower than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_avx512_bf16_supported()
 
 
 def pick_precision(name: str, device: torch.device) -> Literal["fp32", "bf16"]:
-    """The precision for ``auto``, ``fp32`` or ``bf16``."""
-    # fp16 is not offered: with two optimizers and clipping its loss scaling goes wrong.
+    """Return the precision for ``auto``, ``fp32`` or ``bf16``.
+
+    There is no fp16: its loss scaling does not support two optimizers with gradient clipping.
+    """
     bf16 = name == "bf16" or (name == "auto" and has_bfloat16(device))
     return "bf16" if bf16 else "fp32"
 
 
 class Interrupted(Exception):
-    """The run was asked to stop; its state is saved."""
+    """Training was stopped by a signal; its state is saved."""
 
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """A list that becomes non-empty when SIGINT or SIGTERM arrives; a second one kills as usual."""
+    """Collect SIGINT and SIGTERM in a list; a second signal has its usual effect."""
     received: list[int] = []
     previous: dict[int, Any] = {}
 
-    def note(number: int, _: object) -> None:
+    def handle(number: int, _: object) -> None:
         received.append(number)
         signal.signal(number, previous[number])
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        previous[number] = signal.signal(number, note)
+        previous[number] = signal.signal(number, handle)
     try:
         yield received
     finally:
-        for received_signal, handler in previous.items():
-            signal.signal(received_signal, handler)
-
-
-T = TypeVar("T")
-R = TypeVar("R")
-
-# While the first process decodes a large folder into the cache, the others wait this long for it;
-# and for one that is stuck. One that has died is noticed within seconds.
-COLLECTIVE_TIMEOUT = timedelta(hours=2)
+        for caught, handler in previous.items():
+            signal.signal(caught, handler)
 
 
 def join_processes(device: str) -> PartialState:
-    """This process among those of its launch; alone without one. The first call connects them.
+    """Return this process's rank and device; the first call connects the launched processes.
 
     Args:
-        device: ``auto``, ``cpu`` or ``cuda``; the state's ``device`` is this process's own.
+        device: ``auto``, ``cpu`` or ``cuda``.
 
     Raises:
-        ValueError: cuda asked for, none here.
+        ValueError: ``cuda`` without a CUDA device.
     """
     return PartialState(cpu=pick_device(device).type == "cpu", timeout=COLLECTIVE_TIMEOUT)
 
@@ -117,22 +115,20 @@ def join_processes(device: str) -> PartialState:
 def map_over_processes(
     processes: PartialState, work: Callable[[T], R], items: Sequence[T], title: str
 ) -> list[R]:
-    """``work`` of every item, in order: of n processes, process r does items r, r + n, …
-
-    Every process gets all results, so an item's result must not depend on who works on it.
+    """Apply ``work`` to all items, item i on process i mod n; return all results everywhere.
 
     Args:
-        processes: those that share the work.
+        processes: the processes that share the work.
         work: item -> tensors, in any nesting of tuples, lists and dicts.
         items: the same on every process.
-        title: of the progress bar.
+        title: title of the progress bar.
     """
     own = tqdm(
         range(processes.process_index, len(items), processes.num_processes),
         title, unit="batch", leave=False, disable=not processes.is_main_process,
     )  # fmt: skip
-    done = [(k, work(items[k])) for k in own]
-    # By way of the main memory: a GPU's tensor would arrive on the GPU of its sender.
-    gathered = dict(gather_object(send_to_device(done, "cpu")))
-    assert sorted(gathered) == list(range(len(items))), "every item once"
-    return send_to_device([gathered[k] for k in range(len(items))], processes.device)
+    results = [(i, work(items[i])) for i in own]
+    # Through main memory: otherwise a tensor arrives on the GPU of the process that sent it.
+    gathered = dict(gather_object(send_to_device(results, "cpu")))
+    assert sorted(gathered) == list(range(len(items))), "every item exactly once"
+    return send_to_device([gathered[i] for i in range(len(items))], processes.device)

@@ -1,4 +1,7 @@
-"""The trainer: one loop over steps, on one process or many (Accelerate)."""
+"""The training loop, on one process or many (Accelerate).
+
+Start at ``Trainer.run``; a step is in ``train_step.py``.
+"""
 
 import math
 import sys
@@ -15,47 +18,30 @@ from ..data.dataset import PairDataset, PositionSampler, RawBatch, make_loader
 from ..data.demo.samples import sample_collections
 from ..data.files import locked, remove_stale_parts, write_atomic
 from ..data.folders import Collection, read_collection
-from ..data.image_cache import CachedImages, UncachedImages, cached_side, prepare
+from ..data.image_cache import CachedImages, UncachedImages, build_cache, cached_side
 from ..models.pretrained import cache_dir
 from .balance import TERMS
 from .checkpoint import load_checkpoint, save_checkpoint, saved_step
 from .config import TrainConfig, differences, encoder_taps, to_json
 from .health import HealthMonitor
-from .model_files import build_encoder, load_config, load_state, save_model
+from .model_files import build_encoder, load_config, save_model
 from .networks import build_networks, make_accelerator, style_codes
 from .runtime import Interrupted, join_processes, stop_signals
-from .schedule import duration, is_due
+from .schedule import is_due
 from .tracking import Tracker, write_description
 from .train_step import ForwardResult, TrainStep
 from .validation import Validation
 from .visualize import training_grid
 
-AGREE_EVERY = 10  # steps, on a GPU
-TIMED = 10  # steps after which it can be said how long a run takes
-
-
-def collections(config: TrainConfig, notify: bool = True) -> tuple[Collection, Collection]:
-    """Photos and paintings of a run: the folders named, the built-in samples for those not."""
-    samples: tuple[Collection | None, Collection | None] = (None, None)
-    if config.photos is None or config.paintings is None:
-        samples = sample_collections(cache_dir())
-        if notify:
-            missing = [name for name in ("photos", "paintings") if getattr(config, name) is None]
-            print(f"no --{' and no --'.join(missing)}: using the built-in samples", file=sys.stderr)
-    cache = cache_dir()
-    photos = read_collection(config.photos, cache) if config.photos else samples[0]
-    paintings = read_collection(config.paintings, cache) if config.paintings else samples[1]
-    assert photos is not None
-    assert paintings is not None
-    return photos, paintings
+AGREE_EVERY = 10  # steps between checks for a stop signal on any GPU process
 
 
 def train(config: TrainConfig) -> Path:
-    """Train, or continue, the run in ``config.out``; returns the run folder.
+    """Train, or resume, the run in ``config.out``; return that directory.
 
     Raises:
-        ValueError: a mistake in the configuration, the folders or the files they hold; the disk
-            is full; or too many steps gave no finite gradient.
+        ValueError: an invalid configuration, invalid folders, a full disk, or too many steps with
+            non-finite losses or gradients.
         Interrupted: SIGINT or SIGTERM arrived; the state is saved.
     """
     if trainer := begin(config):
@@ -63,30 +49,23 @@ def train(config: TrainConfig) -> Path:
     return config.out
 
 
-def begin(config: TrainConfig, guided: bool = False) -> "Trainer | None":
-    """What trains, or continues, the run in ``config.out``; None if that is finished.
-
-    Args:
-        config: of the run.
-        guided: for somebody who looks on: says how long it will take, and keeps a gallery.
+def begin(config: TrainConfig) -> "Trainer | None":
+    """Return a trainer for the run in ``config.out``; None if that is finished.
 
     Raises:
-        ValueError: a mistake in the configuration, the folders or the files they hold.
+        ValueError: an invalid configuration or invalid image folders.
     """
-    main = join_processes(config.device).is_main_process
-    check_run_folder(config)
-    if is_finished(config):
-        if main:
-            print(f"{config.out} is finished", file=sys.stderr)
+    is_main = join_processes(config.device).is_main_process
+    check_run_dir(config)
+    if saved_step(config.out) >= config.steps and (config.out / "model.safetensors").is_file():
+        if is_main:
+            print(f"{config.out}: already trained ({config.steps} steps)", file=sys.stderr)
         return None
-    return Trainer(config, guided)
+    return Trainer(config)
 
 
-def check_run_folder(config: TrainConfig) -> None:
-    """Refuse a run folder that was made with another configuration.
-
-    More steps may be asked for, and what does not change the result may be changed.
-    """
+def check_run_dir(config: TrainConfig) -> None:
+    """Refuse a run directory of another configuration; runtime settings and more steps are fine."""
     if not (config.out / "config.json").is_file():
         return
     old = load_config(config.out)
@@ -94,32 +73,41 @@ def check_run_folder(config: TrainConfig) -> None:
     if changed:
         raise ValueError(
             f"{config.out} was made with another configuration; choose another --out, or the same "
-            "settings to continue it. Differences:\n  " + "\n  ".join(changed)
+            "settings to resume it. Differences:\n  " + "\n  ".join(changed)
         )
 
 
-def is_finished(config: TrainConfig) -> bool:
-    """Whether the run has made all its steps and its model is whole."""
-    if saved_step(config.out) < config.steps:
-        return False
-    try:
-        load_state(config.out)
-    except ValueError:
-        return False
-    return True
+def collections(config: TrainConfig, notify: bool = True) -> tuple[Collection, Collection]:
+    """Return the photos and paintings of a run; built-in samples in place of missing folders.
+
+    Raises:
+        ValueError: a folder is missing, unreadable or without images.
+    """
+    cache, given = cache_dir(), {"--photos": config.photos, "--paintings": config.paintings}
+    missing = [option for option, folder in given.items() if folder is None]
+    if missing and notify:
+        print(f"{'/'.join(missing)} not given; using built-in samples", file=sys.stderr)
+    samples = sample_collections(cache) if missing else (None, None)
+    photos, paintings = (
+        read_collection(folder, cache) if folder else sample
+        for folder, sample in zip(given.values(), samples, strict=True)
+    )
+    assert photos is not None
+    assert paintings is not None
+    return photos, paintings
 
 
 class Trainer:
-    """Builds what a config describes and runs its steps; ``guided`` as for ``begin``."""
+    """A run: its data, networks and state."""
 
-    def __init__(self, config: TrainConfig, guided: bool = False) -> None:
-        self.config, self.guided = config, guided
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
         self.accelerator = make_accelerator(config)
-        self.device, self.main = self.accelerator.device, self.accelerator.is_main_process
-        with self.accelerator.main_process_first():  # the first one fills the caches
-            self.photos, self.paintings = collections(config, self.main)
+        self.device, self.is_main = self.accelerator.device, self.accelerator.is_main_process
+        with self.accelerator.main_process_first():  # rank 0 fills the caches
+            self.photos, self.paintings = collections(config, notify=self.is_main)
             self.dataset = PairDataset(
-                self._pictures("photos", self.photos), self._pictures("paintings", self.paintings),
+                self._images("photos", self.photos), self._images("paintings", self.paintings),
                 config.size, config.seed, config.full_strength_prob, config.crop_scale,
             )  # fmt: skip
             encoder, self.pretrained = build_encoder(config, encoder_taps(config))
@@ -130,47 +118,53 @@ class Trainer:
         self.validation = Validation(
             config, self.photos.validation, self.paintings.validation, self.paintings.train
         )
-        self.health_monitor = HealthMonitor(config, speaks=self.main)
-        self.best = math.inf  # the lowest validation/total so far
-
-    def _pictures(self, name: str, collection: Collection) -> CachedImages | UncachedImages:
-        side = cached_side(self.config.size, self.config.crop_scale)
-        if not self.config.cache_images:
-            return UncachedImages(collection.train, side)
-        return prepare(collection.train, side, cache_dir(), name)
-
-    # -- running -----------------------------------------------------------------------------
+        self.health = HealthMonitor(config, self.is_main)
+        self.best = math.inf  # lowest validation/total so far
+        self.tracker: Tracker | None = None  # on rank 0, while running
 
     def run(self) -> None:
         """Train from the last checkpoint to the last step.
 
         Raises:
-            ValueError: another process trains in this folder; and see ``train``.
+            ValueError: another process trains in this directory; or see ``train``.
         """
-        with locked(self.config.out / ".lock") if self.main else nullcontext():
-            self._run()
+        with locked(self.config.out / ".lock") if self.is_main else nullcontext():
+            start = self._resume()
+            self.tracker = Tracker(self.config.out, start) if self.is_main else None
+            self._loop(start)
+            if self.tracker is not None:
+                self.tracker.close()
+            self.accelerator.wait_for_everyone()
 
-    def _run(self) -> None:
-        config, start = self.config, self._resume()
-        self.tracker = Tracker(config.out, start) if self.main else None
-        looked_at = self.guided and self.main
-        if start == 0 and config.balance.kind == "gradient":
-            self.train_step.first_measurement(next(self._batches(0)))
-        bar = tqdm(
+    def _loop(self, start: int) -> None:
+        config = self.config
+        progress = tqdm(
             self._batches(start), f"training {config.out.name}", initial=start,
-            total=config.steps, disable=not self.main, dynamic_ncols=True,
+            total=config.steps, disable=not self.is_main, dynamic_ncols=True,
         )  # fmt: skip
         with stop_signals() as stop:
-            for done, batch in enumerate(bar, start=start + 1):
-                scene = self.train_step.step(done - 1, batch)
+            for step, batch in enumerate(progress, start):
+                result = self.train_step.step(step, batch)
+                done = step + 1
                 if done % config.image_every == 0 and self.tracker is not None:
-                    self.tracker.image(done, "photo, painting, stylized, attention", _grid(scene))
-                if numbers := self._look(done):
-                    bar.set_postfix(_summary(numbers), refresh=False)
-                if looked_at and done == start + TIMED < config.steps:
-                    each = bar.format_dict["elapsed"] / TIMED
-                    bar.write(_time_left(each, config.steps - done), file=sys.stderr)
-                stopping = self._agreed(bool(stop), done)
+                    self.tracker.image(done, "photo, painting, stylized, attention", _grid(result))
+
+                metrics: dict[str, float] = {}
+                if is_due(config.log_every, done, config):
+                    self._check_steps()
+                    metrics |= self.train_step.metrics(done) | {"skipped": self.health.skipped}
+                if is_due(config.validate_every, done, config):
+                    metrics |= self.validation(
+                        self.networks, self.train_step.losses, self.accelerator
+                    )
+                if metrics and self.tracker is not None:
+                    self.tracker.scalars(done, metrics)
+                    self.health.check_metrics(done, metrics)
+                    progress.set_postfix(_losses(metrics), refresh=False)
+                if metrics.get("validation/total", math.inf) < self.best:
+                    self._save_best(done, metrics["validation/total"])
+
+                stopping = self._any_process(bool(stop), done)
                 if stopping or is_due(config.save_every, done, config):
                     self._save(config.out, done, config.keep_checkpoints)
                 if stopping and done < config.steps:
@@ -178,45 +172,25 @@ class Trainer:
                         f"stopped after step {done} of {config.steps}; "
                         "run the same command again to continue"
                     )
-        if self.tracker is not None:
-            self.tracker.close()
-        self.accelerator.wait_for_everyone()
-
-    def _resume(self) -> int:
-        """Take up the last checkpoint, if there is one; returns its step."""
-        config, networks = self.config, self.networks
-        if self.main:
-            for folder in (config.out, config.out / "best"):
-                remove_stale_parts(folder)
-                remove_stale_parts(folder / "checkpoints")
-            manifest = {"photos": self.photos.manifest(), "paintings": self.paintings.manifest()}
-            write_description(config, manifest, self.pretrained, self.accelerator)
-        with self.accelerator.main_process_first():  # who sets damaged checkpoints aside
-            restored = load_checkpoint(config.out, networks.modules(), networks.optimizers())
-        if restored is None:
-            return 0
-        start, state = restored
-        self.train_step.restore(state)
-        self.health_monitor.restore(state)
-        self.best = float(state["best"])
-        if start >= config.steps:  # finished, but for its model, which was lost
-            self._save(config.out, start, config.keep_checkpoints)
-        return start
 
     def _batches(self, start: int) -> Iterator[RawBatch]:
+        """Yield this process's part of each batch, from step ``start`` on."""
+        a, config = self.accelerator, self.config
         positions = PositionSampler(
-            start,
-            self.config.steps,
-            self.config.batch_size,
-            self.accelerator.process_index,
-            self.accelerator.num_processes,
+            start, config.steps, config.batch_size, a.process_index, a.num_processes
         )
-        return iter(make_loader(self.dataset, positions, self.config.workers))
+        return iter(make_loader(self.dataset, positions, config.workers))
 
-    def _agreed(self, stop: bool, done: int) -> bool:
-        """Whether any process was asked to stop; all must leave at the same step.
+    def _images(self, name: str, collection: Collection) -> CachedImages | UncachedImages:
+        side = cached_side(self.config.size, self.config.crop_scale)
+        if not self.config.cache_images:
+            return UncachedImages(collection.train, side)
+        return build_cache(collection.train, side, cache_dir(), name)
 
-        The host waits for the answer, so on GPUs they ask each other at some steps only.
+    def _any_process(self, stop: bool, done: int) -> bool:
+        """Return whether any process received a stop signal: all must leave at the same step.
+
+        The host waits for the answer, so on GPUs the processes ask at some steps only.
         """
         if self.accelerator.num_processes == 1:
             return stop
@@ -225,77 +199,73 @@ class Trainer:
         flag = torch.tensor(float(stop), device=self.device)
         return bool(self.accelerator.reduce(flag, "sum") > 0)
 
-    # -- keeping -----------------------------------------------------------------------------
+    def _resume(self) -> int:
+        """Load the newest checkpoint, if there is one; return its step."""
+        config, networks = self.config, self.networks
+        if self.is_main:
+            for folder in (config.out, config.out / "best"):
+                remove_stale_parts(folder)
+                remove_stale_parts(folder / "checkpoints")
+            manifest = {"photos": self.photos.manifest(), "paintings": self.paintings.manifest()}
+            write_description(config, manifest, self.pretrained, self.accelerator)
+        with self.accelerator.main_process_first():  # rank 0 sets damaged checkpoints aside
+            restored = load_checkpoint(config.out, networks.modules(), networks.optimizers())
+        if restored is None:
+            return 0
+        step, state = restored
+        self.train_step.restore(state)
+        self.health.restore(state)
+        self.best = float(state["best"])
+        if step >= config.steps:  # finished, but the model file is missing
+            self._save(config.out, step, config.keep_checkpoints)
+        return step
 
     def _save(self, run: Path, step: int, keep: int) -> None:
-        """Write model and checkpoint into a run folder."""
-        self._read_checks()
+        """Write model and checkpoint into a run directory.
+
+        The model comes first, so that a run whose last checkpoint exists has its final model.
+        """
+        self._check_steps()
         best = {"best": torch.tensor(self.best, dtype=torch.float64)}
-        state = self.train_step.state() | self.health_monitor.state() | best
-        if not self.main:
+        state = self.train_step.state() | self.health.state() | best
+        if not self.is_main:
             return
         n = self.networks
         try:
-            # The model first, so that a run whose checkpoint says "finished" has its final one;
-            # and each time, so that a run can be looked at while it trains.
             save_model(n.averaged.state_dict(), run)
             save_checkpoint(run, step, n.modules(), n.optimizers(), state, keep)
         except OSError as error:
             raise ValueError(
-                f"step {step} could not be saved in {run}: {error.strerror}. The last whole "
-                f"checkpoint is that of step {saved_step(self.config.out)}; once there is room, "
-                "run the same command again to continue from it"
+                f"could not save step {step} in {run}: {error.strerror}. The last complete "
+                f"checkpoint is that of step {saved_step(self.config.out)}; free some space and "
+                "run the same command again to resume from it"
             ) from None
 
-    def _keep_best(self, step: int, error: float) -> None:
-        """The best model so far has a run folder of its own."""
-        if not error < self.best:  # nor if it is no number
-            return
-        self.best, folder = error, self.config.out / "best"
-        if self.main:
-            write_atomic(folder / "config.json", to_json(replace(self.config, out=folder)))
-        self._save(folder, step, keep=1)
+    def _save_best(self, step: int, error: float) -> None:
+        """Write the best model so far into a run directory of its own."""
+        self.best, best = error, self.config.out / "best"
+        if self.is_main:
+            write_atomic(best / "config.json", to_json(replace(self.config, out=best)))
+        self._save(best, step, keep=1)
 
-    # -- logging -----------------------------------------------------------------------------
-
-    def _look(self, step: int) -> dict[str, float]:
-        """Write down and watch the figures that are due after this step, if any."""
-        config, numbers = self.config, dict[str, float]()
-        if is_due(config.log_every, step, config):
-            self._read_checks()
-            numbers |= self.train_step.figures(step) | {
-                "skipped": float(self.health_monitor.skipped)
-            }
-        if is_due(config.validate_every, step, config):
-            numbers |= self.validation(self.networks, self.train_step.objectives, self.accelerator)
-        if self.tracker is not None and numbers:
-            self.tracker.scalars(step, numbers)
-            self.health_monitor.figures(step, numbers)
-        self._keep_best(step, numbers.get("validation/total", math.inf))
-        return numbers
-
-    def _read_checks(self) -> None:
+    def _check_steps(self) -> None:
+        """Count the steps that were skipped; see ``HealthMonitor``."""
         checks, self.train_step.checks = self.train_step.checks, []
-        self.health_monitor.steps(checks, self._names)
+        self.health.check_steps(checks, self._pair_name)
 
-    def _names(self, position: int) -> str:
-        """The pictures at a position of the stream."""
+    def _pair_name(self, position: int) -> str:
         photo, painting = self.dataset.indices(position)
-        return f"{self.photos.train[photo]} with {self.paintings.train[painting]}"
+        return f"{self.photos.train[photo]} + {self.paintings.train[painting]}"
 
 
-def _grid(scene: ForwardResult) -> Tensor:
-    batch, output = scene.batch, scene.output
+def _grid(result: ForwardResult) -> Tensor:
+    batch, output = result.batch, result.output
     return training_grid(
         batch["content"], batch["style"], output.image.detach(), output.attention.detach()
     )
 
 
-def _time_left(seconds: float, steps: int) -> str:
-    return f"time        about {duration(seconds * steps)}: {steps} more steps of {seconds:.2g} s"
-
-
-def _summary(numbers: dict[str, float]) -> dict[str, str]:
-    """What the progress bar shows."""
-    losses = {name: f"loss/{name}" for name in TERMS}
-    return {name: f"{numbers[loss]:.3f}" for name, loss in losses.items() if loss in numbers}
+def _losses(metrics: dict[str, float]) -> dict[str, str]:
+    """Return what the progress bar shows."""
+    names = {name: f"loss/{name}" for name in TERMS}
+    return {name: f"{metrics[loss]:.3f}" for name, loss in names.items() if loss in metrics}

@@ -1,6 +1,5 @@
-"""Held-out pairs, looked at from time to time while a run trains: which step was the best."""
+"""Validation on held-out pairs during training, which selects the best model."""
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,16 +16,17 @@ from .networks import Networks
 from .train_step import Losses
 
 PAIRS = 16
-COLUMNS = ("content", "style", "d_train", "d_held_out", "d_stylized")
+COLUMNS = ("content", "style", "logit_train", "logit_held_out", "logit_stylized")
 
 
 class Validation:
-    """The averaged generator at full strength on fixed held-out pairs, and D's opinion of them.
+    """Evaluate the averaged generator at full strength, and D, on fixed held-out pairs.
 
-    Each pair is looked at alone, by the process whose turn it is, so that the figures do not
-    depend on the number of processes; every process gets all of them.
+    Pairs are evaluated one by one and shared by the processes, so that the result does not depend
+    on their number.
 
     Args:
+        config: of the run.
         photos: held-out photos.
         paintings: held-out paintings.
         trained: training paintings, which D has seen.
@@ -41,7 +41,7 @@ class Validation:
     ) -> None:
         self.config = config
         self.photos, self.paintings, self.trained = (
-            read_readable_squares(paths, config.size, PAIRS)
+            [_square(path, config.size) for path in paths[:PAIRS]]
             for paths in (photos, paintings, trained)
         )
         counts = len(self.photos), len(self.paintings)
@@ -49,42 +49,42 @@ class Validation:
 
     @torch.no_grad()
     def __call__(
-        self, networks: Networks, objectives: Losses, accelerator: Accelerator
+        self, networks: Networks, losses: Losses, accelerator: Accelerator
     ) -> dict[str, float]:
-        """Figures by name; empty where there are no held-out pictures.
+        """Return metrics by name; empty without held-out images.
 
-        ``validation/total`` is the content and style error, weighed as the config says;
-        ``validation/memorized`` is D's overfitting after Karras et al. 2020, Eq. 1, r_v: 0 if it
-        sees as much of a painting in held-out as in trained ones, 1 if it takes the former for
-        outputs.
+        ``validation/total`` is the content and style loss, weighted as configured.
+        ``validation/memorized`` is the overfitting of D, r_v of Karras et al. 2020, Eq. 1: 0 if
+        its logits agree on held-out and training paintings, 1 if they agree on held-out paintings
+        and outputs.
         """
         if not self.pairs:
             return {}
         rows = torch.zeros(self.pairs, len(COLUMNS), device=accelerator.device)
         for i in range(accelerator.process_index, self.pairs, accelerator.num_processes):
             with accelerator.autocast():
-                rows[i] = self._pair(i, networks, objectives, accelerator.device)
-        # The other processes' rows are zero here: their sum is exact.
+                rows[i] = self._pair(i, networks, losses, accelerator.device)
+        # Each row is zero on all processes but one, so the sum is exact.
         means = accelerator.reduce(rows, "sum").double().mean(0).tolist()
-        content, style, d_train, d_held_out, d_stylized = means
+        content, style, logit_train, logit_held_out, logit_stylized = means
         weights = self.config.balance
-        figures = {
+        metrics = {
             "validation/content": content,
             "validation/style": style,
             "validation/total": weights.content * content + weights.style * style,
         }
-        if networks.plain_discriminator is not None and d_train != d_stylized:
-            memorized = (d_train - d_held_out) / (d_train - d_stylized)
-            figures["validation/memorized"] = memorized
-        return figures
+        if networks.plain_discriminator is not None and logit_train != logit_stylized:
+            memorized = (logit_train - logit_held_out) / (logit_train - logit_stylized)
+            metrics["validation/memorized"] = memorized
+        return metrics
 
-    def _pair(self, i: int, networks: Networks, objectives: Losses, device: torch.device) -> Tensor:
-        """One pair's values of ``COLUMNS``."""
+    def _pair(self, i: int, networks: Networks, losses: Losses, device: torch.device) -> Tensor:
+        """Return the values of ``COLUMNS`` for one pair, (5,)."""
         config, encoder = self.config, networks.encoder
         photo, painting, trained = (
-            pictures[i % len(pictures)].to(device)[None]
-            for pictures in (self.photos, self.paintings, self.trained)
-        )
+            images[i % len(images)].to(device)[None]
+            for images in (self.photos, self.paintings, self.trained)
+        )  # (1,3,S,S) each
         style = encoder(painting, config.style.layers)
         code = style_code(painting, style)
         image = networks.averaged(photo, code, attend=False).image
@@ -92,28 +92,19 @@ class Validation:
         if config.content.kind == "pixel":
             content = pixel_loss(image, photo)
         else:
-            kept = encoder(photo, content_layers(config))
-            content = objectives.content(objectives.content.squared_errors(features, kept))
-        errors = [content, objectives.style(features, style)]
-        if (extractor := networks.plain_discriminator) is None:
-            return torch.cat([*errors, torch.zeros(3, device=device)])
+            photo_features = encoder(photo, content_layers(config))
+            content = losses.content(losses.content.squared_errors(features, photo_features))
+        values = [content, losses.style(features, style)]
+        if (discriminator := networks.plain_discriminator) is None:
+            return torch.cat([*values, torch.zeros(3, device=device)])
 
         trained_code = style_code(trained, encoder(trained, config.style.layers))
-        for picture, its_code in ((trained, trained_code), (painting, code), (image, code)):
-            standard = networks.plain_generator.standardize(its_code)
-            verdict = extractor(picture, standard if config.adversarial.projection else None)
-            errors.append(mean_logit(verdict.logits))
-        return torch.cat(errors)
+        for x, x_code in ((trained, trained_code), (painting, code), (image, code)):
+            standardized = networks.plain_generator.standardize(x_code)
+            output = discriminator(x, standardized if config.adversarial.projection else None)
+            values.append(mean_logit(output.logits))
+        return torch.cat(values)
 
 
-def read_readable_squares(paths: Sequence[Path], size: int, most: int) -> Tensor:
-    """The first pictures that can be read, at most so many, (N,3,size,size) in [0,1]."""
-    squares: list[Tensor] = []
-    for path in paths:
-        if len(squares) == most:
-            break
-        try:
-            squares.append(square(read_image(path, at_least=size), size))
-        except ValueError as error:
-            warnings.warn(f"left out: {error}", stacklevel=2)
-    return torch.stack(squares) if squares else torch.zeros(0, 3, size, size)
+def _square(path: Path, size: int) -> Tensor:
+    return square(read_image(path, at_least=size), size).contiguous()  # (3,S,S)

@@ -1,56 +1,53 @@
-"""How the attention maps of a table's rows are: as figures of their training, with their health.
-
-A row whose map is nearly flat is the row with uniform weights under another name.
-"""
+"""Statistics of the attention maps of a table's rows, from the logs of their training."""
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 
-from ..presets import StudyConfig
-from ..study.runs import StudyRun, cell_config
+from ...losses.attention import FLAT
+from ...trainers.model_files import load_config
 from .intervals import mean_and_interval
 from .results import Section
 from .tables import Column, Entry, Table, TableRow
 
-LAST = 5  # logged lines that are averaged
-FLAT = 0.02  # nats; below, no position weighs much more than another
+LAST = 5  # logged lines to average
 COLUMNS = (
-    Column("attention/kl", "KL to uniform, nats", "", None),
-    Column("attention/peak", "max A", "", None, 1),
-    Column("attention/correlation", "corr(A, E)", "", None, 2),
-    Column("loss/attention", "KL of target to A, nats", "", None),
+    Column("attention/kl", "KL to uniform, nats", None, None),
+    Column("attention/peak", "max A", None, None, 1),
+    Column("attention/correlation", "corr(A, E)", None, None, 2),
+    Column("loss/attention", "KL of target to A, nats", None, None),
 )
 NOTE = (
     f"Means over the last {LAST} logged steps, outputs of all strengths; rows with uniform weights "
-    f"have no map. “flat”: KL under {FLAT}, next to uniform weights."
+    f"have no map. “flat”: KL under {FLAT} × attention.budget, indistinguishable from uniform."
 )
 
 
-def maps_section(study: StudyConfig, rows: Mapping[str, Sequence[StudyRun]]) -> list[Section]:
-    """The maps of the rows that have one, a mean over seeds each; no section if none has."""
-    lines = []
-    for title, cells in rows.items():
-        seeds = [last_figures(cell_config(study, cell).out) for cell in cells]
-        figures = {
+def attention_section(runs: Mapping[str, Sequence[Path]]) -> list[Section]:
+    """Tabulate the rows that have a map, from run directories per seed; no section if none has."""
+    rows = []
+    for title, dirs in runs.items():
+        seeds = [last_statistics(path) for path in dirs]
+        entries = {
             c.key: Entry(*mean_and_interval([seed.get(c.key) for seed in seeds]), None)
             for c in COLUMNS
         }
-        if (kl := figures["attention/kl"].measured) is not None:
-            lines.append(TableRow(title, False, figures, "flat" if kl < FLAT else ""))
-    return [Section("Attention maps", Table(list(COLUMNS), lines, [], [NOTE]), [])] if lines else []
+        if (kl := entries["attention/kl"].measured) is not None:
+            budget = load_config(dirs[0]).attention.budget
+            rows.append(TableRow(title, False, entries, "flat" if kl < FLAT * budget else ""))
+    return [Section("Attention maps", Table(list(COLUMNS), rows, [], [NOTE]), [])] if rows else []
 
 
-def last_figures(run: Path) -> dict[str, float]:
-    """The last logged figures of a run's map; none if it has no map, or its log is elsewhere."""
+def last_statistics(run: Path) -> dict[str, float]:
+    """Return the last logged statistics of a run's map; none without a map or a log."""
     try:
         lines = (run / "metrics.jsonl").read_text().splitlines()
     except FileNotFoundError:
         return {}
-    logged = [record for record in map(json.loads, lines) if "attention/kl" in record]
+    logged = [record for record in map(json.loads, lines) if "attention/kl" in record][-LAST:]
     return {
-        c.key: mean(record[c.key] for record in logged[-LAST:])
+        c.key: mean(record[c.key] for record in logged)
         for c in COLUMNS
-        if logged and all(c.key in record for record in logged[-LAST:])
+        if logged and all(c.key in record for record in logged)
     }

@@ -1,8 +1,8 @@
-"""Rows compared as they should be: whole content/style curves, read at one common style gap.
+"""Comparison of table rows at matched style: content/style curves read at one common style gap.
 
-Content scores can be bought with style. So a row is its curve over the strength s, from the photo
-itself (s = 0) to the full style (s = 1), and rows are compared where their curves have closed the
-same share of the style gap.
+Content metrics can be improved by stylizing less. So each row is a curve over the strength s, from
+the photo (s = 0) to full stylization (s = 1), and rows are compared where their curves have closed
+the same share of the style gap.
 """
 
 import math
@@ -21,20 +21,9 @@ from .intervals import (
 )
 
 
-def check_rising(strengths: Sequence[float]) -> None:
-    """Refuse strengths that make no curve.
-
-    Raises:
-        ValueError: there is none, or they do not rise, over 0 and up to 1.
-    """
-    rising = sorted({*strengths, 0.0})[1:] == list(strengths)
-    if not (rising and strengths and strengths[-1] <= 1):
-        raise ValueError(f"strengths are {strengths}; they must rise, over 0 and up to 1")
-
-
 @dataclass(frozen=True)
 class Curve:
-    """One run's scores at rising strengths; the first is 0, the photo itself."""
+    """Scores of one run at rising strengths; the first strength is 0, the photo itself."""
 
     strengths: tuple[float, ...]
     scores: tuple[Scores, ...]
@@ -46,61 +35,55 @@ class Curve:
 
     @property
     def full(self) -> Scores:
-        """At the highest strength."""
+        """Scores at the highest strength."""
         return self.scores[-1]
 
-    def figure(self, key: str) -> Array:
-        """A figure over the strengths, (S,); NaN where it is n/a."""
+    def values(self, key: str) -> Array:
+        """Return a metric, or ``strength``, over the strengths, (S,); NaN where not available."""
+        if key == "strength":
+            return np.array(self.strengths)
         values = [getattr(scores, key) for scores in self.scores]
         return np.array([math.nan if value is None else value for value in values])
 
     def at(self, gap: float, key: str) -> float | None:
-        """A figure where the curve has closed this style gap; None if it never does, or n/a."""
-        value = float(read_off(self.figure("style_gap"), self.figure(key), gap))
-        return None if math.isnan(value) else value
-
-    def strength_at(self, gap: float) -> float | None:
-        """The strength at which it has."""
-        value = float(read_off(self.figure("style_gap"), np.array(self.strengths), gap))
+        """Return a metric at a style gap; None if the curve does not reach it."""
+        value = float(read_off(self.values("style_gap"), self.values(key), gap))
         return None if math.isnan(value) else value
 
     def reach(self) -> Array:
-        """The largest style gap closed: by the pairs scored, and by bootstrap samples of them,
-        (1+RESAMPLES,).
-        """
+        """Return the maximum style gap on the data and on each bootstrap sample, (1+RESAMPLES,)."""
         samples = resampled(self.scores, "style_gap").max(axis=0)
-        return np.append(self.figure("style_gap").max(), samples)
+        return np.append(self.values("style_gap").max(), samples)
 
     def resampled_at(self, gap: float | Array, key: str) -> Array:
-        """``at`` for bootstrap samples of the pairs, (RESAMPLES,): each is matched anew, at one
-        style gap or (RESAMPLES,) its own.
+        """Return ``at`` for bootstrap samples of the pairs, (RESAMPLES,), each matched by its own
+        curve, at one style gap or (RESAMPLES,) one per sample.
         """
-        gaps, figures = (resampled(self.scores, name) for name in ("style_gap", key))
-        return read_off(gaps.T, figures.T, gap)
+        gaps, values = (resampled(self.scores, name) for name in ("style_gap", key))
+        return read_off(gaps.T, values.T, gap)
+
+
+#: The curves of a row, one per seed.
+Seeds = Sequence[Curve]
 
 
 def resampled(scores: Sequence[Scores], key: str) -> Array:
-    """Means of a figure over bootstrap samples of the pairs, S scores -> (S,RESAMPLES)."""
+    """Return means of a metric over bootstrap samples of the pairs, S scores -> (S,RESAMPLES)."""
     per_pair = np.array([s.per_pair[key] for s in scores], dtype=np.float64)
     return resampled_means(per_pair, scores[0].photo, scores[0].painting)
 
 
-#: The seeds of a row.
-Seeds = Sequence[Curve]
+def common_gap(rows: Mapping[str, Seeds], minimum: float) -> float | None:
+    """Return the largest style gap, in hundredths, to compare all rows at.
 
-
-def common_gap(rows: Mapping[str, Seeds], least: float) -> float | None:
-    """The largest style gap, in hundredths, that every seed of every row reaches on 97.5 % of the
-    bootstrap samples of the pairs: samples that fall short are left out of intervals over pairs,
-    and must be few.
-
-    Rows whose mean stays under ``least`` did not stylize; they don't hold the others back, and at
-    the common gap they are "not reached". None if no row stylized.
+    Every seed of every row reaches it on 97.5 % of the bootstrap samples of the pairs: samples that
+    fall short are left out of intervals over pairs, so they must be few. Rows whose mean style gap
+    is below ``minimum`` are ignored. None if all are.
     """
     reached = [
         curve.reach()
         for seeds in rows.values()
-        if np.mean([curve.full.style_gap for curve in seeds]) >= least
+        if np.mean([curve.full.style_gap for curve in seeds]) >= minimum
         for curve in seeds
     ]
     if not reached:
@@ -110,19 +93,19 @@ def common_gap(rows: Mapping[str, Seeds], least: float) -> float | None:
 
 @dataclass(frozen=True)
 class Difference:
-    """One row less another at one style gap, by one figure."""
+    """One row minus another in one metric at one style gap."""
 
     row: str
     against: str
     key: str
     mean: float | None
-    half_interval: float | None  # 95 %, Student's t over the seeds' own differences
+    half_interval: float | None  # 95 %, Student's t over the paired differences of the seeds
     pairs_interval: tuple[float, float] | None  # 95 %, bootstrap over the test pairs
 
     @property
-    def decided(self) -> bool:
-        """Whether the sign is beyond doubt: over seeds, and over pairs where there is such an
-        interval.
+    def significant(self) -> bool:
+        """Whether the interval over seeds, and the one over pairs if the metric is per pair,
+        exclude zero.
         """
         if self.mean is None or self.half_interval is None or abs(self.mean) <= self.half_interval:
             return False
@@ -132,18 +115,14 @@ class Difference:
 
 
 def difference(
-    rows: Mapping[str, Seeds], row: str, against: str, key: str, at: float
+    rows: Mapping[str, Seeds], row: str, against: str, key: str, gap: float
 ) -> Difference:
-    """Compare two rows, seed by seed and pair by pair."""
-    ours, theirs = rows[row], rows[against]
-    both = [(a.at(at, key), b.at(at, key)) for a, b in zip(ours, theirs, strict=True)]
-    gains = [None if a is None or b is None else a - b for a, b in both]
+    """Compare two rows at a style gap, seed by seed and pair by pair."""
+    curves = list(zip(rows[row], rows[against], strict=True))
+    gains = [_minus(a.at(gap, key), b.at(gap, key)) for a, b in curves]
     pairs = None
     if key in PER_PAIR and None not in gains:
-        samples = [
-            a.resampled_at(at, key) - b.resampled_at(at, key)
-            for a, b in zip(ours, theirs, strict=True)
-        ]
+        samples = [a.resampled_at(gap, key) - b.resampled_at(gap, key) for a, b in curves]
         pairs = percentile_interval(np.mean(samples, axis=0))
     return Difference(row, against, key, *mean_and_interval(gains), pairs)
 
@@ -151,14 +130,17 @@ def difference(
 def point_difference(
     points: Mapping[str, Scores], rows: Mapping[str, Seeds], point: str, row: str, key: str
 ) -> Difference:
-    """Compare a system that has no curve with a row, at the system's own style gap."""
+    """Compare a method without a curve with a row, at the style gap of the method."""
     ours, theirs = points[point], rows[row]
-    value, kept = getattr(ours, key), [curve.at(ours.style_gap, key) for curve in theirs]
-    gains = [None if value is None or other is None else value - other for other in kept]
+    gains = [_minus(getattr(ours, key), curve.at(ours.style_gap, key)) for curve in theirs]
     pairs = None
     if key in PER_PAIR and None not in gains:
-        (gaps,), (figures,) = (resampled([ours], name) for name in ("style_gap", key))
+        (gaps,), (values,) = (resampled([ours], name) for name in ("style_gap", key))
         pairs = percentile_interval(
-            figures - np.mean([curve.resampled_at(gaps, key) for curve in theirs], axis=0)
+            values - np.mean([curve.resampled_at(gaps, key) for curve in theirs], axis=0)
         )
     return Difference(point, row, key, *mean_and_interval(gains), pairs)
+
+
+def _minus(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else a - b

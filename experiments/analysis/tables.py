@@ -1,18 +1,27 @@
-"""The paper's table beside what was measured: paper · measured · difference · 95 % interval."""
+"""Tables of paper · measured · difference · 95 % interval, as Markdown, LaTeX and plain text.
 
+The paper is 问答酱 (2025).
+"""
+
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
+
+from tabulate import SEPARATING_LINE, tabulate
 
 from ...metrics.cards import Card
 from ...metrics.scores import MetricNetworks, Scores
 from .intervals import mean_and_interval
 
-MARGIN = 0.15  # a method must close this much more of the style gap than color matching does
+LATEX = str.maketrans(
+    {"±": r"$\pm$", "·": r"$\cdot$", "−": "$-$", "↑": r"$\uparrow$", "↓": r"$\downarrow$"}
+    | {"¹": "$^1$", "é": r"\'e"}
+)
 
 
 class Paper(NamedTuple):
-    """The paper's figures for a row."""
+    """Values of one row in the paper's table."""
 
     ssim: float
     lpips: float
@@ -20,33 +29,22 @@ class Paper(NamedTuple):
 
 
 class PaperRow(NamedTuple):
-    """One trained row of the table."""
+    """A trained row of the table."""
 
     recipe: str
     title: str
     paper: Paper | None
-    against: tuple[str, ...] = ()  # recipes of the rows that it is compared with
+    baseline: str | None  # recipe of the row that it is compared with
 
 
-#: The paper's table, in its order; it has no row for attention without a discriminator, nor for a
-#: map that the painting itself follows, by its strength or in the decoder.
+#: Rows in the paper's order. The paper has no row for attention without a discriminator.
 ROWS = (
-    PaperRow("pixel-style", "pixel + style", Paper(0.72, 0.18, 45.2)),
-    PaperRow("single-layer", "content, single layer", Paper(0.85, 0.12, 32.7), ("pixel-style",)),
-    PaperRow("multi-layer", "content, multi-layer", Paper(0.89, 0.10, 28.1), ("single-layer",)),
-    PaperRow("attention", "+ attention", None, ("multi-layer",)),
+    PaperRow("pixel-style", "pixel + style", Paper(0.72, 0.18, 45.2), None),
+    PaperRow("single-layer", "content, single layer", Paper(0.85, 0.12, 32.7), "pixel-style"),
+    PaperRow("multi-layer", "content, multi-layer", Paper(0.89, 0.10, 28.1), "single-layer"),
+    PaperRow("attention", "+ attention", None, "multi-layer"),
     PaperRow(
-        "attention-strength",
-        "+ attention, strength follows A",
-        None,
-        ("multi-layer", "attention"),
-    ),
-    PaperRow("attention-gate", "+ attention as a gate", None, ("multi-layer", "attention")),
-    PaperRow(
-        "attention-adversarial",
-        "+ attention + adversarial ¹",
-        Paper(0.91, 0.09, 25.4),
-        ("attention",),
+        "attention-adversarial", "+ attention + adversarial ¹", Paper(0.91, 0.09, 25.4), "attention"
     ),
 )
 FOOTNOTE = (
@@ -56,18 +54,28 @@ FOOTNOTE = (
 
 
 class Column(NamedTuple):
-    """A figure of ``Scores`` in the table."""
+    """A metric in the table."""
 
-    key: str
+    key: str  # field of ``Scores``
     title: str
-    better: str
+    higher_is_better: bool | None
     paper: str | None  # field of ``Paper``
     digits: int = 3
+
+    @property
+    def arrow(self) -> str:
+        """The direction of improvement."""
+        return {True: "↑", False: "↓", None: ""}[self.higher_is_better]
+
+    @property
+    def head(self) -> str:
+        """Title with arrow."""
+        return f"{self.title} {self.arrow}".strip()
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One cell: the mean over seeds, with its interval if there are several."""
+    """A value of the table: the mean over seeds, with its interval if there are several."""
 
     measured: float | None
     half_interval: float | None  # 95 %, over seeds
@@ -75,7 +83,7 @@ class Entry:
 
     @property
     def difference(self) -> float | None:
-        """measured - paper."""
+        """Measured − paper."""
         if self.measured is None or self.paper is None:
             return None
         return self.measured - self.paper
@@ -83,45 +91,39 @@ class Entry:
 
 @dataclass(frozen=True)
 class TableRow:
-    """One row with its figures by column key."""
+    """A row with its entries by column key."""
 
     title: str
     control: bool
-    figures: dict[str, Entry]
+    entries: dict[str, Entry]
     note: str
 
 
 @dataclass(frozen=True)
 class Table:
-    """Everything that is printed."""
+    """Rows and columns with the cards of the metrics and notes to print below."""
 
     columns: list[Column]
-    lines: list[TableRow]
+    rows: list[TableRow]
     cards: list[Card]
     notes: list[str]
 
 
 def make_columns(networks: MetricNetworks) -> list[Column]:
-    """The table's columns, under the names the judges give them."""
+    """Return the table's columns, titled by the networks that compute the metrics."""
+    fid = "frechet" if networks.frechet_name == "FID" else None  # other scales are not comparable
     columns = [
-        Column("ssim", "SSIM", "↑", "ssim"),
-        Column("lpips", networks.lpips_name, "↓", "lpips"),
-        # A stand-in's scale is its own: set beside the paper's FID it would only mislead.
-        Column(
-            "frechet",
-            networks.frechet_name,
-            "↓",
-            "frechet" if networks.frechet_name == "FID" else None,
-            1,
-        ),
-        Column("kernel", networks.kernel_name, "↓", None),
-        Column("ssim_worst", "SSIM worst tenth", "↑", None),
-        Column("style_gap", "style gap closed", "↑", None),
+        Column("ssim", "SSIM", True, "ssim"),
+        Column("lpips", networks.lpips_name, False, "lpips"),
+        Column("frechet", networks.frechet_name, False, fid, 1),
+        Column("kernel", networks.kernel_name, False, None),
+        Column("ssim_worst", "SSIM worst tenth", True, None),
+        Column("style_gap", "style gap closed", True, None),
     ]
     if other := networks.independent:
         columns += [
-            Column("kernel_independent", f"KID ({other.name})", "↓", None),
-            Column("style_gap_independent", f"style gap closed ({other.name})", "↑", None),
+            Column("kernel_independent", f"KID ({other.name})", False, None),
+            Column("style_gap_independent", f"style gap closed ({other.name})", True, None),
         ]
     return columns
 
@@ -131,137 +133,72 @@ def make_table_row(
     seeds: Sequence[Scores],
     paper: Paper | None,
     columns: Sequence[Column],
-    control: bool,
+    control: bool = False,
+    minimum_gap: float = -math.inf,
 ) -> TableRow:
-    """A row from the scores of its seeds."""
-    figures = {}
+    """Return a row of means over seeds, marked if it closes less than a minimum style gap."""
+    entries = {}
     for column in columns:
-        values = [getattr(scores, column.key) for scores in seeds]
         reference = getattr(paper, column.paper) if paper and column.paper else None
-        figures[column.key] = Entry(*mean_and_interval(values), reference)
-    return TableRow(title, control, figures, "")
+        values = [getattr(scores, column.key) for scores in seeds]
+        entries[column.key] = Entry(*mean_and_interval(values), reference)
+    gap, _ = mean_and_interval([scores.style_gap for scores in seeds])
+    stylized = control or (gap or 0.0) >= minimum_gap
+    return TableRow(title, control, entries, "" if stylized else "below minimum stylization")
 
 
-def mark_unstylized(lines: Sequence[TableRow], color_gap: float) -> list[TableRow]:
-    """Mark the trained rows that did not go clearly beyond matching colors."""
-    marked = []
-    for line in lines:
-        gap = line.figures["style_gap"].measured
-        lazy = not line.control and (gap is None or gap < color_gap + MARGIN)
-        marked.append(
-            TableRow(
-                line.title, line.control, line.figures, "did not stylize" if lazy else line.note
-            )
-        )
-    return marked
-
-
-def cell(figure: Entry, digits: int) -> str:
-    """``paper · measured ± interval · difference`` as far as there is such a thing."""
-    if figure.measured is None:
-        return "n/a" if figure.paper is None else f"{figure.paper:g} · n/a"
-    measured = f"{figure.measured:.{digits}f}"
-    if figure.half_interval is not None:
-        measured += f" ± {figure.half_interval:.{digits}f}"
-    if figure.paper is None:
+def entry_text(entry: Entry, digits: int) -> str:
+    """Format ``paper · measured ± interval · difference``, without the parts that are missing."""
+    if entry.measured is None:
+        return "n/a" if entry.paper is None else f"{entry.paper:g} · n/a"
+    measured = f"{entry.measured:.{digits}f}"
+    if entry.half_interval is not None:
+        measured += f" ± {entry.half_interval:.{digits}f}"
+    if entry.paper is None:
         return measured
-    return f"{figure.paper:g} · {measured} · {figure.difference:+.{digits}f}"
+    return f"{entry.paper:g} · {measured} · {entry.difference:+.{digits}f}"
+
+
+def _cells(row: TableRow, columns: Sequence[Column]) -> list[str]:
+    return [entry_text(row.entries[c.key], c.digits) for c in columns]
 
 
 def to_markdown(table: Table) -> str:
-    """The table as Markdown; of one without rows, its notes."""
-    if not table.lines:
-        return "\n\n".join(table.notes) + "\n"
-    head = [
-        f"{c.title} {c.better}" + (" (paper · measured · difference)" if c.paper else "")
-        for c in table.columns
-    ]
+    """Format a table with its notes as Markdown; controls are in italics."""
+    head = [c.head + (" (paper · measured · difference)" if c.paper else "") for c in table.columns]
     rows = [["row", *head, ""]]
-    for line in table.lines:
-        title = f"*{line.title}*" if line.control else line.title
-        rows.append([title, *_cells(line, table.columns), line.note])
-    return "\n\n".join([markdown(rows), *table.notes]) + "\n"
+    for row in table.rows:
+        title = f"*{row.title}*" if row.control else row.title
+        rows.append([title, *_cells(row, table.columns), row.note])
+    return "\n\n".join([markdown(rows)] * bool(table.rows) + table.notes) + "\n"
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells, the head first, as a Markdown table."""
-    head, *body = rows
-    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *body])
+    """Format cells, the head first, as a Markdown table."""
+    return tabulate(rows, headers="firstrow", tablefmt="github", disable_numparse=True)
 
 
 def to_latex(table: Table) -> str:
-    """The table for a paper; needs the package booktabs."""
-    arrows = {"↑": r"$\uparrow$", "↓": r"$\downarrow$"}
-    head = [f"{_tex(c.title)} {arrows.get(c.better, '')}".strip() for c in table.columns]
-    body, controls = (
-        [
-            [_tex(line.title), *(_tex(cell) for cell in _cells(line, table.columns))]
-            for line in table.lines
-            if line.control == wanted
-        ]
-        for wanted in (False, True)
-    )
-    parts = ["\n".join(" & ".join(row) + r" \\" for row in part) for part in (body, controls)]
-    return "\n".join(
-        [
-            rf"\begin{{tabular}}{{l{'r' * len(head)}}}",
-            r"\toprule",
-            " & ".join(["", *head]) + r" \\",
-            r"\midrule",
-            "\n\\midrule\n".join(filter(None, parts)),
-            r"\bottomrule",
-            r"\end{tabular}",
-            *(f"% {note}" for note in table.notes),
-            "",
-        ]
-    )
-
-
-def _tex(text: str) -> str:
-    """Text as LaTeX."""
-    signs = {"±": r"$\pm$", "·": r"$\cdot$", "−": "$-$", "¹": "$^1$", "é": r"\'e"}
-    signs |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    signs |= {sign: rf"\{sign}" for sign in "&%$#_{}"}
-    return "".join(signs.get(sign, sign) for sign in text)
+    """Format a table for a paper (package booktabs), controls below a rule, notes as comments."""
+    rows: list[list[str] | str] = []
+    for control in (False, True):
+        part = [[r.title, *_cells(r, table.columns)] for r in table.rows if r.control == control]
+        rows += [SEPARATING_LINE] * bool(rows and part) + part
+    text = tabulate(
+        rows, ["", *(c.head for c in table.columns)], tablefmt="latex_booktabs",
+        disable_numparse=True, colalign=["left", *["right"] * len(table.columns)],
+    )  # fmt: skip
+    return "\n".join([text.translate(LATEX), *(f"% {note}" for note in table.notes), ""])
 
 
 def to_text(table: Table) -> str:
-    """The table for a terminal; of one without rows, its notes."""
-    if not table.lines:
-        return "\n".join(table.notes)
-    rows = [["", *(f"{c.title} {c.better}" for c in table.columns), ""]]
-    rows += [[line.title, *_cells(line, table.columns), line.note] for line in table.lines]
-    cond_strength = ["(paper · measured · difference; else measured)"] * any(
-        c.paper for c in table.columns
-    )
-    return "\n".join([aligned(rows), "", *cond_strength, *table.notes])
+    """Format a table with its notes for a terminal."""
+    rows = [["", *(c.head for c in table.columns), ""]]
+    rows += [[row.title, *_cells(row, table.columns), row.note] for row in table.rows]
+    legend = ["(paper · measured · difference)"] * any(c.paper for c in table.columns)
+    return "\n".join([plain(rows), ""] * bool(table.rows) + legend + table.notes)
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells as lines of text whose columns line up."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows)
-    return "\n".join(line.rstrip() for line in lines)
-
-
-def _cells(line: TableRow, columns: Sequence[Column]) -> list[str]:
-    return [cell(line.figures[c.key], c.digits) for c in columns]
-
-
-def records(table: Table) -> list[dict[str, object]]:
-    """One record per row and figure, for a CSV file."""
-    return [
-        {
-            "row": line.title,
-            "control": line.control,
-            "figure": column.title,
-            "paper": figure.paper,
-            "measured": figure.measured,
-            "difference": figure.difference,
-            "half_interval_95": figure.half_interval,
-            "note": line.note,
-        }
-        for line in table.lines
-        for column in table.columns
-        for figure in [line.figures[column.key]]
-    ]
+def plain(rows: Sequence[Sequence[str]]) -> str:
+    """Format cells, the head first, as aligned text."""
+    return tabulate(rows, headers="firstrow", tablefmt="plain", disable_numparse=True)

@@ -1,139 +1,74 @@
-"""What is left to do of a study's cells, said before it starts: which, and how long it takes."""
+"""What remains to be done for a study, and how long it takes."""
 
-import time
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import NamedTuple
-
-import torch
-from torch.utils.data import default_collate
+from dataclasses import dataclass, replace
 
 from ...models.pretrained import MissingWeightsError, load_pretrained
 from ...trainers.checkpoint import saved_step
 from ...trainers.config import TrainConfig
+from ...trainers.dry_run import seconds_per_step
+from ...trainers.schedule import duration
 from ...trainers.trainer import Trainer
-from ..presets import StudyConfig
-from .runs import StudyRun, cell_config, warmup_config
-from .scores import StudyScorer, is_scored
-
-TIMED = 3  # steps
+from .runs import StudyRun
+from .scores import StudyScorer
 
 
-class StudyPlan(NamedTuple):
-    """A study's cells, by their keys."""
+@dataclass(frozen=True)
+class StudyPlan:
+    """The remaining work of a study; mappings are by the key of the run."""
 
-    study: StudyConfig
-    cells: Mapping[str, StudyRun]
-    skipped: Mapping[str, str]  # those that cannot be trained, and why
-    open: Mapping[str, StudyRun]  # those that are not scored yet
+    states: Mapping[str, str]  # "done", "trained, not scored", "pending", …
+    skipped: Mapping[str, str]  # why a run cannot be trained
+    to_train: list[TrainConfig]  # unfinished runs, and unfinished warm-ups that they need
+
+    def summary(self, seconds: float | None) -> str:
+        """Return the number of runs by state, and the time at so many seconds per step."""
+        counts = ", ".join(f"{n} {state}" for state, n in Counter(self.states.values()).items())
+        text = f"{len(self.states)} runs ({counts}), {len(self.to_train)} trainings with warm-ups"
+        if seconds is None:
+            return text
+        time = duration(seconds * sum(map(steps_left, self.to_train)))
+        return f"{text}: about {time} ({seconds:.2g} s/step in a trial; excludes evaluation)"
 
 
-def make_study_plan(scorer: StudyScorer, cells: Mapping[str, StudyRun]) -> StudyPlan:
-    """Look at what is kept, and which encoders' weights are nowhere to be had."""
-    skipped = without_weights(scorer.study, cells)
-    left = {
-        key: cell for key, cell in cells.items()
-        if key not in skipped and not is_scored(scorer, cell_config(scorer.study, cell))
-    }  # fmt: skip
-    return StudyPlan(scorer.study, cells, skipped, left)
-
-
-def without_weights(study: StudyConfig, cells: Mapping[str, StudyRun]) -> dict[str, str]:
-    """Cells whose encoder has no weights here, and why: they never run on random ones."""
+def make_study_plan(scorer: StudyScorer, runs: Mapping[str, StudyRun]) -> StudyPlan:
+    """Check what is scored and trained, and which encoders have no weights on this machine."""
     missing = dict[str, str]()
-    for name in dict.fromkeys(cell.recipe.encoder.name for cell in cells.values()):
+    for name in dict.fromkeys(run.config.encoder.name for run in runs.values()):
         try:
-            load_pretrained(name, study.weights_dir)
+            load_pretrained(name, scorer.study.weights_dir)
         except MissingWeightsError as error:
             missing[name] = f"skipped: {error}"
         except ValueError:
-            pass  # they are damaged, and its cells will say so
-    names = {key: cell.recipe.encoder.name for key, cell in cells.items()}
-    return {key: missing[name] for key, name in names.items() if name in missing}
+            pass  # damaged weights: reported by the runs
+    states, skipped, to_train = dict[str, str](), dict[str, str](), dict[str, TrainConfig]()
+    for key, run in runs.items():
+        left, steps = steps_left(run.config), run.config.steps
+        if reason := missing.get(run.config.encoder.name):
+            states[key], skipped[key] = "skipped: no weights", reason
+        elif scorer.cached(key):
+            states[key] = "done"
+        elif not left:
+            states[key] = "trained, not scored"
+        else:
+            states[key] = "pending" if left == steps else f"resume at step {steps - left}"
+            to_train |= {c.out.name: c for c in (run.start, run.config) if steps_left(c)}
+    return StudyPlan(states, skipped, list(to_train.values()))
 
 
-def runs_left(agenda: StudyPlan) -> tuple[list[TrainConfig], list[TrainConfig]]:
-    """The cells' runs that are to be trained or continued, and the warm-ups that these want."""
-    runs = [
-        (cell_config(agenda.study, cell), warmup_config(agenda.study, cell))
-        for cell in agenda.open.values()
-    ]
-    runs = [(run, start) for run, start in runs if _steps(run)]
-    starts = {start.out: start for _, start in runs if _steps(start)}
-    return [run for run, _ in runs], list(starts.values())
+def time_step(run: StudyRun) -> float:
+    """Estimate the time of a training step of a run; nothing is written to its directory.
 
-
-def _steps(run: TrainConfig) -> int:
-    return max(0, run.steps - saved_step(run.out))
-
-
-def seconds_per_step(study: StudyConfig, cell: StudyRun) -> float:
-    """How long a cell's step takes on this machine, at its full batch of its own pictures, which
-    are read beforehand. All processes of a launch must ask together; nothing is written.
+    All processes of a launch must call it together.
 
     Raises:
-        ValueError: what training would raise for this cell.
+        ValueError: what training would raise for this run.
     """
-    config = cell_config(study, cell)
-    if _steps(warmup_config(study, cell)):
-        config = replace(config, init=None)  # there is none yet
-    trainer = Trainer(replace(config, workers=0, cache_images=False))
-    own = config.batch_size // trainer.accelerator.num_processes
-    batch = default_collate([trainer.dataset[position] for position in range(own)])
-    trainer.train_step.step(
-        1, batch
-    )  # not 0, which measures gradients; allocates, tries algorithms
-    began = _now(trainer.device)
-    for _ in range(TIMED):
-        trainer.train_step.step(1, batch)
-    return (_now(trainer.device) - began) / TIMED
+    config = replace(run.config, init=None) if steps_left(run.start) else run.config
+    return seconds_per_step(Trainer(replace(config, workers=0, cache_images=False)))
 
 
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
-
-
-def list_cells(agenda: StudyPlan) -> str:
-    """A line for each cell: key, what is left to do, seed, title."""
-    lines = [
-        f"{key}  {_state(agenda, key):<22} seed {cell.seed}  {cell.title}"
-        for key, cell in agenda.cells.items()
-    ]
-    return "\n".join(lines)
-
-
-def _state(agenda: StudyPlan, key: str) -> str:
-    if key in agenda.skipped:
-        return "skipped: no weights"
-    if key not in agenda.open:
-        return "kept"
-    run = cell_config(agenda.study, agenda.cells[key])
-    if not (left := _steps(run)):
-        return "to score"
-    return "to train" if left == run.steps else f"to continue at {run.steps - left}"
-
-
-def summary(agenda: StudyPlan, step: float | None) -> str:
-    """In a sentence: how many cells, and how long they take at so many seconds a step."""
-    seeds = agenda.study.seeds
-    (runs, starts), cells = runs_left(agenda), len(agenda.cells)
-    kept = cells - len(agenda.open) - len(agenda.skipped)
-    sentence = (
-        f"{cells} cells ({cells // seeds} × {seeds} seed(s); {kept} kept, {len(agenda.skipped)} "
-        f"skipped), {len(runs)} to train and {len(starts)} warm-up(s)"
-    )
-    if step is None:
-        return sentence
-    total = sum(map(_steps, [*runs, *starts])) * step
-    return (
-        f"{sentence}: about {duration(total)} on this machine ({step:.2g} s a step, measured by "
-        f"{TIMED} steps of the baseline; scoring not counted)"
-    )
-
-
-def duration(seconds: float) -> str:
-    """A time in words, like ``2 h 10 min``."""
-    hours, minutes = divmod(max(1, round(seconds / 60)), 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+def steps_left(config: TrainConfig) -> int:
+    """Return the steps that a run has yet to train."""
+    return max(0, config.steps - saved_step(config.out))

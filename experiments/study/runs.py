@@ -1,183 +1,105 @@
-"""Cells: the trained runs that tables are made of, each told by its configuration alone.
+"""The training runs of a study, one per table row and seed, stored under a hash of their settings.
 
-A cell lies in ``OUT/cells/KEY``, its scores in ``OUT/scores/SPLIT/KEY.json``; the key is a hash of
-the settings. So whatever is finished is kept, cells that two tables share are trained once, and any
-number of processes may work on one ``OUT``: each takes a cell that no other has in hand.
+A run is in ``OUT/runs/KEY``, its scores are in ``OUT/scores/SPLIT/KEY.json``. Finished runs are
+reused, and a run that several tables need is trained once.
 """
 
 import hashlib
 import json
-import sys
-import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
-from ...data.files import BusyError, locked
 from ...trainers.config import (
     AdversarialConfig,
     AttentionConfig,
     TrainConfig,
     identity_settings,
 )
-from ...trainers.runtime import join_processes, pick_device, pick_precision
-from ...trainers.trainer import train
-from ..errors import explain_error
+from ...trainers.runtime import pick_device, pick_precision
 from ..presets import StudyConfig
 from ..recipes import attention
 
-TRAINING = 1  # raise it when the code changes what a configuration trains: old cells are not met
-LOOK_AGAIN = 2.0  # seconds, while others are at work on what is left
+CACHE_VERSION = 1  # increase when a code change alters the result of a training run
 
 
-class StudyRun(NamedTuple):
+@dataclass(frozen=True)
+class StudyRun:
     """One row of a table at one seed."""
 
     title: str
-    recipe: TrainConfig  # what makes it this row; pictures, sizes and steps are the study's
     seed: int
+    config: TrainConfig
+    start: TrainConfig  # the warm-up it continues from, shared by the rows of a seed
+
+    @property
+    def dir(self) -> Path:
+        """The run directory."""
+        return self.config.out
+
+    @property
+    def key(self) -> str:
+        """Hash of the settings: runs with equal keys are the same run."""
+        return self.dir.name
 
 
-def cell_config(study: StudyConfig, cell: StudyRun) -> TrainConfig:
-    """The run of a cell. It starts from a warm-up that all cells of a seed share."""
-    start = warmup_config(study, cell)
-    config = drop_inactive_settings(_sized(study, cell.recipe))
+def make_run(study: StudyConfig, title: str, recipe: TrainConfig, seed: int) -> StudyRun:
+    """Return the run of a recipe with the data, sizes, steps and seeds of the study."""
+    start = _with_study(_warmup_recipe(recipe), study, study.warmup, seed)
+    start = replace(start, out=study.out / "runs" / settings_key(start))
+    config = _with_study(drop_inactive_settings(recipe), study, study.steps, 1000 + seed)
     config = replace(
-        config, init=start.out, steps=study.steps, seed=1000 + cell.seed,  # it sees new crops
-        optimizer=replace(config.optimizer, warmup=5),  # the generator is trained already
+        config, init=start.out,
+        optimizer=replace(config.optimizer, warmup=5),  # the generator is already trained
     )  # fmt: skip
-    return replace(config, out=study.out / "cells" / key_of(config))
+    config = replace(config, out=study.out / "runs" / settings_key(config))
+    return StudyRun(title, seed, config, start)
 
 
-def warmup_config(study: StudyConfig, cell: StudyRun) -> TrainConfig:
-    """The start of a cell: multi-layer content in which attention is learned but not used, no D. Of
-    the cell it has only what a generator cannot take over later (the encoder with its layers, its
-    own base), gradient shares, which only mean the same for all encoders if all have them, and the
-    strengths.
+def _warmup_recipe(recipe: TrainConfig) -> TrainConfig:
+    """Return the warm-up of a recipe: multi-layer content loss, the attention branch trained but
+    not used, no discriminator.
+
+    It takes over only what cannot change later: encoder and layers, and gradient shares, without
+    which the losses of different encoders are not comparable.
     """
-    recipe, start = cell.recipe, attention()
-    foreign = recipe.encoder != start.encoder
     start = replace(
-        start, attention=AttentionConfig(objective="observed", target="structural"),
-        encoder=recipe.encoder, generator=recipe.generator,
-        style=replace(start.style, layers=recipe.style.layers),
-        full_strength_prob=recipe.full_strength_prob,
+        attention(), attention=AttentionConfig(objective="observed"), encoder=recipe.encoder,
+        style=replace(attention().style, layers=recipe.style.layers),
     )  # fmt: skip
-    if foreign:
+    other_encoder = recipe.encoder != attention().encoder
+    if other_encoder:
         start = replace(start, content=recipe.content)
-    if foreign or recipe.balance.kind == "gradient":
+    if other_encoder or recipe.balance.kind == "gradient":
         start = replace(start, balance=replace(recipe.balance, adversarial=0.0))
-    config = replace(_sized(study, start), steps=study.warmup, seed=cell.seed)
-    return replace(config, out=study.out / "cells" / key_of(config))
+    return start
 
 
-def _sized(study: StudyConfig, recipe: TrainConfig) -> TrainConfig:
-    """A recipe with the study's data and sizes."""
-    alone = recipe.full_strength_prob == 1  # it is trained at one strength, whatever the others are
-    precision = pick_precision(study.precision, pick_device(study.device))
+def _with_study(recipe: TrainConfig, study: StudyConfig, steps: int, seed: int) -> TrainConfig:
     return replace(
         recipe, photos=study.photos, paintings=study.paintings, device=study.device,
-        precision=precision, batch_size=study.batch_size, size=study.size,
-        full_strength_prob=1.0 if alone else study.full_strength_prob, workers=study.workers,
-        encoder=replace(recipe.encoder, weights_dir=study.weights_dir),
-        generator=study.generator,
+        precision=pick_precision(study.precision, pick_device(study.device)),
+        batch_size=study.batch_size, size=study.size, workers=study.workers, steps=steps, seed=seed,
+        encoder=replace(recipe.encoder, weights_dir=study.weights_dir), generator=study.generator,
         optimizer=replace(recipe.optimizer, lr=study.lr),
-        validate_every=max(study.steps, study.warmup),  # the last model counts, not the best
+        validate_every=max(study.steps, study.warmup),  # the last model is used, not the best
     )  # fmt: skip
 
 
 def drop_inactive_settings(config: TrainConfig) -> TrainConfig:
-    """The run with settings that its others leave no part to play at their defaults, so that a grid
-    trains no cell twice under two names.
+    """Reset settings without effect to their defaults, so that a grid trains no run twice."""
+    attention, default = config.attention, AttentionConfig()
+    if attention.objective in ("uniform", "joint", "gate"):
+        attention = replace(attention, target=default.target, budget=default.budget)
+    elif not attention.target.startswith("robust"):
+        attention = replace(attention, budget=default.budget)
+    adversarial = config.adversarial if config.balance.adversarial else AdversarialConfig()
+    return replace(config, attention=attention, adversarial=adversarial)
+
+
+def settings_key(config: TrainConfig) -> str:
+    """Return a hash of every setting that affects the result, with the key of ``init`` for its
+    path.
     """
-    a, idle = config.attention, AttentionConfig()
-    if a.objective in ("uniform", "joint", "gate"):
-        a = replace(a, target=idle.target, budget=idle.budget)
-    elif not a.target.startswith("robust"):
-        a = replace(a, budget=idle.budget)
-    d = config.adversarial if config.balance.adversarial else AdversarialConfig()
-    return replace(config, attention=a, adversarial=d)
-
-
-def cell_key(study: StudyConfig, cell: StudyRun) -> str:
-    """What tells cells apart, whatever they are called."""
-    return cell_config(study, cell).out.name
-
-
-def key_of(config: TrainConfig) -> str:
-    """Twelve digits that tell cells apart: of every setting that counts, default or not, with the
-    start's key for its path.
-    """
-    start = Path(config.init.name) if config.init else None
-    settings = {"training": TRAINING} | identity_settings(replace(config, init=start))
+    init = Path(config.init.name) if config.init else None
+    settings = {"version": CACHE_VERSION} | identity_settings(replace(config, init=init))
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def train_cell(study: StudyConfig, cell: StudyRun) -> None:
-    """Train a cell, and the start it needs, as far as they are not yet.
-
-    Raises:
-        BusyError: another process trains the start.
-        ValueError: see ``trainer.train``.
-    """
-    start = warmup_config(study, cell)
-    with run_lock(study, start.out.name):
-        train(start)
-    train(cell_config(study, cell))
-
-
-def run_lock(study: StudyConfig, key: str) -> AbstractContextManager[None]:
-    """Hold a cell; the processes of one launch work on the same cell together, and hold none.
-
-    Raises:
-        BusyError: another process has it in hand.
-    """
-    if join_processes(study.device).num_processes > 1:
-        return nullcontext()
-    return locked(study.out / "claims" / key)
-
-
-def run_pending(
-    study: StudyConfig, cells: Sequence[StudyRun], work: Callable[[StudyRun], None]
-) -> dict[StudyRun, str]:
-    """Do every cell's work, sharing it with whatever other processes are at it.
-
-    Returns:
-        Why cells failed, in a sentence each; a failure does not stop the others.
-
-    Raises:
-        RuntimeError: a bug.
-    """
-    failures: dict[StudyRun, str] = {}
-    pending, announced = list(cells), set[StudyRun]()
-    # What fails on one process of a launch leaves the others waiting: then the launch must end.
-    together = join_processes(study.device).num_processes > 1
-    while pending:
-        for cell in pending:
-            try:
-                with run_lock(study, cell_key(study, cell)):
-                    if cell not in announced:  # it may be put off, while its start is busy
-                        _announce(study, cell, len(announced) + 1, len(cells))
-                    announced.add(cell)
-                    work(cell)
-            except BusyError:
-                if together:
-                    raise
-                continue
-            except (ValueError, OSError, MemoryError, RuntimeError) as error:
-                sentence = explain_error(error, "reproduce")
-                if sentence is None or together:
-                    raise
-                failures[cell] = sentence
-            pending.remove(cell)
-            break
-        else:
-            time.sleep(LOOK_AGAIN)
-    return failures
-
-
-def _announce(study: StudyConfig, cell: StudyRun, number: int, of: int) -> None:
-    if join_processes(study.device).is_main_process:
-        print(f"[{number}/{of}] seed {cell.seed}: {cell.title}", file=sys.stderr, flush=True)

@@ -1,10 +1,10 @@
-"""What all rows of a study are scored with, and the scores that are kept."""
+"""Scoring of a study's runs on its held-out pairs, with a cache of the scores."""
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -17,166 +17,148 @@ from ...trainers.runtime import join_processes
 from ...trainers.tracking import provenance
 from ...trainers.trainer import collections
 from ..analysis.curves import Curve
+from ..analysis.results import MARGIN
 from ..presets import StudyConfig
 from ..scoring.networks import make_networks
 from ..scoring.protocol import (
     CONTROLS,
     PairPaths,
-    Stylizer,
+    StylizeFn,
     each,
     make_manifest,
     resolution,
-    score_painter,
-    trained_painter,
+    score_methods,
+    trained_method,
 )
-from .runs import StudyRun, cell_config, run_pending, train_cell, warmup_config
+from .runs import StudyRun
+
+RunScores = dict[str, Scores]  # by strength, in rising order
 
 
-class StudyScorer(NamedTuple):
-    """Judges, pairs and paintings of a study."""
+@dataclass(frozen=True)
+class StudyScorer:
+    """Scores runs on the held-out pairs of a study, with the same metric networks."""
 
     study: StudyConfig
     networks: MetricNetworks
     manifest: list[PairPaths]
-    paintings: Sequence[Path]  # the reference set
-    pictures: list[object]  # sha256 of the listings of photos and paintings, sizes and all
+    paintings: Sequence[Path]  # reference set of FID and KID
+    data_sha256: list[object]  # of the file listings of photos and paintings
     device: torch.device
-    main: bool  # whether this process writes the files
+    is_main: bool  # whether this process writes files
+
+    def score_run(self, run: StudyRun) -> RunScores:
+        """Score a trained run at the strengths of the study, and cache the scores."""
+        strengths = {str(strength): strength for strength in self.study.strengths}
+        method = trained_method(load_model(run.dir, self.device), self.device, strengths)
+        return self._compute(run.key, method, differences(TrainConfig(), run.config))
+
+    def score_controls(self) -> dict[str, Scores]:
+        """Return the scores of the control rows, from the cache or computed."""
+        return self.cached("controls") or self._compute("controls", each(CONTROLS), [])
+
+    def cached(self, name: str) -> dict[str, Scores] | None:
+        """Return scores from the cache; None if absent, damaged, or of other pairs or networks."""
+        try:
+            cached = json.loads(self._path(name).read_text())
+            if cached["of"] != self._identity():
+                return None
+            return {key: Scores(**scores) for key, scores in cached["scores"].items()}
+        except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError):
+            return None
+
+    def _compute(self, name: str, method: StylizeFn, settings: list[str]) -> dict[str, Scores]:
+        scores = score_methods(
+            method, self.manifest, self.paintings, self.networks, self.study.size, self.device
+        )
+        if self.is_main:
+            # Younger parts may belong to another process.
+            remove_stale_parts(self._path(name).parent, older_than=DAY)
+            content = {
+                "of": self._identity(), "settings": settings, "provenance": provenance(),
+                "scores": {key: asdict(value) for key, value in scores.items()},
+            }  # fmt: skip
+            write_atomic(self._path(name), json.dumps(content))
+        # Otherwise another process of the launch might miss the file and score again, alone.
+        join_processes(self.study.device).wait_for_everyone()
+        return scores
+
+    def _path(self, name: str) -> Path:
+        return self.study.out / "scores" / self.study.split / f"{name}.json"
+
+    def _identity(self) -> dict[str, Any]:
+        """Return everything that scores depend on besides the model."""
+        return {
+            "size": self.study.size,
+            "strengths": list(self.study.strengths),
+            "data": self.data_sha256,
+            "pairs": [f"{photo.name} {painting.name}" for photo, painting in self.manifest],
+            "networks": [[e.name, e.weights_sha256] for e in self.networks.all],
+        }
+
+    def cards(self) -> list[Card]:
+        """Return the cards of all metrics."""
+        size = resolution(self.study.size)
+        return make_cards(self.networks, len(self.manifest), len(self.paintings), size)
+
+    def notes(self) -> list[str]:
+        """Return how a table was made and how to read it."""
+        study = self.study
+        photos, paintings = (x or "built-in samples" for x in (study.photos, study.paintings))
+        return [
+            f"Preset {study.preset}: {study.warmup} warm-up steps shared by the rows (multi-layer "
+            f"content, uniform weights, no discriminator), then {study.steps} per row, batch "
+            f"{study.batch_size}, {study.size} px, {study.seeds} seed(s). Photos: {photos}. "
+            f"Paintings: {paintings}. Evaluated on {len(self.manifest)} held-out pairs "
+            f"({study.split}) at {study.size} px.",
+            "Controls are in italics. n/a: too few images for the metric, or no weights of its "
+            "network. Below minimum stylization: style gap closed is less than that of color "
+            f"transfer + {MARGIN:g}. Content metrics can be improved by stylizing less: compare at "
+            "matched style.",
+        ]
 
 
-def make_scorer(study: StudyConfig, cell: StudyRun) -> StudyScorer:
-    """The bench of a study, with its manifest written down.
-
-    Args:
-        study: of which it is.
-        cell: any of it, whose pictures are all cells'.
+def make_scorer(study: StudyConfig) -> StudyScorer:
+    """Load the metric networks, choose the pairs, and write them to ``OUT/manifest.json``.
 
     Raises:
-        ValueError: a mistake in the folders, nothing held out, or no weights to be had.
+        ValueError: unusable folders, no held-out images, or no weights for a metric network.
     """
     processes = join_processes(study.device)
-    device, main = processes.device, processes.is_main_process
-    with processes.main_process_first():  # the first one fills the caches
-        photos, paintings = collections(warmup_config(study, cell), main)
-        # Before the training: missing weights should not be discovered after it.
-        networks = make_networks(device, study.weights_dir)
-    held_out = [getattr(split, study.split) for split in (photos, paintings)]
+    data = TrainConfig(photos=study.photos, paintings=study.paintings)
+    with processes.main_process_first():  # which fills the caches
+        photos, paintings = collections(data, processes.is_main_process)
+        networks = make_networks(processes.device, study.weights_dir)
+    held_out = [getattr(collection, study.split) for collection in (photos, paintings)]
     manifest = make_manifest(held_out[0], held_out[1], study.pairs)
-    if main:
+    if processes.is_main_process:
         pairs = [[photo.name, painting.name] for photo, painting in manifest]
         write_atomic(study.out / "manifest.json", json.dumps(pairs, indent=1))
-    pictures = [collection.manifest()["sha256"] for collection in (photos, paintings)]
-    return StudyScorer(study, networks, manifest, held_out[1], pictures, device, main)
-
-
-def study_notes(scorer: StudyScorer) -> list[str]:
-    """Below a table: how it was made, and how to read it."""
-    study = scorer.study
-    photos, paintings = (x or "the built-in samples" for x in (study.photos, study.paintings))
-    return [
-        f"Preset {study.preset}: {study.warmup} warm-up steps shared by the rows (multi-layer "
-        f"content, uniform weights, no discriminator), then {study.steps} per row, batch "
-        f"{study.batch_size}, {study.size} px, {study.seeds} seed(s). Photos: {photos}. Paintings: "
-        f"{paintings}.",
-        f"Scored on {len(scorer.manifest)} held-out pairs ({study.split}) at {study.size} px. "
-        "n/a: too few pictures for that figure, or no network.",
-        "Rows in italics are controls. “did not stylize”: closed less of the style gap than color "
-        "matching + 0.15. Content scores can be bought with style: compare at matched style.",
-    ]
-
-
-def study_cards(scorer: StudyScorer) -> list[Card]:
-    """The cards of all figures."""
-    words = resolution(scorer.study.size)
-    return make_cards(scorer.networks, len(scorer.manifest), len(scorer.paintings), words)
-
-
-def train_and_score(scorer: StudyScorer, cells: Sequence[StudyRun]) -> dict[StudyRun, str]:
-    """Work off what is not scored yet; returns why some cells could not be, if any."""
-    study = scorer.study
-
-    def work(cell: StudyRun) -> None:
-        config = cell_config(study, cell)
-        if not is_scored(scorer, config):  # meanwhile, by another process
-            train_cell(study, cell)
-            cell_scores(scorer, config)
-
-    pending = [cell for cell in cells if not is_scored(scorer, cell_config(study, cell))]
-    return run_pending(study, pending, work)
-
-
-def curves_of(scorer: StudyScorer, cells: Sequence[StudyRun], origin: Scores) -> list[Curve]:
-    """The content/style curves of finished cells; ``origin`` are the photo's scores."""
-    strengths = (0.0, *scorer.study.strengths)
-    scores = [cell_scores(scorer, cell_config(scorer.study, cell)) for cell in cells]
-    return [Curve(strengths, (origin, *by_strength.values())) for by_strength in scores]
-
-
-def control_scores(scorer: StudyScorer) -> dict[str, Scores]:
-    """Scores of the control rows, kept or computed."""
-    return _scores(scorer, "controls", {}, lambda: each(CONTROLS))
-
-
-def cell_scores(scorer: StudyScorer, config: TrainConfig) -> dict[str, Scores]:
-    """A trained cell's scores at the study's strengths, in their order, kept or computed."""
-    strengths = {f"{s:g}": s for s in scorer.study.strengths}
-    return _scores(
-        scorer,
-        config.out.name,
-        {"settings": differences(TrainConfig(), config)},
-        lambda: trained_painter(load_model(config.out, scorer.device), scorer.device, strengths),
+    sha256 = [collection.manifest()["sha256"] for collection in (photos, paintings)]
+    return StudyScorer(
+        study, networks, manifest, held_out[1], sha256, processes.device, processes.is_main_process
     )
 
 
-def is_scored(scorer: StudyScorer, config: TrainConfig) -> bool:
-    """Whether a cell's scores are kept, so that nothing is left to do for it."""
-    return _kept(scorer, config.out.name) is not None
+def make_curves(
+    rows: Mapping[str, Sequence[StudyRun]],
+    scores: Mapping[str, RunScores],
+    reasons: Mapping[str, str],
+    photo: Scores,
+) -> tuple[dict[str, list[Curve]], dict[str, str]]:
+    """Return the rows' curves, one per seed, and the rows without one with the reason.
 
-
-def _scores(
-    scorer: StudyScorer, name: str, about: dict[str, Any], load: Callable[[], Stylizer]
-) -> dict[str, Scores]:
-    """Scores from their file; those of other pairs or judges are computed anew."""
-    if kept := _kept(scorer, name):
-        return kept
-    study = scorer.study
-    scores = score_painter(
-        load(), scorer.manifest, scorer.paintings, scorer.networks, study.size, scorer.device
-    )
-    if scorer.main:
-        path = _file(scorer, name)
-        remove_stale_parts(path.parent, older_than=DAY)  # other processes write here, too
-        content = {
-            "of": _identity(scorer), **about, "provenance": provenance(),
-            "scores": {key: asdict(value) for key, value in scores.items()},
-        }  # fmt: skip
-        write_atomic(path, json.dumps(content))
-    # Else another process of the launch might not find the file, and score again, all alone.
-    join_processes(study.device).wait_for_everyone()
-    return scores
-
-
-def _file(scorer: StudyScorer, name: str) -> Path:
-    return scorer.study.out / "scores" / scorer.study.split / f"{name}.json"
-
-
-def _kept(scorer: StudyScorer, name: str) -> dict[str, Scores] | None:
-    try:
-        kept = json.loads(_file(scorer, name).read_text())
-        if kept["of"] != _identity(scorer):
-            return None
-        return {key: Scores(**scores) for key, scores in kept["scores"].items()}
-    except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError):
-        return None  # none yet, or a damaged one
-
-
-def _identity(scorer: StudyScorer) -> dict[str, object]:
-    """What scores depend on beside the model."""
-    study, networks = scorer.study, scorer.networks
-    return {
-        "size": study.size,
-        "strengths": list(study.strengths),
-        "pictures": scorer.pictures,
-        "pairs": [f"{photo.name} {painting.name}" for photo, painting in scorer.manifest],
-        "judges": [list(extractor.words) for extractor in networks.all],
-    }
+    Args:
+        rows: runs by title.
+        scores: of the scored runs, by key.
+        reasons: why the other runs have no scores, by key.
+        photo: scores of the photo itself, the curves' point at strength 0.
+    """
+    curves, skipped = dict[str, list[Curve]](), dict[str, str]()
+    for title, runs in rows.items():
+        if missing := [reasons[run.key] for run in runs if run.key in reasons]:
+            skipped[title] = missing[0]
+            continue
+        by_seed = [{"0": photo} | scores[run.key] for run in runs]
+        curves[title] = [Curve(tuple(map(float, s)), tuple(s.values())) for s in by_seed]
+    return curves, skipped

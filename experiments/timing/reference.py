@@ -48,7 +48,9 @@ class ReferenceTrainer:
         """Update G and D, both from the state before the step; return the losses by name."""
         balance, o = self.config.balance, self.config.optimizer
         code = reference_style_code(batch["style"], self.encoder, self.config)
-        output = self.generator(batch["content"], code, batch["strength"])
+        output = self.generator(
+            batch["content"], code, batch["strength"], noise_offset=batch["uniform"][:, -2:]
+        )
         code = self.generator.standardize(code)  # as D sees it
         content, attention = self._content_loss(batch, output)
         strength = batch["strength"].mean(dim=(1, 2, 3))

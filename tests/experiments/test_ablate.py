@@ -1,31 +1,23 @@
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from underdrawing.data.files import write_atomic
 from underdrawing.experiments import ablate as module
-from underdrawing.experiments import cells, scorer
-from underdrawing.experiments.ablate import AblateConfig, ablate, ablations, command, distinct
-from underdrawing.experiments.ablations import ABLATIONS
-from underdrawing.experiments.analysis.curves import Curve
-from underdrawing.experiments.presets import StudyConfig, quick
-from underdrawing.experiments.recipes import RECIPES
-from underdrawing.experiments.scoring.protocol import CONTROLS
-from underdrawing.experiments.strength_check import check_strengths, matches, write_check
-from underdrawing.experiments.study.plan import (
-    StudyPlan,
-    duration,
-    list_cells,
-    runs_left,
-    seconds_per_step,
-    summary,
+from underdrawing.experiments.ablate import (
+    AblateConfig,
+    ablate,
+    command,
+    distinct_runs,
+    make_tables,
 )
-from underdrawing.experiments.study.runs import StudyRun, cell_config
-from underdrawing.metrics.scores import MetricNetworks, Scores
+from underdrawing.experiments.ablations import ABLATIONS, Ablation
+from underdrawing.experiments.presets import StudyConfig, quick
+from underdrawing.experiments.scoring.protocol import CONTROLS
+from underdrawing.experiments.study import queue, scores
+from underdrawing.metrics.scores import FeatureExtractor, MetricNetworks
 from underdrawing.models import pretrained
 from underdrawing.trainers.config import GeneratorConfig, TrainConfig, to_json
 from underdrawing.trainers.model_files import build_generator, save_model
@@ -35,13 +27,15 @@ Trained = list[str]
 
 @pytest.fixture
 def study(
-    offline: None,
-    folders: tuple[Path, Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    toy_judges: Callable[..., MetricNetworks],
+    offline: None, folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> StudyConfig:
-    monkeypatch.setattr(scorer, "make_judges", toy_judges)
+    """A small study with pixels in place of metric networks."""
+    pixels = FeatureExtractor(
+        lambda images, layers: {"pixels": images}, ["pixels"], lambda f: f["pixels"].flatten(1),
+        "toy", "no weights",
+    )  # fmt: skip
+    networks = MetricNetworks(pixels, pixels, pixels, "toy LPIPS", "toy Fréchet", "toy KID")
+    monkeypatch.setattr(scores, "make_networks", lambda device, weights_dir: networks)
     monkeypatch.setattr(pretrained, "PACKAGES", {})
     return replace(
         quick(), photos=folders[0], paintings=folders[1], out=tmp_path / "out", warmup=1, steps=1,
@@ -50,86 +44,78 @@ def study(
     )  # fmt: skip
 
 
-def pretend(config: TrainConfig) -> None:
-    """A run whose generator is as it was initialized: training would take long here."""
-    torch.manual_seed(config.seed)
-    save_model(build_generator(config).state_dict(), config.out)
-    write_atomic(config.out / "config.json", to_json(config))
-    checkpoint(config, config.steps)
-
-
-def checkpoint(config: TrainConfig, step: int) -> None:
-    folder = config.out / "checkpoints"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"step-{step:08}.safetensors").touch()
-
-
 @pytest.fixture
-def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is trained, timed or painted for the report."""
-    monkeypatch.setattr(cells, "train", pretend)
-    monkeypatch.setattr(module, "cell_pictures", lambda *_: [])
-    monkeypatch.setattr(module, "seconds_per_step", lambda *_: 60.0)
+def trained(monkeypatch: pytest.MonkeyPatch) -> Trained:
+    """Recipes and seeds of the runs trained from now on, warm-ups apart; the model of a "trained"
+    run is its initialization. The fourth run is interrupted.
+    """
+    names: Trained = []
+
+    def pretend(config: TrainConfig) -> None:
+        if (config.out / "model.safetensors").exists():
+            return
+        if config.init:
+            names.append(f"{config.attention.objective} {config.attention.target} {config.seed}")
+            if len(names) == 4:
+                raise KeyboardInterrupt
+        torch.manual_seed(config.seed)
+        save_model(build_generator(config).state_dict(), config.out)
+        write_atomic(config.out / "config.json", to_json(config))
+        checkpoint = config.out / "checkpoints" / f"step-{config.steps:08}.safetensors"
+        write_atomic(checkpoint, b"")
+
+    monkeypatch.setattr(queue, "train", pretend)
+    monkeypatch.setattr(module, "study_samples", lambda *_: [])
+    monkeypatch.setattr(module, "time_step", lambda _: 60.0)
+    return names
 
 
-@pytest.fixture
-def trained(quickly: None, monkeypatch: pytest.MonkeyPatch) -> Trained:
-    """The cells that are trained from now on; the fourth is interrupted."""
-    titles: Trained = []
-
-    def spy(study: StudyConfig, cell: StudyRun) -> None:
-        titles.append(f"{cell.title} {cell.seed}")
-        if len(titles) == 4:
-            raise KeyboardInterrupt
-        cells.train_cell(study, cell)
-
-    monkeypatch.setattr(scorer, "train_cell", spy)
-    return titles
-
-
-def test_axes_share_their_baseline_and_go_on_where_they_were_stopped(
-    study: StudyConfig, trained: Trained, capsys: pytest.CaptureFixture[str]
-) -> None:
-    study = replace(study, seeds=2, json=study.out / "all.json")
-    config = AblateConfig(("decoder", "clip"), study=study)
+def test_ablations_share_their_baseline_and_resume_after_an_interruption(
+    study: StudyConfig, trained: Trained, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    two = {"learned": {}, "uniform": {"attention.objective": "uniform"}}
+    monkeypatch.setitem(ABLATIONS, "objective", Ablation("Which objective?", two))
+    study = replace(study, seeds=2)
+    config = AblateConfig(("objective", "target"), study=study)
     with pytest.raises(KeyboardInterrupt):
         ablate(config)
-    assert "8 cells (4 × 2 seed(s); 0 kept, 0 skipped), 8 to train and 2 warm-up(s): about" in (
-        capsys.readouterr().err
-    )
-    found, failures = ablate(config)
-    assert not failures
-    assert "3 kept, 0 skipped), 5 to train and 1 warm-up(s): about" in capsys.readouterr().err
+    assert "8 runs (8 pending), 10 trainings with warm-ups: about" in capsys.readouterr().err
+    results, failures = ablate(config)
+    assert failures == {}
+    assert "8 runs (3 done, 5 pending), 6 trainings" in capsys.readouterr().err
     assert trained == [
-        "decoder: off 0", "decoder: on 0", "clip: 2 0", "clip: 10 0", "clip: 10 0",
-        "decoder: off 1", "decoder: on 1", "clip: 2 1", "clip: 10 1",
+        "learned structural 1000", "uniform structural 1000", "learned robust_structural 1000",
+        "learned robust 1000", "learned robust 1000", "learned structural 1001",
+        "uniform structural 1001", "learned robust_structural 1001", "learned robust 1001",
     ]  # fmt: skip
 
-    decoder, clip = found
-    assert [line.title for line in decoder.full.lines] == ["off", "on", *CONTROLS]
-    assert [line.title for line in clip.full.lines] == ["2", "5", "10", *CONTROLS]
-    assert {(d.row, d.against) for d in clip.differences} == {("2", "5"), ("10", "5")}
-    assert clip.curves["5"] == decoder.curves["off"]
-    assert decoder.full.lines[0].figures["ssim"].half_interval is not None  # two seeds
-    assert ABLATIONS["clip"].asks in clip.full.notes[0]
-    for axis in ("decoder", "clip"):
-        assert {"table.md", "table.tex", "table.csv", "table.json"} == {
-            path.name for path in (study.out / axis).iterdir()
-        }
-    both = json.loads((study.out / "all.json").read_text())
-    assert both["clip"] == json.loads((study.out / "clip" / "table.json").read_text())
+    objective, target = results
+    assert [row.title for row in objective.full.rows] == ["learned", "uniform", *CONTROLS]
+    values = list(ABLATIONS["target"].values)
+    assert [row.title for row in target.full.rows] == [*values, *CONTROLS]
+    assert {(d.row, d.against) for d in target.differences} == {
+        (row, "structural") for row in ("robust_structural", "robust")
+    }
+    assert objective.curves["learned"] == target.curves["structural"]
+    assert target.full.rows[0].entries["ssim"].half_interval is not None  # two seeds
+    assert target.full.notes[0] == f"target: {ABLATIONS['target'].question}"
+    assert all(e.paper is None for row in target.full.rows for e in row.entries.values())
     page = (study.out / "report.html").read_text()
-    assert ABLATIONS["decoder"].asks in page
-    assert ABLATIONS["clip"].asks in page
+    for name in config.ablations:
+        assert {"table.md", "table.tex", "table.csv", "table.json"} == {
+            path.name for path in (study.out / name).iterdir()
+        }
+        assert ABLATIONS[name].question in page
 
-    # Again: nothing is measured, trained or scored.
-    ablate(config)
-    assert "8 kept, 0 skipped), 0 to train and 0 warm-up(s)\n" in capsys.readouterr().err
+    monkeypatch.setattr(module, "write_report", lambda *_: None)
+    ablate(config)  # nothing is timed, trained or scored again
+    assert "8 runs (8 done), 0 trainings with warm-ups\n" in capsys.readouterr().err
     assert len(trained) == 9
 
 
-def words(study: StudyConfig) -> list[str]:
-    """The study on the command line."""
+def arguments(study: StudyConfig) -> list[str]:
+    """Return the study as on the command line."""
     options = [
         "--photos", study.photos, "--paintings", study.paintings, "--out", study.out, "--warmup", 1,
         "--steps", 1, "--size", 32, "--batch-size", 2, "--pairs", 2, "--strengths", 1, "--device",
@@ -138,172 +124,67 @@ def words(study: StudyConfig) -> list[str]:
     return [*map(str, options), "--precision", "fp32"]
 
 
-@pytest.mark.usefixtures("quickly")
-def test_an_encoder_without_weights_is_skipped_in_words(study: StudyConfig) -> None:
-    command(["encoder", *words(study)])  # and no exit code
+@pytest.mark.usefixtures("trained")
+def test_encoders_without_weights_are_skipped_with_exit_code_0(
+    study: StudyConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "write_report", lambda *_: None)
+    command(["encoder", *arguments(study)])
     table = json.loads((study.out / "encoder" / "table.json").read_text())
     assert list(table["curves"]) == ["vgg16"]
     assert set(table["skipped"]) == set(ABLATIONS["encoder"].values) - {"vgg16"}
-    for why in table["skipped"].values():
-        assert why.startswith("skipped: no weights for ")
+    assert all(why.startswith("skipped: no weights for ") for why in table["skipped"].values())
     assert "*vgg19*: skipped: no weights" in (study.out / "encoder" / "table.md").read_text()
 
 
-def test_a_cell_that_fails_leaves_the_others_their_figures(
-    study: StudyConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_failed_run_leaves_the_others_and_exits_with_1(
+    study: StudyConfig, trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Trained in earnest."""
-    monkeypatch.setattr(module, "seconds_per_step", lambda *_: 60.0)
-    with pytest.raises(SystemExit) as end:
-        command(["scales", *words(study)])
-    assert end.value.code == 1
-    table = json.loads((study.out / "scales" / "table.json").read_text())
-    assert list(table["curves"]) == ["1"]
-    assert "failed: size 32 is too small for the discriminator" in table["skipped"]["2"]
-    assert "scales: 2, seed 0, failed: size 32 is too small" in capsys.readouterr().err
+    pretend = vars(queue)["train"]
+
+    def fail_one(config: TrainConfig) -> None:
+        if config.attention.channels:
+            raise ValueError("the disk is full")
+        pretend(config)
+
+    monkeypatch.setattr(queue, "train", fail_one)
+    monkeypatch.setattr(module, "write_report", lambda *_: None)
+    with pytest.raises(SystemExit) as exit_:
+        command(["channels", *arguments(study)])
+    assert exit_.value.code == "underdrawing: channels: on, seed 0, failed: the disk is full"
+    assert len(trained) == 1
+    table = json.loads((study.out / "channels" / "table.json").read_text())
+    assert list(table["curves"]) == ["off"]
+    assert table["skipped"] == {"on": "channels: on, seed 0, failed: the disk is full"}
 
 
-def test_a_dry_run_lists_the_cells_and_trains_none(
+def test_dry_run_lists_the_runs_and_trains_none(
     study: StudyConfig, trained: Trained, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = AblateConfig(("encoder", "ema"), dry_run=True, study=study)
+    config = AblateConfig(("encoder", "target"), dry_run=True, study=study)
     assert ablate(config) == ([], {})
     *lines, last = capsys.readouterr().out.splitlines()
     states = {line.rpartition("  ")[2]: line.split("  ")[1].strip() for line in lines}
-    assert states["ema: 0"] == states["encoder: vgg16"] == "to train"
-    assert states["encoder: resnet50, smooth"] == "skipped: no weights"
-    keys = {line.split()[0] for line in lines}
-    assert keys == set(distinct(study, ablations(config)))
-    assert "10 cells (10 × 1 seed(s); 0 kept, 7 skipped), 3 to train and 2 warm-up(s)" in last
-    assert "about 5 min on this machine (60 s a step" in last
+    assert states["target: robust"] == states["encoder: vgg16"] == "pending"
+    assert states["encoder: resnet50"] == "skipped: no weights"
+    assert [line.split()[0] for line in lines] == list(distinct_runs(make_tables(config)))
+    assert "9 runs (4 pending, 5 skipped: no weights), 6 trainings with warm-ups" in last
+    assert "about 6 minutes (60 s/step in a trial" in last
     assert trained == []
-    assert not (study.out / "cells").exists()
+    assert not (study.out / "runs").exists()
 
 
-def test_a_step_is_timed_without_a_trace(study: StudyConfig) -> None:
-    cell = StudyRun("", RECIPES["attention"](), 0)
-    assert 0 < seconds_per_step(study, cell) < 60
-    assert not study.out.exists()
-
-
-def test_what_is_left_is_told_from_the_checkpoints(study: StudyConfig) -> None:
-    """A cell in the middle wants its rest, and no start; one without scores only those."""
-    study = replace(study, steps=10, warmup=100)
-    wanted = distinct(study, ablations(AblateConfig(("clip",), study=study)))
-    agenda = StudyPlan(study, wanted, {}, wanted)
-    middle, finished, new = wanted
-    checkpoint(cell_config(study, wanted[middle]), 4)
-    checkpoint(cell_config(study, wanted[finished]), 10)
-    assert [run.out.name for run in runs_left(agenda)[0]] == [middle, new]
-    assert "2 to train and 1 warm-up(s): about 1 h 56 min" in summary(agenda, 60.0)
-    states = [line.split("  ")[1].strip() for line in list_cells(agenda).splitlines()]
-    assert states == ["to continue at 4", "to score", "to train"]
-
-
-def test_durations_read_well() -> None:
-    assert [duration(s) for s in (3, 89, 3600, 7800)] == [
-        "1 min",
-        "1 min",
-        "1 h 0 min",
-        "2 h 10 min",
-    ]
-
-
-def test_a_grid_is_one_table(study: StudyConfig) -> None:
-    (table,) = ablations(AblateConfig(("objective", "decoder"), grid=True, study=study))
-    assert table.name == "objective+decoder"
+def test_grid_and_repeated_ablations_are_one_table(study: StudyConfig) -> None:
+    assert len(make_tables(AblateConfig(("target", "target"), study=study))) == 1
+    (table,) = make_tables(AblateConfig(("objective", "channels"), grid=True, study=study))
+    assert table.name == "objective+channels"
     assert table.variants.baseline == "learned · off"
-    assert len(table.rows) == 12  # two of fourteen contradict themselves
+    assert len(table.rows) == 14
 
 
-def test_an_axis_named_twice_is_one_table(study: StudyConfig) -> None:
-    assert len(ablations(AblateConfig(("clip", "clip"), study=study))) == 1
-
-
-def test_help_lists_the_axes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_the_ablations(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         command(["--help"])
     text = " ".join(capsys.readouterr().out.split())
-    for name, axis in ABLATIONS.items():
-        assert f"{name}: {axis.asks}" in text
-
-
-# -- one strength against all ---------------------------------------------------------------------
-
-
-def scores(figure: float, pairs: int = 8) -> Scores:
-    per_pair = {key: [figure] * pairs for key in ("ssim", "ssim_worst", "lpips", "style_gap")}
-    return Scores(
-        ssim=figure, ssim_worst=figure, lpips=figure, style_gap=figure, frechet=None, kernel=None,
-        frechet_photos=None, pairs=pairs, left_out=0, per_pair=per_pair,
-        photo=list(range(pairs)), painting=[0, 1] * (pairs // 2),
-    )  # fmt: skip
-
-
-def curve(half: float, full: float) -> Curve:
-    return Curve((0.0, 0.5, 1.0), (scores(0), scores(half), scores(full)))
-
-
-@pytest.fixture
-def rows() -> dict[str, list[Curve]]:
-    """At 0.5 the model of all strengths is 0.02 too low on average, at 1 it is 0.1 too high."""
-    return {
-        "all strengths": [curve(0.25, 0.6), curve(0.31, 0.6)],
-        "1 alone": [curve(0.9, 0.5)] * 2,
-        "0.5 alone": [curve(0.3, 0.9)] * 2,
-    }
-
-
-def test_each_strength_is_compared_at_itself(rows: dict[str, list[Curve]]) -> None:
-    found = {(m.strength, m.figure): m for m in matches(rows)}
-    assert len(found) == 6
-    half, full = found[0.5, "ssim"], found[1.0, "ssim"]
-    assert half.difference == pytest.approx(-0.02)
-    assert full.difference == pytest.approx(0.1)
-    assert (half.holds, full.holds, found[1.0, "lpips"].holds) == ("yes", "no", "")
-    assert half.interval == pytest.approx((-0.02, -0.02))  # pairs are all alike
-
-
-def test_the_interval_is_over_pictures(rows: dict[str, list[Curve]]) -> None:
-    """What one of the two paintings adds to all its pairs is half of the resamples, or none."""
-    for row in rows["all strengths"]:
-        figures = row.scores[1].per_pair["ssim"]
-        figures[1::2] = [figure + 0.1 for figure in figures[1::2]]
-    found = {(m.strength, m.figure): m for m in matches(rows)}
-    assert found[0.5, "ssim"].difference == pytest.approx(0.03)
-    assert found[0.5, "ssim"].interval == pytest.approx((-0.02, 0.08))
-
-
-def test_pairs_without_a_figure_are_left_out(rows: dict[str, list[Curve]]) -> None:
-    rows["all strengths"][0].scores[1].per_pair["style_gap"][0] = np.nan
-    found = {(m.strength, m.figure): m for m in matches(rows)}
-    assert found[0.5, "style_gap"].difference == pytest.approx(-0.02)
-
-
-def test_a_row_that_is_missing_is_not_compared(rows: dict[str, list[Curve]]) -> None:
-    del rows["1 alone"]
-    assert {match.strength for match in matches(rows)} == {0.5}
-    del rows["all strengths"]
-    assert matches(rows) == []
-
-
-def test_the_check_is_written(rows: dict[str, list[Curve]], tmp_path: Path) -> None:
-    write_check(matches(rows), tmp_path)
-    assert "| 0.5 | ssim | -0.020 | -0.020 … -0.020 | ± 0.03 | yes |" in (
-        (tmp_path / "check.md").read_text()
-    )
-    records = json.loads((tmp_path / "check.json").read_text())
-    assert [record["holds"] for record in records] == ["no", "no", "", "yes", "yes", ""]
-
-
-def test_strengths_that_are_not_scored_cannot_be_compared_at(study: StudyConfig) -> None:
-    check_strengths(study)
-    with pytest.raises(ValueError, match=r"compares at 0\.5, too: add it to --strengths"):
-        check_strengths(replace(study, strengths=(0.25, 1.0)))
-
-
-@pytest.mark.usefixtures("quickly")
-def test_the_axis_writes_its_check(study: StudyConfig) -> None:
-    ablate(AblateConfig(("strength",), study=study))
-    records = json.loads((study.out / "strength" / "check.json").read_text())
-    assert {record["strength"] for record in records} == {0.5, 1.0}
+    for name, ablation in ABLATIONS.items():
+        assert f"{name}: {ablation.question}" in text

@@ -1,20 +1,19 @@
-import csv
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from underdrawing.experiments import scorer as module
+from underdrawing.experiments import reproduce as module
 from underdrawing.experiments.analysis.tables import ROWS
-from underdrawing.experiments.presets import StudyConfig, quick
-from underdrawing.experiments.recipes import RECIPES
+from underdrawing.experiments.presets import PRESETS, StudyConfig, quick
 from underdrawing.experiments.reproduce import reproduce
-from underdrawing.experiments.scoring.protocol import CONTROLS, Stylizer, score_painter
-from underdrawing.experiments.study.runs import StudyRun, cell_config, warmup_config
-from underdrawing.metrics.scores import Scores
-from underdrawing.trainers.config import GeneratorConfig
+from underdrawing.experiments.scoring.protocol import CONTROLS, score_methods
+from underdrawing.experiments.study import queue, scores
+from underdrawing.trainers.config import GeneratorConfig, TrainConfig
+from underdrawing.trainers.trainer import train
+
+TITLES = [row.title for row in ROWS]
 
 
 @pytest.fixture
@@ -22,76 +21,90 @@ def study(
     offline: None, single_network: None, folders: tuple[Path, Path], tmp_path: Path
 ) -> StudyConfig:
     return replace(
-        quick(), photos=folders[0], paintings=folders[1], out=tmp_path / "out", warmup=2, steps=1,
-        size=32, batch_size=2, seeds=2, pairs=4, strengths=(0.5, 1.0), workers=0, device="cpu",
-        matched_gap=0.001, json=tmp_path / "figures.json",
+        quick(), photos=folders[0], paintings=folders[1], out=tmp_path / "out", warmup=1, steps=1,
+        size=32, batch_size=2, seeds=2, pairs=4, strengths=(1.0,), workers=0, device="cpu",
+        matched_gap=0.001,
         generator=GeneratorConfig(width=8, blocks=1),
     )  # fmt: skip
 
 
-def cell(recipe: str, seed: int = 0) -> StudyRun:
-    return StudyRun(recipe, RECIPES[recipe](), seed)
-
-
-def test_every_row_and_control_is_trained_scored_and_shown(
+def test_every_row_is_trained_scored_and_written_and_the_rest_reused(
     study: StudyConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    result = reproduce(study)
-    lines = result.full.lines
-    assert [line.title for line in lines] == [row.title for row in ROWS] + list(CONTROLS)
-    assert [line.title for line in result.matched.lines] == [row.title for row in ROWS]
-    ours = lines[0].figures["ssim"]
-    assert ours.paper == 0.72
-    assert ours.half_interval is not None  # two seeds
-    titles = {row.recipe: row.title for row in ROWS}
-    assert {(d.row, d.against) for d in result.differences} == {
-        (row.title, titles[other]) for row in ROWS for other in row.against
-    }
-    assert ("+ attention", "content, multi-layer") in {  # the primary endpoint's
-        (d.row, d.against) for d in result.differences
-    }
+    result, failures = reproduce(study)
+    assert failures == {}
+    assert [row.title for row in result.full.rows] == TITLES + list(CONTROLS)
+    assert [row.title for row in result.matched.rows] == TITLES
+    ssim = result.full.rows[0].entries["ssim"]
+    assert ssim.paper == 0.72
+    assert ssim.half_interval is not None  # two seeds
+    compared = {(d.row, d.against) for d in result.differences}
+    assert compared == {(TITLES[i], TITLES[i - 1]) for i in range(1, 5)}
+    (maps,) = result.sections
+    assert [row.title for row in maps.table.rows] == TITLES[3:]
     written = {"table.md", "table.tex", "table.csv", "table.json", "report.html", "manifest.json"}
     assert written <= {path.name for path in study.out.iterdir()}
-    assert json.loads((study.out / "table.json").read_text()) == json.loads(
-        (study.out.parent / "figures.json").read_text()
-    )
-    with (study.out / "table.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert {row["row"] for row in rows} == {line.title for line in lines}
     page = (study.out / "report.html").read_text()
-    assert all(row.title in page for row in ROWS)
+    assert all(title in page for title in TITLES)
 
-    # Again: everything is kept, nothing is trained or scored a second time.
-    scored = spy_on_scoring(monkeypatch)
-    assert reproduce(study).full == result.full
+    monkeypatch.setattr(module, "study_samples", lambda *_: [])
+    monkeypatch.setattr(module, "write_report", lambda *_: None)
+    scored: list[Any] = []
+
+    def spy(*args: Any) -> Any:
+        scored.append(args)
+        return score_methods(*args)
+
+    monkeypatch.setattr(scores, "score_methods", spy)
+    assert reproduce(study)[0].full == result.full
     assert scored == []
 
-    # One row's scores lost: it alone is scored again.
-    lost = cell_config(study, cell("attention", 1)).out.name
-    kept = study.out / "scores" / study.split / f"{lost}.json"
-    before = json.loads(kept.read_text())["scores"]
-    kept.unlink()
-    assert reproduce(study).full == result.full
+    path = next(p for p in (study.out / "scores" / "test").iterdir() if "controls" not in p.name)
+    before = json.loads(path.read_text())["scores"]
+    path.unlink()
+    assert reproduce(study)[0].full == result.full
     assert len(scored) == 1
-    assert json.loads(kept.read_text())["scores"] == before
+    assert json.loads(path.read_text())["scores"] == before
 
 
-def spy_on_scoring(monkeypatch: pytest.MonkeyPatch) -> list[Stylizer]:
-    """Whatever is scored from now on."""
-    scored: list[Stylizer] = []
+def test_failed_runs_leave_the_other_rows_and_exit_with_1(
+    study: StudyConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail_some(config: TrainConfig) -> Path:
+        if config.init and config.recipe not in ("single-layer", "multi-layer"):
+            raise ValueError("the disk is full")
+        return train(config)
 
-    def spy(stylizer: Stylizer, *rest: Any) -> Mapping[str, Scores]:
-        scored.append(stylizer)
-        return score_painter(stylizer, *rest)
+    monkeypatch.setattr(queue, "train", fail_some)
+    monkeypatch.setattr(module, "study_samples", lambda *_: [])
+    monkeypatch.setattr(module, "write_report", lambda *_: None)
+    monkeypatch.setattr(module, "parse", lambda _: replace(study, seeds=1))
+    with pytest.raises(SystemExit) as exit_:
+        module.command([])
+    done, failed = TITLES[1:3], [TITLES[0], *TITLES[3:]]
+    reasons = [f"{title}, seed 0, failed: the disk is full" for title in failed]
+    assert str(exit_.value.code).splitlines() == [f"underdrawing: {why}" for why in reasons]
+    printed = capsys.readouterr().out
+    table = json.loads((study.out / "table.json").read_text())
+    assert list(table["curves"]) == done
+    assert {(d["row"], d["against"]) for d in table["differences"]} == {(done[1], done[0])}
+    for text in (printed, (study.out / "table.md").read_text()):
+        assert all(why in text for why in reasons)
 
-    monkeypatch.setattr(module, "score_painter", spy)
-    return scored
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_preset_gives_the_defaults_and_options_change_it(preset: str) -> None:
+    assert module.parse(["--preset", preset]) == PRESETS[preset]()
+    changed = module.parse(["--preset", preset, "--steps", "7", "--generator.width", "8"])
+    generator = replace(PRESETS[preset]().generator, width=8)
+    assert changed == replace(PRESETS[preset](), steps=7, generator=generator)
 
 
-def test_with_more_steps_the_rows_are_others_and_the_start_is_the_same(study: StudyConfig) -> None:
-    longer = replace(study, steps=2)
-    for row in ROWS:
-        one = cell(row.recipe)
-        assert cell_config(study, one).out != cell_config(longer, one).out
-        assert warmup_config(study, one) == warmup_config(study, cell("multi-layer"))
-        assert warmup_config(longer, one).out == warmup_config(study, one).out
+@pytest.mark.parametrize(
+    "bad", [{"steps": 0}, {"seeds": 0}, {"size": 16}, {"lr": 0.0}, {"matched_gap": 1.5},
+            {"strengths": ()}, {"strengths": (0.5, 0.5)}, {"strengths": (0.5, 1.1)},
+            {"strengths": (0.0, 1.0)}]
+)  # fmt: skip
+def test_study_out_of_bounds_is_refused(bad: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        replace(quick(), **bad)

@@ -1,7 +1,16 @@
-"""Runs commands as forks of one process that has imported everything, and ends them as asked.
+"""Run commands as forks of a process that has imported everything, and end them as requested.
 
-A script: each line of its input is a request in JSON (see ``live``), answered by a line of JSON,
-the exit codes of the processes started (minus the signal for those killed).
+A script: each line of its input is a request in JSON, answered by a line of JSON with process ids
+and exit codes. A request has the entries ``command``, ``words`` (its arguments), ``log`` (file for
+its output) and optionally
+
+- ``ranks``: number of processes,
+- ``point``, ``nth``: the process is killed when it reaches this point for the nth time,
+- ``full``: at that point, raise the error of a full disk instead,
+- ``after``: seconds until it is killed,
+- ``diary``: file to which each step appends its number,
+- ``record``: file to which each step appends what it did,
+- ``poison``: step and rank of a batch in which an image gets the strength NaN.
 """
 
 import errno
@@ -15,57 +24,57 @@ import time
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import torch
 import torch.utils.tensorboard
-from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
 from torch.nn.utils import get_total_norm
 from underdrawing.data.dataset import RawBatch
-from underdrawing.experiments import evaluation, main, reproduce, train  # noqa: F401
-from underdrawing.trainers import train_step, trainer
+from underdrawing.experiments import main, train  # noqa: F401  (imported before the forks)
 from underdrawing.trainers.train_step import ForwardResult, TrainStep
-from underdrawing.trainers.validation import Validation
 
 Request = dict[str, Any]
+Step = Callable[[TrainStep, int, RawBatch], ForwardResult]
 
-#: Where a life may end: at a function's call, or half-way through what is written to the file
-#: that is opened; and for which files or folders. The run's folder is called ``run``.
-POINTS: dict[str, tuple[Any, str, str]] = {
-    "preparing": (Path, "open", "prepared/.*.part"),
-    "configuration": (Path, "open", "run/.config.json.*.part"),
-    "rewriting metrics": (Path, "open", "run/.metrics.jsonl.*.part"),
-    "gradients": (train_step, "discriminator_loss", ""),  # G's are there, D's are not
-    "update": (train_step, "average_into", ""),  # G and D are updated, the average is not
-    "metrics": (Path, "open", "run/metrics.jsonl"),
-    "validation": (Validation, "_pair", ""),
-    "best model": (Path, "open", "best/.model.safetensors.*.part"),
-    "best checkpoint": (Path, "open", "best/checkpoints/.step-*.part"),
-    "model": (Path, "open", "run/.model.safetensors.*.part"),
-    "between model and checkpoint": (trainer, "save_checkpoint", "run"),
-    "checkpoint": (Path, "open", "run/checkpoints/.step-*.part"),
-    "renaming": (Path, "replace", "run/checkpoints/.step-*.part"),
-    "deleting": (Path, "unlink", "run/checkpoints/step-*"),
-    "events": (RecordWriter, "write", ""),  # in a thread of TensorBoard's
-    "scoring": (evaluation, "measure", ""),
-    "scores": (Path, "open", ".scores.json.*.part"),
+TRAINERS = "underdrawing.trainers"
+#: Where a process can be ended: at the call of a function, or half-way through a write to an opened
+#: file; only for paths that match the pattern. The run directory is called ``run``.
+POINTS = {
+    "image cache": ("pathlib:Path.open", "images/*/.*.part"),
+    "configuration": ("pathlib:Path.open", "run/.config.json.*.part"),
+    "rewriting metrics": ("pathlib:Path.open", "run/.metrics.jsonl.*.part"),
+    "discriminator": (f"{TRAINERS}.train_step:discriminator_loss", ""),  # G has its gradients
+    "averaging": (f"{TRAINERS}.train_step:average_into", ""),  # G and D are updated
+    "metrics": ("pathlib:Path.open", "run/metrics.jsonl"),
+    "validation": (f"{TRAINERS}.validation:Validation._pair", ""),
+    "best model": ("pathlib:Path.open", "best/.model.safetensors.*.part"),
+    "best checkpoint": ("pathlib:Path.open", "best/checkpoints/.step-*.part"),
+    "model": ("pathlib:Path.open", "run/.model.safetensors.*.part"),
+    "between model and checkpoint": (f"{TRAINERS}.trainer:save_checkpoint", "run"),
+    "checkpoint": ("pathlib:Path.open", "run/checkpoints/.step-*.part"),
+    "renaming": ("pathlib:Path.replace", "run/checkpoints/.step-*.part"),
+    "deleting": ("pathlib:Path.unlink", "run/checkpoints/step-*"),
+    "events": ("tensorboard.summary.writer.record_writer:RecordWriter.write", ""),  # in a thread
+    "scoring": ("underdrawing.experiments.scoring.protocol:pair_metrics", ""),
+    "scores": ("pathlib:Path.open", "scores/*/.*.json.*.part"),
 }
 
 
 def kill() -> None:
-    """What no process can catch."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def fill() -> None:
-    """What a full disk does to a writer."""
+def fill_disk() -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def end_at(point: str, nth: int, end: Callable[[], None]) -> None:
-    """Call ``end`` the nth time that a point is reached."""
-    owner, name, pattern = POINTS[point]
-    original, calls = getattr(owner, name), count(1)
+    """Call ``end`` when the point is reached for the nth time."""
+    target, pattern = POINTS[point]
+    owner_name, _, name = target.replace(":", ".").rpartition(".")
+    owner, calls = resolve_name(owner_name), count(1)
+    original = getattr(owner, name)
 
     def reached() -> None:
         if next(calls) == nth:
@@ -93,85 +102,56 @@ def end_at(point: str, nth: int, end: Callable[[], None]) -> None:
     setattr(owner, name, wrapped)
 
 
-def keep_diary(path: Path) -> None:
-    """Append a line to a file as each step begins."""
-    step = TrainStep.step
-
-    def noted(self: TrainStep, number: int, packed: RawBatch) -> ForwardResult:
-        _append(path, number)
-        return step(self, number, packed)
-
-    TrainStep.step = noted  # type: ignore[method-assign,assignment]
-
-
-def record(path: Path) -> None:
-    """Append to a file what each step did: gradient norms, what was skipped, the state after it."""
-    step, update = TrainStep.step, TrainStep._update
-    norms: dict[str, float] = {}
-
-    def measured(self: TrainStep, number: int, finite: torch.Tensor) -> torch.Tensor:
-        n = self.networks
-        for name, module in (("g", n.plain_generator), ("d", n.plain_discriminator)):
-            assert module is not None
-            gradients = [p.grad for p in module.parameters() if p.grad is not None]
-            norms[name] = float(get_total_norm(gradients))
-        return update(self, number, finite)
-
-    def recorded(self: TrainStep, number: int, packed: RawBatch) -> ForwardResult:
-        scene = step(self, number, packed)
-        verdict = self.checks[-1]
-        _append(
-            path,
-            {
-                "rank": self.accelerator.process_index,
-                "step": number,
-                "positions": verdict.position.tolist(),
-                "skipped": bool(verdict.skipped),
-                "norms": norms,
-                "balance": self.balance.norms.tolist(),
-                "state": {n: _digest(m) for n, m in self.networks.modules().items()},
-            },
-        )
-        return scene
-
-    TrainStep._update = measured  # type: ignore[method-assign,assignment]
-    TrainStep.step = recorded  # type: ignore[method-assign,assignment]
-
-
-def _digest(module: torch.nn.Module) -> str:
-    """Of all weights and buffers, the spectral vectors among them."""
-    digest = hashlib.sha256()
-    for tensor in module.state_dict().values():
-        digest.update(tensor.contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _append(path: Path, line: object) -> None:
-    with path.open("a") as file:  # a line is one write, so that processes may share the file
+def append(path: Path, line: object) -> None:
+    with path.open("a") as file:  # one write per line, so that processes can share the file
         file.write(json.dumps(line) + "\n")
 
 
-def poison(number: int, rank: int) -> None:
-    """Make the first picture of one process's batch, in one step, not a number."""
+def wrap_step(wrap: Callable[[Step, TrainStep, int, RawBatch], ForwardResult]) -> None:
     step = TrainStep.step
 
-    def poisoned(self: TrainStep, at: int, packed: RawBatch) -> ForwardResult:
-        if (at, self.accelerator.process_index) == (number, rank):
-            packed["strength"][0] = torch.nan
-        return step(self, at, packed)
+    def wrapped(self: TrainStep, number: int, raw: RawBatch) -> ForwardResult:
+        return wrap(step, self, number, raw)
 
-    TrainStep.step = poisoned  # type: ignore[method-assign,assignment]
+    TrainStep.step = wrapped  # type: ignore[method-assign]
 
 
-def live(request: Request, rank: int, port: int) -> None:
-    """One process: what ``python -m underdrawing.experiments.COMMAND WORDS`` does.
+def record(path: Path) -> None:
+    """Append gradient norms, skipped steps and a digest of the state to a file."""
+    update, norms = TrainStep._update, list[float]()
 
-    The request's entries: ``command`` and its ``words``; ``log``, the file for what it prints;
-    and, if wanted, ``ranks`` (how many processes), ``diary`` and ``record`` (files, see there),
-    ``point`` and ``nth`` (where it ends), ``full`` (by a full disk instead of SIGKILL), ``after``
-    (seconds until it is killed from outside), ``poison`` (step and rank).
-    """
-    os.setsid()  # so that its loader's workers can be told from others
+    def measured(self: TrainStep, number: int, finite: torch.Tensor) -> torch.Tensor:
+        modules = self.networks.plain_generator, self.networks.plain_discriminator
+        gradients = [[p.grad for p in m.parameters() if p.grad is not None] for m in modules if m]
+        norms[:] = [float(get_total_norm(g)) for g in gradients]
+        return update(self, number, finite)
+
+    def recorded(step: Step, self: TrainStep, number: int, raw: RawBatch) -> ForwardResult:
+        result, check = step(self, number, raw), self.checks[-1]
+        line = {
+            "step": number,
+            "rank": self.accelerator.process_index,
+            "positions": check.position.tolist(),
+            "skipped": bool(check.skipped),
+            "norms": norms,
+            "balance": self.balance.norms.tolist(),
+            "state": {name: digest(m) for name, m in self.networks.modules().items()},
+        }
+        append(path, line)
+        return result
+
+    TrainStep._update = measured  # type: ignore[method-assign]
+    wrap_step(recorded)
+
+
+def digest(module: torch.nn.Module) -> str:
+    tensors = module.state_dict().values()
+    return hashlib.sha256(b"".join(x.contiguous().numpy().tobytes() for x in tensors)).hexdigest()
+
+
+def run(request: Request, rank: int, port: int) -> None:
+    """Do in this process what ``underdrawing COMMAND WORDS`` does."""
+    os.setsid()  # so that its loader's workers can be found
     signal.alarm(250)
     log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
@@ -179,33 +159,37 @@ def live(request: Request, rank: int, port: int) -> None:
     if (ranks := request.get("ranks", 1)) > 1:
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    if path := request.get("diary"):
-        keep_diary(Path(path))
     if path := request.get("record"):
         record(Path(path))
-    if where := request.get("poison"):
-        poison(*where)
+
+    def wrap(step: Step, self: TrainStep, number: int, raw: RawBatch) -> ForwardResult:
+        if path := request.get("diary"):
+            append(Path(path), number)
+        if request.get("poison") == [number, self.accelerator.process_index]:
+            raw["strength"][0] = torch.nan
+        return step(self, number, raw)
+
+    wrap_step(wrap)
     if point := request.get("point"):
-        end_at(point, request.get("nth", 1), fill if request.get("full") else kill)
+        end_at(point, request.get("nth", 1), fill_disk if request.get("full") else kill)
     main.run_command(request["command"], request["words"])
 
 
 def wait(children: list[int], after: float | None) -> list[int]:
-    """Exit codes of all children, each killed after so many seconds."""
-    deadline = time.monotonic() + after if after else None
+    """Return the exit codes of all children, which are killed after so many seconds."""
+    deadline = time.monotonic() + (after or float("inf"))
     codes: dict[int, int] = {}
     while len(codes) < len(children):
         time.sleep(0.01)
         for child in set(children) - codes.keys():
             if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
                 codes[child] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-            elif deadline and time.monotonic() > deadline:
+            elif time.monotonic() > deadline:
                 os.kill(child, signal.SIGKILL)
     return [codes[child] for child in children]
 
 
 def serve() -> None:
-    """Answer requests until there are no more; in a child, live."""
     torch.set_num_threads(1)
     for line in sys.stdin:
         request = json.loads(line)
@@ -215,7 +199,7 @@ def serve() -> None:
         children: list[int] = []
         for rank in range(request.get("ranks", 1)):
             if (child := os.fork()) == 0:
-                live(request, rank, port)
+                run(request, rank, port)
                 return
             children.append(child)
         codes = wait(children, request.get("after"))

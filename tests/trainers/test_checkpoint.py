@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,45 +28,40 @@ def save(run: Path, step: int, seed: int, keep: int = 2) -> None:
     save_checkpoint(run, step, {"m": module}, {"o": optimizer}, {"t": torch.arange(3.0)}, keep)
 
 
-def load(run: Path) -> tuple[int, nn.Module] | None:
-    module, optimizer = trained(9)
-    loaded = load_checkpoint(run, {"m": module}, {"o": optimizer})
-    return (loaded[0], module) if loaded else None
-
-
-def same(module: nn.Module, seed: int) -> bool:
-    expected = trained(seed)[0].state_dict()
-    return all(torch.equal(module.state_dict()[key], value) for key, value in expected.items())
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    """Two checkpoints, each of other weights: step 7 of seed 0, step 14 of seed 1."""
-    save(tmp_path, 7, 0)
-    save(tmp_path, 14, 1)
-    return tmp_path
-
-
-def test_round_trip_is_exact(run: Path) -> None:
-    module, optimizer = trained(2)
+def assert_loads(run: Path, step: int, seed: int) -> None:
+    """Assert that the state of ``trained(seed)`` is loaded, exactly."""
+    (module, optimizer), (expected, its_optimizer) = trained(9), trained(seed)
     loaded = load_checkpoint(run, {"m": module}, {"o": optimizer})
     assert loaded is not None
-    assert loaded[0] == 14
+    assert loaded[0] == step
     assert loaded[1]["t"].tolist() == [0, 1, 2]
-    assert same(module, 1)
-    for index, slots in trained(1)[1].state_dict()["state"].items():
+    for key, value in expected.state_dict().items():
+        assert torch.equal(module.state_dict()[key], value)
+    for index, slots in its_optimizer.state_dict()["state"].items():
         for slot, value in slots.items():
             assert torch.equal(optimizer.state_dict()["state"][index][slot], value)
 
 
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """Two checkpoints: step 7 of seed 0, step 14 of seed 1."""
+    save(tmp_path, 7, seed=0)
+    save(tmp_path, 14, seed=1)
+    return tmp_path
+
+
+def test_round_trip_is_exact(run: Path) -> None:
+    assert_loads(run, 14, seed=1)
+
+
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_a_restored_optimizer_takes_the_same_next_step(
+def test_restored_optimizer_takes_the_same_next_step(
     layout: torch.memory_format, tmp_path: Path
 ) -> None:
-    """Fused Adam reads its moments in the order of the weights' memory, whatever theirs is."""
+    """Fused Adam assumes that moments have the memory layout of their weights."""
     x = torch.rand(2, 4, 8, 8)
 
-    def begun() -> tuple[nn.Module, Adam]:
+    def build() -> tuple[nn.Module, Adam]:
         torch.manual_seed(0)
         module = nn.Conv2d(4, 6, 3).to(memory_format=layout)  # type: ignore[call-overload]
         return module, Adam(module.parameters(), lr=0.1, fused=True)
@@ -75,37 +71,34 @@ def test_a_restored_optimizer_takes_the_same_next_step(
         optimizer.step()
         optimizer.zero_grad()
 
-    (whole, optimizer), (again, restored) = begun(), begun()
-    step(whole, optimizer)
-    save_checkpoint(tmp_path, 1, {"m": whole}, {"o": optimizer}, {}, keep=1)
-    load_checkpoint(tmp_path, {"m": again}, {"o": restored})
-    for module, current in ((whole, optimizer), (again, restored)):
-        step(module, current)
-    assert torch.equal(again.get_parameter("weight"), whole.get_parameter("weight"))
+    (module, optimizer), (restored, its_optimizer) = build(), build()
+    step(module, optimizer)
+    save_checkpoint(tmp_path, 1, {"m": module}, {"o": optimizer}, {}, keep=1)
+    load_checkpoint(tmp_path, {"m": restored}, {"o": its_optimizer})
+    step(module, optimizer)
+    step(restored, its_optimizer)
+    assert torch.equal(restored.get_parameter("weight"), module.get_parameter("weight"))
 
 
-def test_no_checkpoint_is_none(tmp_path: Path) -> None:
+def test_load_checkpoint_returns_none_when_absent(tmp_path: Path) -> None:
     assert load_checkpoint(tmp_path, {}, {}) is None
     assert saved_step(tmp_path) == 0
 
 
 @pytest.mark.parametrize("keep", [1, 2, 3])
-def test_the_newest_are_kept(keep: int, tmp_path: Path) -> None:
-    for step in (5, 10, 15, 20_000_000, 20_000_005):  # beyond the digits that names are padded to
+def test_newest_checkpoints_are_kept(keep: int, tmp_path: Path) -> None:
+    for step in (5, 10, 15, 20_000_000, 20_000_005):  # more digits than names are padded to
         save(tmp_path, step, 0, keep)
     assert saved_step(tmp_path) == 20_000_005
-    kept = (15, 20_000_000, 20_000_005)[-keep:]
     assert [path.name for path in checkpoints(tmp_path)] == [
-        f"step-{step:07}.safetensors" for step in kept
+        f"step-{step:07}.safetensors" for step in (15, 20_000_000, 20_000_005)[-keep:]
     ]
 
 
-def test_a_course_that_was_left_goes_when_it_is_overtaken(run: Path) -> None:
-    save(run, 10, 2)  # the run went back behind its checkpoint at 14
+def test_saving_an_earlier_step_deletes_later_checkpoints(run: Path) -> None:
+    save(run, 10, seed=2)
     assert saved_step(run) == 10
-    loaded = load(run)
-    assert loaded is not None
-    assert same(loaded[1], 2)
+    assert_loads(run, 10, seed=2)
 
 
 def test_other_files_are_no_checkpoints(run: Path) -> None:
@@ -119,48 +112,44 @@ def test_other_files_are_no_checkpoints(run: Path) -> None:
     assert saved_step(run) == 14
 
 
-def test_another_shape_is_refused_in_words(run: Path) -> None:
+def test_checkpoint_of_other_networks_is_refused(run: Path) -> None:
     module, optimizer = trained(1, width=5)
-    with pytest.raises(ValueError, match=r"step-0000014\.safetensors belongs to a run of other"):
+    with pytest.raises(ValueError, match=r"step-0000014\.safetensors belongs to a run with other"):
         load_checkpoint(run, {"m": module}, {"o": optimizer})
     assert saved_step(run) == 14
 
 
-def _torn(content: bytes, keep: int) -> bytes:
-    return content[:keep]
-
-
-def _flipped(content: bytes, at: int) -> bytes:
-    return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+def flip(content: bytes, at: int) -> bytes:
+    damaged = bytearray(content)
+    damaged[at] ^= 1
+    return bytes(damaged)
 
 
 @pytest.mark.parametrize(
     "damage",
     [
-        b"",
-        b"\0" * 2000,
-        *(lambda c, k=k: _torn(c, k) for k in (4, 100, -50, -1)),
-        *(lambda c, k=k: _flipped(c, k) for k in (0, 9, 300, -1, -40)),
+        lambda _: b"",
+        lambda _: b"\0" * 2000,
+        *(lambda content, k=k: content[:k] for k in (4, 100, -50, -1)),
+        *(lambda content, k=k: flip(content, k) for k in (0, 9, 300, -1, -40)),
     ],
 )
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(run: Path, damage: object) -> None:
+def test_damaged_checkpoint_gives_way_to_the_previous_one(
+    run: Path, damage: Callable[[bytes], bytes]
+) -> None:
     path = checkpoints(run)[-1]
-    path.write_bytes(damage(path.read_bytes()) if callable(damage) else damage)  # type: ignore[arg-type]
-    with pytest.warns(UserWarning, match=r"step-0000014\.safetensors is damaged.*the one before"):
-        loaded = load(run)
-    assert loaded is not None
-    assert loaded[0] == 7
-    assert same(loaded[1], 0)
-    assert path.with_suffix(".damaged").is_file()  # set aside: it must not count as one of two
-    save(run, 21, 2)
-    assert [p.name for p in checkpoints(run)] == [
-        "step-0000007.safetensors", "step-0000021.safetensors",
-    ]  # fmt: skip
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.warns(UserWarning, match=r"step-0000014\.safetensors .*; using the previous"):
+        assert_loads(run, 7, seed=0)
+    assert path.with_suffix(".damaged").is_file()
+    save(run, 21, seed=2)
+    assert [saved.stem for saved in checkpoints(run)] == ["step-0000007", "step-0000021"]
 
 
-def test_all_damaged_is_like_none(run: Path) -> None:
+def test_only_damaged_checkpoints_are_like_none(run: Path) -> None:
     for path in checkpoints(run):
         path.write_bytes(b"")
-    with pytest.warns(UserWarning, match="is damaged") as caught:
-        assert load(run) is None
+    module, optimizer = trained(0)
+    with pytest.warns(UserWarning, match="starting over") as caught:
+        assert load_checkpoint(run, {"m": module}, {"o": optimizer}) is None
     assert len(caught) == 2

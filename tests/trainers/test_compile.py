@@ -1,4 +1,4 @@
-"""``compile=True`` against eager: the same losses and gradients."""
+"""``compile=True`` computes the same losses and gradients as eager execution."""
 
 import shutil
 import sysconfig
@@ -25,13 +25,13 @@ Result = tuple[dict[str, Tensor], dict[str, Tensor]]
 needs_compiler = pytest.mark.skipif(
     not any(shutil.which(name) for name in ("c++", "g++", "clang++"))
     or not Path(sysconfig.get_path("include"), "Python.h").is_file(),
-    reason="torch.compile writes C++, and there is no compiler, or no Python.h, for it here",
+    reason="torch.compile needs a C++ compiler and Python.h",
 )
 
 
 @pytest.fixture(autouse=True)
-def _afresh() -> Iterator[None]:
-    """No compiled code from before, none left; and the switch that compiling moves put back."""
+def _reset() -> Iterator[None]:
+    """Remove compiled code, and restore the switch that compiling changes."""
     before = torch._functorch.config.donated_buffer
     torch._dynamo.reset()
     yield
@@ -39,31 +39,35 @@ def _afresh() -> Iterator[None]:
     torch._functorch.config.donated_buffer = before
 
 
-def step_of(config: TrainConfig, patch: pytest.MonkeyPatch) -> Result:
-    """Losses and gradients, G's and D's, of a run's first step from weights that paint already."""
-    trainer = Trainer(config)
-    networks, gradients = trainer.networks, {}
+def first_step(config: TrainConfig, patch: pytest.MonkeyPatch) -> Result:
+    """Return losses and gradients of the first step, with a generator that changes the photo.
+
+    Gradients are not clipped, and the balance is measured, which needs more backward passes.
+    """
+    config = replace(
+        config,
+        balance=replace(config.balance, every=1), optimizer=replace(config.optimizer, clip=1e9),
+    )  # fmt: skip
+    trainer, gradients = Trainer(config), dict[str, Tensor]()
     torch.manual_seed(1)
-    for parameter in networks.plain_generator.paint.parameters():
+    for parameter in trainer.networks.plain_generator.to_residual.parameters():
         nn.init.normal_(parameter, std=0.05)
+    modules = trainer.networks.modules()
+    for key, optimizer in trainer.networks.optimizers().items():
+        module = modules["generator" if key == "optimizer_g" else "discriminator"]
 
-    def keep(name: str, module: nn.Module) -> Callable[[], None]:
-        def step() -> None:
-            found = {f"{name}.{key}": p.grad for key, p in module.named_parameters()}
-            gradients.update({key: g.clone() for key, g in found.items() if g is not None})
+        def keep(key: str = key, module: nn.Module = module) -> None:
+            for name, p in module.named_parameters():
+                if p.grad is not None:
+                    gradients[f"{key}.{name}"] = p.grad.clone()
 
-        return step
-
-    assert networks.plain_discriminator is not None
-    optimizers = networks.optimizers()
-    patch.setattr(optimizers["optimizer_g"], "step", keep("g", networks.plain_generator))
-    patch.setattr(optimizers["optimizer_d"], "step", keep("d", networks.plain_discriminator))
+        patch.setattr(optimizer, "step", keep)
     trainer.train_step.step(0, next(trainer._batches(0)))
     return trainer.train_step.totals, gradients
 
 
-def assert_same(compiled: Result, eager: Result) -> None:
-    """To 1e-4, and 1e-5 of the largest: a bias before a norm has only rounding for a gradient."""
+def assert_close(compiled: Result, eager: Result) -> None:
+    """To 1e-4, and 1e-5 of the largest: the gradient of a bias before a norm is only rounding."""
     for ours, theirs in zip(compiled, eager, strict=True):
         assert ours.keys() == theirs.keys()
         largest = max(x.norm() for x in theirs.values())
@@ -72,39 +76,18 @@ def assert_same(compiled: Result, eager: Result) -> None:
             assert difference <= 1e-4 * expected.norm() + 1e-5 * largest, name
 
 
-def measured(config: TrainConfig, **changes: object) -> TrainConfig:
-    """Gradients unclipped, and the balance measured, which runs the backward four times."""
-    balance, optimizer = replace(config.balance, every=1), replace(config.optimizer, clip=1e9)
-    return replace(config, balance=balance, optimizer=optimizer, **changes)  # type: ignore[arg-type]
-
-
-def few_layers(tiny: Tiny, **changes: object) -> TrainConfig:
-    """As little to compile as there can be: every kernel costs a second."""
-    config = tiny(
-        generator=GeneratorConfig(width=8, blocks=0),
-        attention=AttentionConfig(objective="oracle"),  # no branch
-        adversarial=AdversarialConfig(width=8, layers=1, spectral=False),
-        style=StyleConfig(layers=("relu1_1",)),
-        content=ContentConfig(layers=(("conv1_1", 1.0),)),
-    )
-    return measured(config, **changes)
-
-
-def test_compiled_graphs_run_the_same_step(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All networks are captured, forward and backward, with the graphs run by torch's own kernels:
-    what is left out is the code that is written for them.
-    """
-    method, backends = nn.Module.compile, []
+def test_compiled_graphs_compute_the_same_step(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All networks are captured, but no code is generated: the graphs run on torch's kernels."""
+    method, compiled = nn.Module.compile, list[str]()
 
     def without_code(module: nn.Module) -> None:
-        backends.append(type(module).__name__)
+        compiled.append(type(module).__name__)
         method(module, backend="aot_eager")
 
     monkeypatch.setattr(nn.Module, "compile", without_code)
-    eager = step_of(measured(tiny()), monkeypatch)
-    compiled = step_of(measured(tiny(), compile=True), monkeypatch)
-    assert backends == ["Encoder", "Generator", "PatchGAN"]
-    assert_same(compiled, eager)
+    eager = first_step(tiny(), monkeypatch)
+    assert_close(first_step(tiny(compile=True), monkeypatch), eager)
+    assert compiled == ["Encoder", "Generator", "PatchGAN"]
 
 
 @needs_compiler
@@ -112,8 +95,16 @@ def test_compiled_graphs_run_the_same_step(tiny: Tiny, monkeypatch: pytest.Monke
 def test_compiled_code_computes_the_same_step(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """With few layers: each kernel takes a second to compile."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
-    eager = step_of(few_layers(tiny), monkeypatch)
-    compiled = step_of(few_layers(tiny, compile=True), monkeypatch)
+    config = tiny(
+        generator=GeneratorConfig(width=8, blocks=0),
+        attention=AttentionConfig(objective="oracle"),  # no branch
+        adversarial=AdversarialConfig(width=8, layers=1, spectral_norm=False),
+        style=StyleConfig(layers=("relu1_1",)),
+        content=ContentConfig(layers=(("conv1_1", 1.0),)),
+    )
+    eager = first_step(config, monkeypatch)
+    compiled = first_step(replace(config, compile=True), monkeypatch)
     assert list((tmp_path / "compiled").rglob("*.cpp"))
-    assert_same(compiled, eager)
+    assert_close(compiled, eager)

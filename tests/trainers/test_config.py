@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from underdrawing.models.encoder import ENCODERS
 from underdrawing.trainers.config import (
     RUNTIME_ONLY,
@@ -21,69 +22,70 @@ from underdrawing.trainers.config import (
     differences,
     from_json,
     to_json,
+    validation_message,
 )
+from underdrawing.trainers.model_files import PRETRAINED
 
 few = settings(max_examples=40, deadline=None, derandomize=True)
-NAN = float("nan")
-words = st.text(st.characters(exclude_characters="\0"), max_size=12)
+names = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 weights = st.floats(0, 1e12)
-places = st.none() | st.text("abc/. ü", min_size=1, max_size=9).map(Path)
-layers = st.lists(words, min_size=1, max_size=3)
+paths = st.none() | st.text("abc/. ü", min_size=1, max_size=9).map(Path)
 CONFIGS = st.builds(
     TrainConfig,
-    recipe=words,
-    photos=places,
-    init=places,
+    recipe=names,
+    photos=paths,
+    init=paths,
     out=st.just(Path("runs/ä b")),
     steps=st.integers(1, 10**9),
     batch_size=st.sampled_from([6, 12]),
     accumulate=st.sampled_from([1, 2, 3]),
-    seed=st.integers(0, 2**64),
+    seed=st.integers(0, 2**63 - 1),
     crop_scale=st.floats(0.01, 1),
     precision=st.sampled_from(["auto", "fp32", "bf16"]),
-    encoder=st.builds(EncoderConfig, st.sampled_from(["vgg16", "resnet50"]), places),
+    encoder=st.builds(EncoderConfig, st.sampled_from(["vgg16", "resnet50"]), paths),
     content=st.builds(
-        ContentConfig, layers=st.lists(st.tuples(words, weights), min_size=1).map(tuple)
+        ContentConfig,
+        layers=st.lists(st.tuples(names, weights), min_size=1, max_size=9).map(tuple),
     ),
-    style=st.builds(StyleConfig, layers=layers.map(tuple), relative=st.booleans()),
+    style=st.builds(
+        StyleConfig,
+        layers=st.lists(names, min_size=1, max_size=3).map(tuple),
+        relative=st.booleans(),
+    ),
+    optimizer=st.builds(
+        OptimizerConfig, betas=st.tuples(st.floats(0, 0.9), st.floats(0, 1, exclude_max=True))
+    ),
     balance=st.builds(BalanceConfig, content=weights, every=st.integers(1, 10**9)),
 )
-BASE = TrainConfig(
-    photos=None,
-    attention=AttentionConfig(objective="learned", channels=False),
-    style=StyleConfig(layers=("relu2_1", "relu3_1")),
-    balance=BalanceConfig(style=5.0),
-)
-#: A new value for some of the fields, by their dotted names.
+#: New values of some settings, by their names on the command line.
 CHANGES: dict[str, Any] = {
     "photos": "some/folder",
     "out": "runs/other",
     "steps": 7,
-    "seed": 5,
     "size": 77,
     "encoder.weights_dir": "weights",
-    "encoder.smooth": True,
-    "generator.base": "photo",
     "content.layers": [["conv4_2", 1.0]],
-    "attention.channels": True,
-    "attention.decoder": True,
-    "attention.strength": True,
     "attention.objective": "shuffled",
-    "style.layers": ["relu1_1"],
     "balance.style": 0.123,
-    "optimizer.lr": 0.123,
+    "optimizer.betas": [0.5, 0.9],
 }
 
 
-def changed(base: TrainConfig, names: set[str]) -> TrainConfig:
-    tree = json.loads(to_json(base))
-    for name in names:
-        *parents, leaf = name.split(".")
-        branch = tree
-        for parent in parents:
-            branch = branch[parent]
-        branch[leaf] = CHANGES[name]
+def changed(config: TrainConfig, settings: set[str]) -> TrainConfig:
+    tree = json.loads(to_json(config))
+    for setting in settings:
+        *sections, name = setting.split(".")
+        (tree[sections[0]] if sections else tree)[name] = CHANGES[setting]
     return from_json(json.dumps(tree))
+
+
+@few
+@given(CONFIGS)
+def test_json_round_trip_is_exact(config: TrainConfig) -> None:
+    again = from_json(to_json(config))
+    assert again == config
+    assert to_json(again) == to_json(config)
+    assert hash(again) == hash(config)
 
 
 def test_every_encoder_can_be_chosen() -> None:
@@ -91,199 +93,131 @@ def test_every_encoder_can_be_chosen() -> None:
         assert from_json(f'{{"encoder": {{"name": "{name}"}}}}').encoder.name == name
 
 
-def test_the_default_survives_json() -> None:
-    assert from_json(to_json(TrainConfig())) == TrainConfig()
+def test_config_of_the_shipped_model_loads() -> None:
+    text = (PRETRAINED / "config.json").read_text()
+    assert json.loads(to_json(from_json(text))) == json.loads(text)
 
 
-@few
-@given(CONFIGS)
-def test_every_config_survives_json(config: TrainConfig) -> None:
-    again = from_json(to_json(config))
-    assert again == config
-    assert to_json(again) == to_json(config)
-    assert differences(config, again) == []
-
-
-def test_kinds_come_back_as_they_were() -> None:
-    config = from_json(to_json(replace(TrainConfig(), photos=Path("a/b"))))
+def test_missing_settings_get_their_defaults_and_types() -> None:
+    config = from_json('{"steps": 7, "photos": "a/b", "balance": {"style": 2}}')
+    expected = replace(TrainConfig(), steps=7, photos=Path("a/b"), balance=BalanceConfig(style=2.0))
+    assert config == expected
     assert isinstance(config.photos, Path)
-    assert isinstance(config.out, Path)
-    assert config.paintings is config.encoder.weights_dir is None
-    assert isinstance(config.style, StyleConfig)
-    hash(config)  # tuples all the way down
-
-
-def test_settings_left_out_have_their_defaults() -> None:
-    config = from_json('{"steps": 7, "balance": {"style": 2}}')
-    assert config == replace(TrainConfig(), steps=7, balance=BalanceConfig(style=2.0))
     assert isinstance(config.balance.style, float)
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "message"),
     [
-        ('{"stepps": 3}', "unknown setting.* 'stepps'"),
-        ('{"balance": {"sytle": 3, "b": 1}}', "unknown setting.* 'b', 'sytle'"),
-        ('{"steps": "3"}', "'3' should be of type int"),
-        ('{"steps": 3.0}', "3.0 should be of type int"),
-        ('{"steps": true}', "True should be of type int"),
-        ('{"steps": null}', "None should be of type int"),
-        ('{"crop_scale": true}', "True should be of type float"),
-        ('{"crop_scale": "0.5"}', "'0.5' should be of type float"),
-        ('{"photos": 3}', "3 should be of type Path"),
-        ('{"out": null}', "None should be of type Path"),
-        ('{"recipe": 3}', "3 should be of type str"),
-        ('{"attention": {"channels": 1}}', "1 should be of type bool"),
-        ('{"encoder": {"name": "vgg11"}}', "'vgg11' is none of 'vgg16', .*'efficientnet_b0'"),
-        ('{"encoder": {"name": ["vgg16"]}}', "is none of 'vgg16'"),
-        ('{"content": {"layers": [["conv4_2", "1"]]}}', "'1' should be of type float"),
-        ('{"style": {"layers": [1]}}', "1 should be of type str"),
-        ('{"steps": 0}', "steps is 0"),
-        ('{"steps": 1, "steps": 2}', "names a setting twice"),
-        ('{"balance": {"style": NaN}}', "nan is no number of a size"),
-        ('{"balance": {"style": -Infinity}}', "-inf is no number of a size"),
-        ('{"balance": {"style": 1e999}}', "inf is no number of a size"),
-        (f'{{"balance": {{"style": 1{"0" * 400}}}}}', "is no number of a size"),
+        ('{"stepps": 3}', "unknown setting 'stepps'"),
+        ('{"balance": {"sytle": 3}}', "unknown setting 'balance.sytle'"),
+        ('{"steps": "3"}', "steps is '3'; it must be a valid integer"),
+        ('{"steps": 3.0}', "steps is 3.0; it must be a valid integer"),
+        ('{"steps": true}', "steps is True; it must be a valid integer"),
+        ('{"crop_scale": "0.5"}', "crop_scale is '0.5'; it must be a valid number"),
+        ('{"photos": 3}', "photos is 3; it must be a valid string"),
+        ('{"out": null}', "out is None; it must be a valid string"),
+        ('{"attention": {"channels": 1}}', "attention.channels is 1; it must be a valid boolean"),
+        ('{"encoder": {"name": "vgg11"}}', "encoder.name is 'vgg11'; it must be 'vgg16', "),
+        ('{"encoder": []}', "encoder is []; it must be an object"),
+        ('{"content": {"layers": [["conv4_2"]]}}', "content.layers.0.1 is ['conv4_2']; "),
+        ('{"style": {"layers": "relu1_1"}}', "style.layers is 'relu1_1'; it must be a valid array"),
+        ('{"steps": 0}', "steps is 0; it must be greater than or equal to 1"),
+        ('{"steps": 1, "steps": 2}', "setting 'steps' is given twice"),
+        ('{"balance": {"style": 1, "style": 1}}', "setting 'style' is given twice"),
+        ('{"balance": {"style": NaN}}', "balance.style is nan; it must be a finite number"),
+        ('{"balance": {"style": 1e999}}', "balance.style is inf; it must be a finite number"),
+        (f'{{"balance": {{"style": 1{"0" * 400}}}}}', "it must be a finite number"),
         (f'{{"steps": 1{"0" * 5000}}}', "limit"),
-        (f'{{"steps": {"[" * 100_000}', "no training configuration"),
-        ('{"photos": "a\\u0000b"}', r"'a\\x00b' is no name"),
-        (f'{{"recipe": "{"x" * 65}"}}', "is no name"),
-        (f'{{"photos": "{"x" * 5000}"}}', "is no name"),
-        ('{"a\\nb": 1}', r"unknown setting.* 'a\\nb'"),
+        (f'{{"steps": {"[" * 100_000}', "not a training configuration"),
+        (f'{{"recipe": "{"x" * 65}"}}', "String should have at most 64 characters"),
+        ('{"a\\nb": 1}', "unknown setting 'a\\nb'"),
+        ('{"photos": "\\ud800"}', "Invalid JSON"),
+        ("[1]", "the configuration is [1]; it must be an object"),
+        ("{steps: 3}", "not a training configuration"),
+        ("", "not a training configuration"),
     ],
 )
-def test_what_is_no_config_is_refused_in_words(text: str, words: str) -> None:
-    with pytest.raises(ValueError, match=words) as refusal:
+def test_invalid_json_is_refused_in_one_line(text: str, message: str) -> None:
+    with pytest.raises(ValueError) as refusal:
         from_json(text)
+    assert message in str(refusal.value)
     assert len(str(refusal.value)) < 200
-    assert len(str(refusal.value).splitlines()) == 1
-
-
-@pytest.mark.parametrize("text", ["3", "null", "[1]", '"steps"', "{steps: 3}", '{"steps": 3', ""])
-def test_what_is_no_object_is_refused(text: str) -> None:
-    with pytest.raises(ValueError):
-        from_json(text)
+    assert str(refusal.value).isprintable()
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("section", "settings", "name"),
     [
-        "[]",
-        '""',
-        '{"encoder": []}',
-        '{"encoder": ""}',
-        '{"style": {"layers": "relu1_1"}}',
-        '{"style": {"layers": {"relu1_1": 1}}}',
-        '{"content": {"layers": [["conv4_2"]]}}',
+        (GeneratorConfig, {"width": 3}, "generator.width"),
+        (GeneratorConfig, {"width": 4097}, "generator.width"),
+        (GeneratorConfig, {"blocks": 65}, "generator.blocks"),
+        (ContentConfig, {"layers": ()}, "content.layers"),
+        (ContentConfig, {"layers": (("conv4_2", 1.0),) * 65}, "content.layers"),
+        (ContentConfig, {"layers": (("conv4_2", -1.0),)}, "content.layers.0.1"),
+        (AttentionConfig, {"budget": 0.0}, "attention.budget"),
+        (StyleConfig, {"layers": ()}, "style.layers"),
+        (AdversarialConfig, {"layers": 9}, "adversarial.layers"),
+        (BalanceConfig, {"tv": float("inf")}, "balance.tv"),
+        (BalanceConfig, {"every": 0}, "balance.every"),
+        (OptimizerConfig, {"lr": float("nan")}, "optimizer.lr"),
+        (OptimizerConfig, {"ema": 1.0}, "optimizer.ema"),
+        (OptimizerConfig, {"betas": (0.9, 1.0)}, "optimizer.betas.1"),
+        (TrainConfig, {"size": 31}, "size"),
+        (TrainConfig, {"accumulate": 0}, "accumulate"),
+        (TrainConfig, {"seed": -1}, "seed"),
+        (TrainConfig, {"crop_scale": 0.0}, "crop_scale"),
     ],
 )
-def test_a_list_or_text_is_no_object_and_text_no_list(text: str) -> None:
-    with pytest.raises(ValueError, match="should be"):
-        from_json(text)
+def test_out_of_bounds_setting_is_named(section: type, settings: dict[str, Any], name: str) -> None:
+    with pytest.raises(ValidationError) as refusal:
+        section(**settings)
+    assert validation_message(refusal.value).startswith(f"{name} is ")
 
 
-@pytest.mark.parametrize("text", ["", "{steps: 3}"])
-def test_what_is_no_json_is_called_no_configuration(text: str) -> None:
-    with pytest.raises(ValueError, match="no training configuration"):
-        from_json(text)
-
-
-@few
-@given(st.sets(st.sampled_from(sorted(CHANGES))))
-def test_differences_are_the_fields_that_differ_and_matter(names: set[str]) -> None:
-    lines = differences(BASE, changed(BASE, names))
-    assert sorted(line.split(":")[0] for line in lines) == sorted(names - RUNTIME_ONLY)
-
-
-def test_a_difference_shows_old_and_new() -> None:
-    lines = differences(BASE, changed(BASE, {"photos", "balance.style", "style.layers"}))
-    assert lines == [
-        "photos: None -> some/folder",
-        "style.layers: ['relu2_1', 'relu3_1'] -> ['relu1_1']",
-        "balance.style: 5.0 -> 0.123",
-    ]
-    assert differences(BASE, replace(BASE, balance=replace(BASE.balance, style=5))) == []
+def test_replace_validates() -> None:
+    with pytest.raises(ValueError):
+        replace(TrainConfig(), steps=0)
+    with pytest.raises(ValueError):
+        replace(TrainConfig(), steps=3.0)
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("settings", "message"),
     [
-        *(
-            ({name: 0}, f"{name} is 0; it must be at least 1")
-            for name in (
-                "steps",
-                "batch_size",
-                "accumulate",
-                "log_every",
-                "image_every",
-                "save_every",
-            )
-        ),
-        ({"steps": -5}, "steps is -5"),
-        ({"size": 31}, "size is 31; crops must be at least 32"),
-        ({"size": 4097}, "size is 4097; .* at most 4096"),
-        ({"batch_size": 4, "accumulate": 3}, "batch_size 4 does not divide into 3"),
+        ({"batch_size": 4, "accumulate": 3}, "batch_size 4 is not divisible by accumulate 3"),
+        ({"content": ContentConfig(kind="pixel")}, "set attention.objective uniform"),
+        ({"compile": True, "adversarial": AdversarialConfig(r1=1.0)}, "set adversarial.r1 0"),
         *(
             (
                 {"attention": AttentionConfig(objective=objective, **{use: True})},
                 f"attention.{use} needs a predicted map, and objective {objective} predicts none",
             )
             for objective in ("uniform", "oracle", "saliency")
-            for use in ("decoder", "strength")
-            if (objective, use) != ("uniform", "decoder")
-        ),
-        (
-            {"content": ContentConfig(kind="pixel"), "attention": BASE.attention},
-            "pixel content loss has no attention",
+            for use in ("gates_decoder", "modulates_strength")
+            if (objective, use) != ("uniform", "gates_decoder")
         ),
     ],
 )
-def test_settings_that_contradict_are_refused(settings: dict[str, Any], words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+def test_contradicting_settings_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError) as refusal:
         TrainConfig(**settings)
-
-
-@pytest.mark.parametrize(
-    ("part", "settings", "words"),
-    [
-        (GeneratorConfig, {"width": -3}, r"generator\.width is -3; it must be at least 4, at most"),
-        (GeneratorConfig, {"width": 10**9}, r"generator\.width is 1000000000"),
-        (GeneratorConfig, {"blocks": 65}, r"generator\.blocks is 65; .* at most 64"),
-        (ContentConfig, {"layers": ()}, r"content\.layers must name at least one layer"),
-        (ContentConfig, {"layers": (("conv4_2", 1.0),) * 65}, r"content\.layers .* at most 64"),
-        (ContentConfig, {"layers": (("conv4_2", -1.0),)}, r"content\.layers has a weight"),
-        (ContentConfig, {"layers": (("conv4_2", NAN),)}, r"content\.layers has a weight"),
-        (AttentionConfig, {"budget": 0.0}, r"attention\.budget is 0\.0"),
-        (StyleConfig, {"layers": ()}, r"style\.layers must name at least one layer"),
-        (AdversarialConfig, {"layers": 9}, r"adversarial\.layers is 9"),
-        (AdversarialConfig, {"scales": 4}, r"adversarial\.scales is 4"),
-        (BalanceConfig, {"tv": float("inf")}, r"balance\.tv is inf; .* at most 1e\+12"),
-        (BalanceConfig, {"every": 0}, r"balance\.every is 0"),
-        (OptimizerConfig, {"lr": NAN}, r"optimizer\.lr is nan"),
-        (OptimizerConfig, {"ema": 1.0}, r"optimizer\.ema is 1\.0; .* at most 0\.999"),
-    ],
-)
-def test_settings_out_of_bounds_are_refused(
-    part: type, settings: dict[str, Any], words: str
-) -> None:
-    with pytest.raises(ValueError, match=words):
-        part(**settings)
+    assert message in validation_message(refusal.value)
 
 
 @pytest.mark.parametrize("objective", ["uniform", "learned", "shuffled", "joint", "gate"])
-def test_the_decoder_may_use_any_predicted_map_and_an_even_one(objective: Any) -> None:
-    config = TrainConfig(attention=AttentionConfig(objective=objective, decoder=True))
+def test_decoder_may_be_gated_by_a_predicted_or_constant_map(objective: Any) -> None:
+    config = TrainConfig(attention=AttentionConfig(objective=objective, gates_decoder=True))
     assert from_json(to_json(config)) == config
 
 
-def test_the_limits_themselves_are_allowed() -> None:
-    config = TrainConfig(
-        steps=1,
-        batch_size=3,
-        accumulate=3,
-        size=32,
-        content=ContentConfig(kind="pixel"),
-        attention=AttentionConfig(objective="uniform"),
-        adversarial=AdversarialConfig(scales=3),
-    )
-    assert from_json(to_json(config)) == config
+@few
+@given(st.sets(st.sampled_from(sorted(CHANGES))))
+def test_differences_are_the_changed_settings_that_affect_the_result(names: set[str]) -> None:
+    lines = differences(TrainConfig(), changed(TrainConfig(), names))
+    assert sorted(line.split(":")[0] for line in lines) == sorted(names - RUNTIME_ONLY)
+
+
+def test_difference_shows_old_and_new_value() -> None:
+    lines = differences(TrainConfig(), changed(TrainConfig(), {"photos", "optimizer.betas"}))
+    assert lines == ["photos: None -> some/folder", "optimizer.betas: [0.9, 0.99] -> [0.5, 0.9]"]

@@ -1,19 +1,26 @@
 import ctypes
+import os
 import platform
+import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from underdrawing.trainers import memory
-from underdrawing.trainers.runtime import M_MMAP_MAX, M_TRIM_THRESHOLD, keep_freed_memory
+import torch
+from underdrawing.trainers.runtime import (
+    M_MMAP_MAX,
+    M_TRIM_THRESHOLD,
+    has_bfloat16,
+    keep_freed_memory,
+    out_of_memory,
+    pick_device,
+    stop_signals,
+)
 
-#: Page faults of writing 64 MiB anew after 64 MiB were freed, first as it is by default.
-FAULTS = """
-import importlib.util, resource, sys
-spec = importlib.util.spec_from_file_location("memory", sys.argv[1])
-memory = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(memory)
+#: Page faults of writing 64 MiB after 64 MiB were freed, before and after ``keep_freed_memory``.
+PAGE_FAULTS = """
+import resource
+from underdrawing.trainers.runtime import keep_freed_memory
 
 def faults():
     for _ in range(2):
@@ -23,60 +30,83 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 default = faults()
-memory.keep_freed_memory()
+keep_freed_memory()
 print(default, faults())
 """
 
 
-class Library:
-    """A C library that writes down what it is told."""
+class CLibrary:
+    """A C library that records calls of ``mallopt``."""
 
     def __init__(self) -> None:
-        self.cond_strength: list[tuple[int, int]] = []
+        self.calls: list[tuple[int, int]] = []
 
     def mallopt(self, option: int, value: int) -> int:
-        self.cond_strength.append((option, value))
+        self.calls.append((option, value))
         return 1
 
 
-@pytest.mark.parametrize("times", [1, 2])
-def test_it_says_the_same_each_time(times: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    library = Library()
-    monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setattr(ctypes, "CDLL", lambda _: library)
-    for _ in range(times):
-        keep_freed_memory()
-    assert library.cond_strength == times * [(M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1)]
-
-
-def test_a_c_library_without_mallopt_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-
-    class Other:
-        def __getattr__(self, name: str) -> None:
-            asked.append(name)
-            raise AttributeError(name)  # as ctypes says it
-
-    monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setattr(ctypes, "CDLL", lambda _: Other())
-    keep_freed_memory()
-    assert asked == ["mallopt"]
-
-
-@pytest.mark.parametrize("system", ["darwin", "win32"])
-def test_other_systems_are_left_alone(system: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    library = Library()
+@pytest.mark.parametrize("system", ["linux", "darwin", "win32"])
+def test_malloc_is_tuned_on_linux_only(system: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = CLibrary()
     monkeypatch.setattr(sys, "platform", system)
     monkeypatch.setattr(ctypes, "CDLL", lambda _: library)
     keep_freed_memory()
-    assert library.cond_strength == []
+    expected = [(M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1)] if system == "linux" else []
+    assert library.calls == expected
 
 
-@pytest.mark.skipif(
-    platform.libc_ver()[0] != "glibc", reason="only glibc can be told to keep freed memory"
-)
-def test_freed_memory_is_used_again() -> None:
-    command = [sys.executable, "-c", FAULTS, str(Path(memory.__file__))]
+def test_c_library_without_mallopt_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
+    keep_freed_memory()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_freed_memory_is_reused() -> None:
+    command = [sys.executable, "-c", PAGE_FAULTS]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
-    default, kept = map(int, done.stdout.split())
-    assert kept < default / 4
+    default, reused = map(int, done.stdout.split())
+    assert reused < default / 4
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"), True),
+        (RuntimeError("shape mismatch"), False),
+    ],
+)
+def test_out_of_memory_recognizes_wordings(error: Exception, expected: bool) -> None:
+    assert out_of_memory(error) == expected
+
+
+@pytest.mark.parametrize("supported", [True, False])
+def test_bfloat16_needs_hardware_support(supported: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: supported)
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported",
+        lambda including_emulation=True: supported or including_emulation,
+    )  # fmt: skip
+    assert has_bfloat16(torch.device("cpu")) == supported
+    assert has_bfloat16(torch.device("cuda")) == supported
+
+
+def test_cuda_without_a_device_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert pick_device("auto").type == "cpu"
+    with pytest.raises(ValueError, match="torch sees no CUDA device"):
+        pick_device("cuda")
+
+
+def test_first_stop_signal_is_collected_and_the_second_one_raises() -> None:
+    with stop_signals() as received:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert received == [signal.SIGINT]
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)

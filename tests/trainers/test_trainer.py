@@ -1,9 +1,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from underdrawing.data.dataset import RawBatch
+from underdrawing.data.image_cache import CachedImages, UncachedImages
 from underdrawing.experiments.recipes import RECIPES
 from underdrawing.losses.attention import OBJECTIVES, TARGETS
-from underdrawing.trainers.checkpoint import saved_step
 from underdrawing.trainers.config import AdversarialConfig, TrainConfig
 from underdrawing.trainers.model_files import load_model, load_state
 from underdrawing.trainers.runtime import Interrupted
@@ -22,59 +19,79 @@ from underdrawing.trainers.trainer import Trainer, train
 
 Tiny = Callable[..., TrainConfig]
 
+#: Losses of five steps, recorded in float32 on a CPU (torch 2.11) before the code was restructured.
+RECORDED_LOSSES = {
+    "attention-adversarial": {
+        "loss/content": [0.045884, 0.028938, 0.010943, 0.029312, 0.040043],
+        "loss/style": [0.271853, 0.228197, 0.136068, 0.193872, 0.210869],
+        "loss/adversarial": [0.344555, 0.019015, -0.033060, -0.158236, 0.068108],
+        "loss/attention": [0.121512, 0.122772, 0.096671, 0.045184, 0.159971],
+        "loss/discriminator": [1.760772, 2.374477, 1.979708, 2.034360, 1.202098],
+    },
+    "multi-layer": {
+        "loss/content": [0.045884, 0.028938, 0.010952, 0.029309, 0.040027],
+        "loss/style": [0.271853, 0.228197, 0.136070, 0.193884, 0.210875],
+    },
+}
 
-def metrics(run: Path) -> list[dict[str, float]]:
+
+def read_metrics(run: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
-def same_models(a: Path, b: Path) -> bool:
-    first, second = load_state(a), load_state(b)
-    return all(torch.equal(first[key], second[key]) for key in first)
 
 
 def largest_difference(a: Path, b: Path) -> float:
     first, second = load_state(a), load_state(b)
+    assert first.keys() == second.keys()
     return max(float((first[key] - second[key]).abs().max()) for key in first)
+
+
+@pytest.mark.parametrize("recipe", RECORDED_LOSSES)
+def test_losses_match_recorded_values(recipe: str, tiny: Tiny) -> None:
+    lines = read_metrics(train(tiny(recipe, steps=5)))
+    for name, values in RECORDED_LOSSES[recipe].items():
+        # Where the output hardly differs from its photo, rounding is amplified in the target of A.
+        tolerance = 2e-4 if name == "loss/attention" else 1e-5
+        assert [line[name] for line in lines] == pytest.approx(values, rel=0, abs=tolerance), name
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_trains(tiny: Tiny, recipe: str) -> None:
     run = train(tiny(recipe))
-    lines = metrics(run)
+    lines = read_metrics(run)
     assert [line["step"] for line in lines] == [1, 2]
-    assert all(value == value for line in lines for value in line.values())  # no NaN
+    assert "loss/style" in lines[0]
     generator, config = load_model(run)
     assert config.recipe == recipe
     assert not generator.training
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_every_attention_objective_trains(tiny: Tiny, objective: str) -> None:
-    config = tiny("attention")
-    attention = replace(config.attention, objective=objective, channels=True)  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("objective", "target"),
+    [(o, "structural") for o in OBJECTIVES] + [("learned", target) for target in TARGETS[1:]],
+)
+def test_every_attention_objective_and_target_trains(
+    tiny: Tiny, objective: str, target: str
+) -> None:
+    config = tiny("attention", steps=1)
+    attention = replace(config.attention, objective=objective, target=target, channels=True)  # type: ignore[arg-type]
     run = train(replace(config, attention=attention))
-    assert ("attention/kl" in metrics(run)[0]) == (objective != "uniform")
-
-
-@pytest.mark.parametrize("target", TARGETS)
-def test_every_attention_target_trains(tiny: Tiny, target: str) -> None:
-    config = tiny("attention")
-    train(replace(config, attention=replace(config.attention, target=target)))  # type: ignore[arg-type]
+    assert ("attention/kl" in read_metrics(run)[0]) == (objective != "uniform")
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"game": "lsgan", "spectral": False},
-        {"game": "nonsaturating", "r1": 1.0},
+        {"gan_loss": "lsgan", "spectral_norm": False},
+        {"gan_loss": "nonsaturating", "r1": 1.0},
         {"feature_matching": 1.0, "projection": False, "augment": False},
     ],
 )
 def test_every_kind_of_discriminator_trains(tiny: Tiny, changes: dict[str, object]) -> None:
-    train(tiny(adversarial=replace(AdversarialConfig(width=8), **changes)))  # type: ignore[arg-type]
+    config = tiny(steps=1, adversarial=replace(AdversarialConfig(width=8), **changes))  # type: ignore[arg-type]
+    assert "loss/discriminator" in read_metrics(train(config))[0]
 
 
-def test_a_run_folder_tells_where_everything_came_from(tiny: Tiny) -> None:
+def test_run_directory_records_the_origin_of_data_and_weights(tiny: Tiny) -> None:
     run = train(tiny())
     about = json.loads((run / "run.json").read_text())
     manifest = json.loads((run / "manifest.json").read_text())
@@ -85,98 +102,87 @@ def test_a_run_folder_tells_where_everything_came_from(tiny: Tiny) -> None:
     assert list((run / "tensorboard").iterdir())
 
 
+def test_changed_data_are_reported_when_a_run_resumes(tiny: Tiny) -> None:
+    run = train(tiny())
+    about = json.loads((run / "run.json").read_text())
+    about["data"]["photos"] = "other"
+    (run / "run.json").write_text(json.dumps(about))
+    with pytest.warns(UserWarning, match="photos changed since .* was started"):
+        train(tiny(steps=3))
+    about["encoder"]["sha256"] = "other"
+    (run / "run.json").write_text(json.dumps(about))
+    with pytest.raises(ValueError, match="started with other weights of vgg16"):
+        train(tiny(steps=4))
+
+
 def test_resumed_run_is_bit_identical(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = train(tiny(steps=6, out=tmp_path / "whole"))
-    broken = tiny(steps=6, out=tmp_path / "broken")
-    step, steps = TrainStep.step, []
+    config, step, steps = tiny(steps=6, out=tmp_path / "resumed"), TrainStep.step, list[int]()
 
-    def dying(self: TrainStep, number: int, batch: RawBatch) -> ForwardResult:
+    def failing(self: TrainStep, number: int, batch: RawBatch) -> ForwardResult:
         steps.append(number)
-        if number == 3 and steps.count(3) == 1:
+        if steps.count(3) == 1 and number == 3:
             raise RuntimeError("power cut")
         return step(self, number, batch)
 
-    monkeypatch.setattr(TrainStep, "step", dying)
+    monkeypatch.setattr(TrainStep, "step", failing)
     with pytest.raises(RuntimeError, match="power cut"):
-        train(broken)
-    train(broken)
-    assert steps == [0, 1, 2, 3, 2, 3, 4, 5]  # went on from the checkpoint at 2
-    assert same_models(whole, broken.out)
-    assert metrics(whole) == metrics(broken.out)
+        train(config)
+    train(config)
+    assert steps == [0, 1, 2, 3, 2, 3, 4, 5]  # resumed from the checkpoint after two steps
+    assert largest_difference(whole, config.out) == 0
+    assert read_metrics(whole) == read_metrics(config.out)
 
 
-def test_ctrl_c_saves_and_the_same_command_continues(
+def test_interrupted_run_saves_and_resumes(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = train(tiny(steps=4, out=tmp_path / "whole"))
     config, step = tiny(steps=4, save_every=100), TrainStep.step
 
     def interrupted(self: TrainStep, number: int, batch: RawBatch) -> ForwardResult:
-        scene = step(self, number, batch)
+        result = step(self, number, batch)
         if number == 0:
             os.kill(os.getpid(), signal.SIGINT)
-        return scene
+        return result
 
-    monkeypatch.setattr(TrainStep, "step", interrupted)
-    with pytest.raises(Interrupted, match="step 1 of 4"):
-        train(config)
-    monkeypatch.setattr(TrainStep, "step", step)
-    assert same_models(train(config), whole)
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainStep, "step", interrupted)
+        with pytest.raises(Interrupted, match="step 1 of 4"):
+            train(config)
+    assert largest_difference(train(config), whole) == 0
 
 
-def test_stopping_the_whole_process_group_saves_too(
-    tiny: Tiny, tmp_path: Path, cache: Path
+def test_micro_batches_and_workers_and_cache_do_not_change_the_result(
+    tiny: Tiny, tmp_path: Path
 ) -> None:
-    """As a terminal's Ctrl-C does: the loader's workers get the signal as well."""
-    config = tiny()
-    words = [
-        "--photos", config.photos, "--paintings", config.paintings, "--out", config.out,
-        "--size", 32, "--batch-size", 2, "--steps", 100_000, "--workers", 2, "--device", "cpu",
-        "--precision", "fp32", "--log-every", 1, "--save-every", 100_000,
-        "--generator.width", 8, "--generator.blocks", 1,
-    ]  # fmt: skip
-    run = subprocess.Popen(
-        [sys.executable, "-m", "underdrawing.experiments.train", *map(str, words)],
-        env=os.environ | {"UNDERDRAWING_CACHE": str(cache), "OMP_NUM_THREADS": "1"},
-        stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while not (config.out / "metrics.jsonl").is_file() and time.monotonic() < deadline:
-        time.sleep(0.2)
-    os.killpg(run.pid, signal.SIGINT)
-    _, errors = run.communicate(timeout=60)
-    assert run.returncode == 130
-    assert "run the same command again to continue" in errors
-    assert "Traceback" not in errors
-    assert saved_step(config.out) > 0
+    config = tiny(batch_size=4, out=tmp_path / "one")
+    one = train(config)
+    workers = replace(config, workers=2, cache_images=False, out=tmp_path / "workers")
+    assert isinstance(Trainer(config).dataset.photos, CachedImages)
+    assert isinstance(Trainer(workers).dataset.photos, UncachedImages)
+    assert largest_difference(one, train(workers)) == 0
+    micro_batches = train(replace(config, accumulate=2, out=tmp_path / "two"))
+    assert largest_difference(one, micro_batches) < 2e-4
 
 
-def test_micro_batches_do_not_change_the_result(tiny: Tiny, tmp_path: Path) -> None:
-    one = train(tiny(batch_size=4, out=tmp_path / "one"))
-    two = train(tiny(batch_size=4, accumulate=2, out=tmp_path / "two"))
-    assert largest_difference(one, two) < 2e-4
-
-
-def test_workers_do_not_change_the_result(tiny: Tiny, tmp_path: Path) -> None:
-    assert same_models(
-        train(tiny(out=tmp_path / "none")), train(tiny(workers=2, out=tmp_path / "two"))
-    )
-
-
-def test_a_finished_run_is_left_alone_and_more_steps_continue_it(tiny: Tiny) -> None:
+def test_finished_run_is_left_alone_and_more_steps_resume_it(tiny: Tiny) -> None:
     config = tiny()
     run = train(config)
     written = (run / "model.safetensors").stat().st_mtime_ns
     train(config)
     assert (run / "model.safetensors").stat().st_mtime_ns == written
+    (run / "model.safetensors").unlink()
+    train(config)
+    load_model(run)  # written again from the checkpoint
     train(replace(config, steps=3))
-    assert [line["step"] for line in metrics(run)] == [1, 2, 3]
+    assert [line["step"] for line in read_metrics(run)] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("changes", [{"seed": 1}, {"steps": 1}, {"size": 40}])
-def test_another_configuration_is_refused_with_the_difference(
+def test_run_directory_of_another_configuration_is_refused(
     tiny: Tiny, changes: dict[str, int]
 ) -> None:
     run = train(tiny())
@@ -185,24 +191,18 @@ def test_another_configuration_is_refused_with_the_difference(
         train(tiny(out=run, **changes))
 
 
-def test_a_run_can_start_from_another(tiny: Tiny, tmp_path: Path) -> None:
+def test_run_can_start_from_another_model(tiny: Tiny, tmp_path: Path) -> None:
     start = train(tiny("multi-layer", out=tmp_path / "start"))
     config = tiny("attention-adversarial", init=start, out=tmp_path / "next")
     before = load_state(start)
-    fresh = Trainer(config).networks.plain_generator.state_dict()
-    assert all(torch.equal(fresh[key], value) for key, value in before.items())
-    wider = replace(config, generator=replace(config.generator, width=16))
-    with pytest.raises(ValueError, match="another shape"):
-        train(wider)
+    initial = Trainer(config).networks.plain_generator.state_dict()
+    assert all(torch.equal(initial[key], value) for key, value in before.items())
+    with pytest.raises(ValueError, match=r"differ in generator\.width"):
+        train(replace(config, generator=replace(config.generator, width=16)))
 
 
-def test_a_batch_that_does_not_divide_is_refused(tiny: Tiny) -> None:
-    with pytest.raises(ValueError, match="does not divide"):
-        tiny(batch_size=3, accumulate=2)
-
-
-def test_gradient_balance_holds_its_shares(tiny: Tiny) -> None:
+def test_gradient_balance_keeps_its_shares(tiny: Tiny) -> None:
     run = train(tiny("gradient-balance", steps=3))
-    config = RECIPES["gradient-balance"]()
-    assert metrics(run)[-1]["share/content"] == pytest.approx(config.balance.content, abs=0.02)
-    assert metrics(run)[-1]["share/adversarial"] == pytest.approx(0.1, abs=0.02)
+    balance, last = RECIPES["gradient-balance"]().balance, read_metrics(run)[-1]
+    for name in ("content", "style", "adversarial"):
+        assert last[f"share/{name}"] == pytest.approx(getattr(balance, name), abs=0.02)

@@ -3,58 +3,57 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from underdrawing.experiments.analysis.attention import LAST, last_figures, maps_section
-from underdrawing.experiments.presets import StudyConfig, quick
+from underdrawing.experiments.analysis.attention import LAST, attention_section, last_statistics
 from underdrawing.experiments.recipes import RECIPES
-from underdrawing.experiments.study.runs import StudyRun, cell_config
+from underdrawing.losses.attention import collapse_warning
+from underdrawing.trainers.config import to_json
+
+BUDGET = RECIPES["attention"]().attention.budget
 
 
-@pytest.fixture
-def study(tmp_path: Path) -> StudyConfig:
-    return replace(quick(), out=tmp_path, device="cpu")
-
-
-def write_log(run: Path, kl: float, steps: int = 8) -> None:
-    """A log whose last lines have this KL, and whose first ones have not."""
-    run.mkdir(parents=True)
-    lines = [{"step": 0, "loss/content": 1.0}]  # logged before there was a map
-    for step in range(1, steps + 1):
-        settled = step > steps - LAST
-        figures = {"kl": kl if settled else 9.0, "peak": 3.0, "correlation": 0.5}
-        lines.append({f"attention/{name}": value for name, value in figures.items()})
-        lines[-1] |= {"step": step, "loss/attention": 0.25}
+def write_run(run: Path, kl: float | None, budget: float = BUDGET) -> Path:
+    """Write config and log of a run; ``kl`` is that of the last logged lines."""
+    run.mkdir()
+    config = RECIPES["attention"]()
+    config = replace(config, attention=replace(config.attention, budget=budget))
+    (run / "config.json").write_text(to_json(config))
+    lines: list[dict[str, float | None]] = [{"step": 0, "loss/content": 1.0}]
+    for step in range(1, 9 if kl is not None else 1):
+        values = {"kl": kl if step > 8 - LAST else 9.0, "peak": 3.0, "correlation": 0.5}
+        lines.append({"step": step, "loss/attention": 0.25})
+        lines[-1] |= {f"attention/{name}": value for name, value in values.items()}
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return run
 
 
-def test_the_last_figures_count(tmp_path: Path) -> None:
-    write_log(tmp_path / "run", 0.125)
-    assert last_figures(tmp_path / "run") == {
+def test_last_logged_lines_are_averaged(tmp_path: Path) -> None:
+    assert last_statistics(write_run(tmp_path / "run", 0.125)) == {
         "attention/kl": 0.125, "attention/peak": 3.0, "attention/correlation": 0.5,
         "loss/attention": 0.25,
     }  # fmt: skip
 
 
-def test_a_run_without_a_map_or_a_log_has_none(tmp_path: Path) -> None:
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss/content": 1.0}\n')
-    assert last_figures(tmp_path) == {}
-    assert last_figures(tmp_path / "elsewhere") == {}
+def test_run_without_map_or_log_has_no_statistics(tmp_path: Path) -> None:
+    assert last_statistics(write_run(tmp_path / "uniform", None)) == {}
+    assert last_statistics(tmp_path / "elsewhere") == {}
 
 
-def test_rows_are_means_over_seeds_and_flat_maps_are_marked(study: StudyConfig) -> None:
-    rows = {}
-    recipes = {"attention": (0.2, 0.4), "naive-attention": (0.001, 0.003), "multi-layer": ()}
-    for name, kls in recipes.items():
-        rows[name] = [StudyRun(name, RECIPES[name](), seed) for seed in range(2)]
-        for cell, kl in zip(rows[name], kls, strict=False):
-            write_log(cell_config(study, cell).out, kl)
-    (section,) = maps_section(study, rows)
-    sharp, flat = section.table.lines
-    assert (sharp.title, sharp.note) == ("attention", "")
-    assert (flat.title, flat.note) == ("naive-attention", "flat")
-    assert sharp.figures["attention/kl"].measured == pytest.approx(0.3)
-    assert sharp.figures["attention/kl"].half_interval is not None
+def test_rows_are_means_over_seeds_and_rows_without_a_map_are_left_out(tmp_path: Path) -> None:
+    runs = {
+        "attention": [write_run(tmp_path / "a0", 0.2), write_run(tmp_path / "a1", 0.4)],
+        "multi-layer": [write_run(tmp_path / "m", None), tmp_path / "elsewhere"],
+    }
+    (section,) = attention_section(runs)
+    (row,) = section.table.rows
+    assert (row.title, row.note) == ("attention", "")
+    assert row.entries["attention/kl"].measured == pytest.approx(0.3)
+    assert row.entries["attention/kl"].half_interval is not None
+    assert attention_section({"multi-layer": runs["multi-layer"]}) == []
 
 
-def test_where_no_row_has_a_map_there_is_no_section(study: StudyConfig) -> None:
-    rows = {"uniform": [StudyRun("uniform", RECIPES["multi-layer"](), 0)]}
-    assert maps_section(study, rows) == []
+@pytest.mark.parametrize("budget", [0.1, 0.5, 2.0])
+@pytest.mark.parametrize("kl", [0.001, 0.01, 0.06, 0.2])
+def test_flat_means_what_training_warns_about(kl: float, budget: float, tmp_path: Path) -> None:
+    (section,) = attention_section({"row": [write_run(tmp_path / "run", kl, budget)]})
+    warned = collapse_warning(peak=1.0, kl=kl, positions=64, budget=budget) or ""
+    assert section.table.rows[0].note == ("flat" if "flat" in warned else "")

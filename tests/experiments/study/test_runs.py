@@ -1,252 +1,118 @@
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from underdrawing.data.files import BusyError
-from underdrawing.experiments import cells
 from underdrawing.experiments.ablations import with_settings
-from underdrawing.experiments.presets import StudyConfig, quick
+from underdrawing.experiments.presets import StudyConfig
 from underdrawing.experiments.recipes import RECIPES
-from underdrawing.experiments.study.runs import (
-    StudyRun,
-    cell_config,
-    cell_key,
-    key_of,
-    run_lock,
-    run_pending,
-    warmup_config,
-)
-from underdrawing.trainers import networks
+from underdrawing.experiments.study import runs as module
+from underdrawing.experiments.study.runs import StudyRun, make_run, settings_key
+from underdrawing.trainers import runtime
 from underdrawing.trainers.config import GeneratorConfig, TrainConfig
 
-HOLD = """
-import fcntl, pathlib, sys
-path = pathlib.Path(sys.argv[1])
-path.parent.mkdir(parents=True, exist_ok=True)
-file = path.open("a")
-fcntl.lockf(file, fcntl.LOCK_EX)
-print("held", flush=True)
-sys.stdin.read()
-"""
+
+def run(study: StudyConfig, seed: int = 0, **settings: Any) -> StudyRun:
+    return make_run(study, "row", with_settings(RECIPES["attention"](), settings), seed)
 
 
-@pytest.fixture
-def study(tmp_path: Path) -> StudyConfig:
-    return replace(quick(), out=tmp_path / "out", device="cpu")
-
-
-@pytest.fixture
-def three() -> list[StudyRun]:
-    recipes = ("multi-layer", "attention", "attention-adversarial")
-    return [StudyRun(name, RECIPES[name](), 0) for name in recipes]
-
-
-@contextmanager
-def held_by_another(study: StudyConfig, key: str) -> Iterator[Callable[[], None]]:
-    """Another process has this cell in hand, until it is told to let go."""
-    claim = str(study.out / "claims" / key)
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLD, claim], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as other:
-        assert other.stdin is not None
-        assert other.stdout is not None
-        assert other.stdout.readline() == b"held\n"
-
-        def let_go() -> None:
-            other.communicate()
-
-        yield let_go
+def test_run_has_the_studys_settings_and_continues_from_its_start(study: StudyConfig) -> None:
+    study = replace(study, size=64, lr=1e-3, workers=3, generator=GeneratorConfig(width=8))
+    found = run(study, seed=2)
+    for config, steps in ((found.config, study.steps), (found.start, study.warmup)):
+        assert (config.steps, config.size, config.optimizer.lr) == (steps, 64, 1e-3)
+        assert (config.workers, config.generator.width) == (3, 8)
+    assert found.config.init == found.start.out
+    assert found.config.seed != found.start.seed
+    assert (found.dir, found.key) == (study.out / "runs" / found.key, settings_key(found.config))
+    assert found.start.out.parent == found.dir.parent
 
 
 # -- keys -----------------------------------------------------------------------------------------
 
 
-def test_the_key_is_of_what_counts() -> None:
+def test_key_ignores_settings_without_effect_on_the_result() -> None:
     config = TrainConfig()
     for same in ({"recipe": "x"}, {"out": Path("x")}, {"workers": 9}, {"device": "cpu"}):
-        assert key_of(with_settings(config, same)) == key_of(config)
-    others = (
-        {"seed": 1}, {"steps": 7}, {"strength": 0.5}, {"attention.clip": 2.0},
-        {"photos": Path("x")}, {"init": Path("cells/0123")}, {"init": Path("cells/4567")},
+        assert settings_key(with_settings(config, same)) == settings_key(config)
+
+
+def test_key_depends_on_every_setting_with_an_effect() -> None:
+    others: tuple[dict[str, Any], ...] = (
+        {}, {"seed": 1}, {"steps": 7}, {"full_strength_prob": 0.25}, {"attention.budget": 2.0},
+        {"photos": Path("x")}, {"init": Path("runs/0123")}, {"init": Path("runs/4567")},
     )  # fmt: skip
-    keys = {key_of(with_settings(config, other)) for other in others}
-    assert len(keys | {key_of(config)}) == len(others) + 1
+    keys = {settings_key(with_settings(TrainConfig(), other)) for other in others}
+    assert len(keys) == len(others)
 
 
-def test_the_key_does_not_depend_on_where_the_start_lies() -> None:
+def test_key_ignores_the_directory_of_the_start() -> None:
     near, far = (replace(TrainConfig(), init=Path(place) / "0123") for place in ("a", "/b/c"))
-    assert key_of(near) == key_of(far)
+    assert settings_key(near) == settings_key(far)
 
 
-def test_the_key_does_not_depend_on_the_order_of_changes() -> None:
-    one, other = {"attention.clip": 2.0}, {"style.kind": "statistics"}
-    config = TrainConfig()
-    assert key_of(with_settings(config, one, other)) == key_of(with_settings(config, other, one))
+def test_key_depends_on_the_cache_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = settings_key(TrainConfig())
+    monkeypatch.setattr(module, "CACHE_VERSION", module.CACHE_VERSION + 1)
+    assert settings_key(TrainConfig()) != before
 
 
-def test_cells_of_a_seed_share_a_start_that_differs_only_where_it_must(study: StudyConfig) -> None:
-    def start(**settings: object) -> Path:
-        return warmup_config(study, StudyRun("", with_settings(plain, settings), 0)).out
-
-    plain = RECIPES["attention"]()
-    for shared in (
-        {"attention.objective": "joint"}, {"balance.kind": "schedule"},
-        {"content.normalization": "none"}, {"balance.adversarial": 1.0},
-    ):  # fmt: skip
-        assert start(**shared) == start()
-    for own in (
-        {"generator.base": "photo"}, {"encoder.smooth": True}, {"balance.kind": "gradient"},
-        {"strength": 0.5}, {"full_strength_prob": 1.0},
-    ):  # fmt: skip
-        assert start(**own) != start()
-
-
-def test_a_default_that_changes_changes_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else scores of the old default would be printed as the new one's."""
-    before = key_of(TrainConfig())
-    monkeypatch.setattr(cells, "TRAINING", cells.TRAINING + 1)
-    assert key_of(TrainConfig()) != before
-    asked = {"attention.target": "robust"}
-    assert key_of(with_settings(TrainConfig(), asked)) != key_of(TrainConfig())
-
-
-def test_the_key_knows_the_precision_that_the_machine_picks(
-    study: StudyConfig, three: list[StudyRun], monkeypatch: pytest.MonkeyPatch
+def test_key_depends_on_the_precision_of_the_machine(
+    study: StudyConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keys = set()
-    for there in (True, False):
-        monkeypatch.setattr(networks, "has_bfloat16", lambda device, there=there: there)
-        keys.add(cell_key(study, three[0]))
+    study, keys = replace(study, precision="auto"), set()
+    for supported in (True, False):
+        monkeypatch.setattr(runtime, "has_bfloat16", lambda device, it=supported: it)
+        keys.add(run(study).key)
     assert len(keys) == 2
-    assert cell_key(replace(study, precision="fp32"), three[0]) in keys
+    assert run(replace(study, precision="fp32")).key in keys
 
 
-def test_a_grid_trains_no_cell_twice_under_two_names(study: StudyConfig) -> None:
-    def key(**settings: object) -> str:
-        return cell_key(study, StudyRun("", with_settings(RECIPES["attention"](), settings), 0))
+def test_inactive_settings_do_not_change_the_key(study: StudyConfig) -> None:
+    def key(**settings: Any) -> str:
+        return run(study, **settings).key
 
-    uniform = {"attention.objective": "uniform"}
-    assert key(**uniform) == key(**uniform, **{"attention.target": "robust"})
-    assert key() == key(**{"attention.budget": 2.0})  # of robust targets alone
-    assert key() == key(**{"adversarial.scales": 2})  # there is no discriminator
-    robust = {"attention.target": "robust"}
-    assert key(**robust) == key(**robust, **{"attention.clip": 2.0})
+    uniform, robust = {"attention.objective": "uniform"}, {"attention.target": "robust"}
+    assert key(**uniform) == key(**uniform, **robust)
+    assert key() == key(**{"attention.budget": 2.0})  # only robust targets have a budget
     assert key(**robust) != key(**robust, **{"attention.budget": 2.0})
-    assert key() != key(**{"attention.clip": 2.0})
-    assert key() != key(**{"balance.adversarial": 1.0, "adversarial.scales": 2})
+    assert key() == key(**{"adversarial.width": 16})  # there is no discriminator
+    assert key(**{"balance.adversarial": 1.0}) != key(
+        **{"balance.adversarial": 1.0, "adversarial.width": 16}
+    )
 
 
-def test_what_a_base_is_painted_on_is_the_studys_unless_an_axis_varies_it(
-    study: StudyConfig,
+# -- warm-up --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "shared"),
+    [
+        ({"attention.objective": "joint"}, True),
+        ({"attention.gates_decoder": True}, True),
+        ({"attention.modulates_strength": True}, True),
+        ({"balance.kind": "schedule"}, True),
+        ({"content.normalization": "none"}, True),
+        ({"balance.adversarial": 1.0}, True),
+        ({"encoder.name": "vgg19"}, False),
+        ({"style.layers": ("relu2_1",)}, False),
+        ({"balance.kind": "gradient"}, False),
+    ],
+)
+def test_runs_share_a_warmup_unless_they_cannot(
+    settings: dict[str, Any], shared: bool, study: StudyConfig
 ) -> None:
-    photo = replace(study, generator=GeneratorConfig(base="photo"))
-    for recipe, expected in (({}, "photo"), ({"generator.base": "photo"}, "photo")):
-        cell = StudyRun("", with_settings(RECIPES["attention"](), recipe), 0)
-        assert cell_config(photo, cell).generator.base == expected
-    assert cell_config(study, cell).generator.base == "photo"
+    assert (run(study, **settings).start == run(study).start) == shared
+    assert run(study, **settings).start.seed != run(study, seed=1, **settings).start.seed
 
 
-def test_the_start_teaches_the_branch_but_does_not_use_it(
-    study: StudyConfig, three: list[StudyRun]
-) -> None:
-    for cell in three:
-        assert warmup_config(study, cell).attention.objective == "observed"
+def test_warmup_trains_the_branch_without_using_it(runs: list[StudyRun]) -> None:
+    assert len({found.start for found in runs}) == 1
+    assert runs[0].start.attention.objective == "observed"
+    assert runs[0].start.balance.adversarial == 0
 
 
-# -- the queue ------------------------------------------------------------------------------------
-
-
-def test_a_cell_that_fails_leaves_the_others_alone(
-    study: StudyConfig, three: list[StudyRun]
-) -> None:
-    done: list[StudyRun] = []
-
-    def work(cell: StudyRun) -> None:
-        if cell is three[1]:
-            raise ValueError("it is too small")
-        done.append(cell)
-
-    assert run_pending(study, three, work) == {three[1]: "it is too small"}
-    assert done == [three[0], three[2]]
-
-
-def test_a_bug_is_no_failure_of_a_cell(study: StudyConfig, three: list[StudyRun]) -> None:
-    def work(cell: StudyRun) -> None:
-        raise RuntimeError("a bug")
-
-    with pytest.raises(RuntimeError, match="a bug"):
-        run_pending(study, three, work)
-
-
-def test_an_interruption_ends_it_at_once(study: StudyConfig, three: list[StudyRun]) -> None:
-    done: list[StudyRun] = []
-
-    def work(cell: StudyRun) -> None:
-        if done:
-            raise KeyboardInterrupt
-        done.append(cell)
-
-    with pytest.raises(KeyboardInterrupt):
-        run_pending(study, three, work)
-    assert done == three[:1]
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="locks are POSIX's")
-def test_what_another_process_has_in_hand_comes_last(
-    study: StudyConfig, three: list[StudyRun], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    done: list[StudyRun] = []
-    with held_by_another(study, cell_config(study, three[0]).out.name) as let_go:
-        monkeypatch.setattr(time, "sleep", lambda _: let_go())
-        assert run_pending(study, three, done.append) == {}
-    assert done == [three[1], three[2], three[0]]
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="locks are POSIX's")
-def test_a_claim_that_another_process_holds_is_busy(study: StudyConfig) -> None:
-    with held_by_another(study, "0123"), pytest.raises(BusyError), run_lock(study, "0123"):
-        pass
-    with run_lock(study, "0123"):
-        pass
-
-
-def test_a_cell_whose_start_is_busy_is_tried_again_and_told_of_once(
-    study: StudyConfig, three: list[StudyRun], monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    waited, done = list[float](), list[StudyRun]()
-
-    def work(cell: StudyRun) -> None:
-        if len(waited) < 3:
-            raise BusyError
-        done.append(cell)
-
-    monkeypatch.setattr(time, "sleep", waited.append)
-    assert run_pending(study, three, work) == {}
-    assert done == three
-    assert capsys.readouterr().err.count("seed 0: attention\n") == 1
-
-
-def test_the_processes_of_a_launch_end_together(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """Were one to go on to the next cell, the others would wait for it in this one."""
-    launch = SimpleNamespace(num_processes=2, is_main_process=True)
-    monkeypatch.setattr(cells, "join_processes", lambda device: launch)
-    done: list[StudyRun] = []
-
-    def work(cell: StudyRun) -> None:
-        done.append(cell)
-        raise ValueError("the disk is full")
-
-    study = replace(quick(), out=tmp_path)
-    both = [StudyRun("a", RECIPES["attention"](), seed) for seed in range(2)]
-    with pytest.raises(ValueError, match="the disk is full"):
-        run_pending(study, both, work)
-    assert done == both[:1]
+def test_more_steps_per_row_keep_the_warmup(study: StudyConfig) -> None:
+    longer = run(replace(study, steps=study.steps + 1))
+    assert longer.key != run(study).key
+    assert longer.start.out == run(study).start.out

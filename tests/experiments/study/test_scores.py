@@ -1,7 +1,4 @@
-"""What is kept of scores, and when it is not taken for those that are asked for."""
-
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,59 +7,45 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from underdrawing.experiments import scorer as module
-from underdrawing.experiments.presets import StudyConfig, quick
+from underdrawing.experiments.presets import StudyConfig
 from underdrawing.experiments.recipes import RECIPES
-from underdrawing.experiments.scoring.protocol import score_painter
-from underdrawing.experiments.study.runs import StudyRun
-from underdrawing.experiments.study.scores import control_scores, make_scorer
-from underdrawing.metrics.scores import MetricNetworks, Scores
-
-CELL = StudyRun("", RECIPES["attention"](), 0)
-
-
-@pytest.fixture
-def study(
-    offline: None, folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    toy_judges: Callable[..., MetricNetworks],
-) -> StudyConfig:  # fmt: skip
-    """On copies of the pictures, so that a test may change them."""
-    monkeypatch.setattr(module, "make_judges", toy_judges)
-    photos, paintings = (
-        Path(shutil.copytree(folder, tmp_path / folder.name)) for folder in folders
-    )
-    return replace(
-        quick(), photos=photos, paintings=paintings, out=tmp_path / "out", size=32, pairs=9,
-        device="cpu", precision="fp32",
-    )  # fmt: skip
+from underdrawing.experiments.scoring.protocol import score_methods
+from underdrawing.experiments.study import scores as module
+from underdrawing.experiments.study.runs import StudyRun, make_run
+from underdrawing.experiments.study.scores import make_curves, make_scorer
+from underdrawing.metrics.scores import Scores
+from underdrawing.trainers.config import to_json
+from underdrawing.trainers.model_files import build_generator, save_model
 
 
 @pytest.fixture
 def scored(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What is scored from now on."""
+    """Manifests that are scored from now on."""
     calls: list[Any] = []
 
-    def spy(stylizer: Any, manifest: Any, *rest: Any) -> dict[str, Scores]:
+    def spy(stylize: Any, manifest: Any, *rest: Any) -> dict[str, Scores]:
         calls.append(manifest)
-        return score_painter(stylizer, manifest, *rest)
+        return score_methods(stylize, manifest, *rest)
 
-    monkeypatch.setattr(module, "score_painter", spy)
+    monkeypatch.setattr(module, "score_methods", spy)
     return calls
 
 
 def controls(study: StudyConfig) -> dict[str, Scores]:
-    return control_scores(make_scorer(study, CELL))
+    return make_scorer(study).score_controls()
 
 
-def test_scores_are_kept_and_the_same(study: StudyConfig, scored: list[Any]) -> None:
-    first = controls(study)
-    assert controls(study) == first
+def test_scores_are_cached(small_study: StudyConfig, scored: list[Any]) -> None:
+    first = controls(small_study)
+    assert controls(small_study) == first
     assert len(scored) == 1
     assert len(first["identity"].photo) == len(first["identity"].painting) == 9
+    pairs = json.loads((small_study.out / "manifest.json").read_text())
+    assert pairs == [[photo.name, painting.name] for photo, painting in scored[0]]
 
 
-def test_each_split_keeps_its_own(study: StudyConfig, scored: list[Any]) -> None:
-    test, validation = study, replace(study, split="validation")
+def test_each_split_has_its_own_cache(small_study: StudyConfig, scored: list[Any]) -> None:
+    test, validation = small_study, replace(small_study, split="validation")
     first = controls(test), controls(validation)
     assert set(scored[0]).isdisjoint(scored[1])
     assert (controls(test), controls(validation)) == first
@@ -70,22 +53,73 @@ def test_each_split_keeps_its_own(study: StudyConfig, scored: list[Any]) -> None
 
 
 @pytest.mark.parametrize("folder", ["photos", "paintings"])
-def test_other_pictures_of_the_same_names_are_scored_anew(
-    folder: str, study: StudyConfig, scored: list[Any]
+def test_changed_images_of_the_same_names_are_scored_again(
+    folder: str, small_study: StudyConfig, scored: list[Any]
 ) -> None:
-    before = controls(study)
+    before = controls(small_study)
     pair = 0 if folder == "photos" else 1
     Image.fromarray(np.full((64, 64, 3), 90, np.uint8)).save(scored[0][0][pair])
-    assert controls(study)["color only"] != before["color only"]
+    assert controls(small_study)["color only"] != before["color only"]
     assert [p.name for p, _ in scored[0]] == [p.name for p, _ in scored[1]]
 
 
-def test_scores_of_an_older_version_are_made_anew(study: StudyConfig, scored: list[Any]) -> None:
-    first = controls(study)
-    (file,) = (study.out / "scores" / "test").iterdir()
-    kept = json.loads(file.read_text())
-    for scores in kept["scores"].values():
+def without_photos(path: Path) -> None:
+    cached = json.loads(path.read_text())
+    for scores in cached["scores"].values():
         del scores["photo"]
-    file.write_text(json.dumps(kept))
-    assert controls(study) == first
+    path.write_text(json.dumps(cached))
+
+
+@pytest.mark.parametrize(
+    "damage", [without_photos, lambda path: path.write_text("{"), lambda path: path.write_text("3")]
+)
+def test_damaged_or_outdated_caches_are_replaced(
+    damage: Callable[[Path], None], small_study: StudyConfig, scored: list[Any]
+) -> None:
+    first = controls(small_study)
+    damage(small_study.out / "scores" / "test" / "controls.json")
+    assert controls(small_study) == first
     assert len(scored) == 2
+
+
+def test_run_is_scored_at_the_studys_strengths(small_study: StudyConfig, scored: list[Any]) -> None:
+    study = replace(small_study, strengths=(0.25, 1.0))
+    run = make_run(study, "row", RECIPES["multi-layer"](), 0)
+    save_model(build_generator(run.config).state_dict(), run.dir)
+    (run.dir / "config.json").write_text(to_json(run.config))
+    scorer = make_scorer(study)
+    scores = scorer.score_run(run)
+    assert list(scores) == ["0.25", "1.0"]
+    assert scores["0.25"].ssim > scores["1.0"].ssim
+    assert scorer.cached(run.key) == scores
+    assert len(scored) == 1
+    assert make_scorer(replace(study, strengths=(0.5, 1.0))).cached(run.key) is None
+    settings = json.loads((study.out / "scores" / "test" / f"{run.key}.json").read_text())
+    assert "attention.objective: learned -> uniform" in settings["settings"]
+
+
+def test_curves_start_at_the_photo_and_rows_with_a_missing_run_are_skipped(
+    small_study: StudyConfig,
+) -> None:
+    photo = controls(small_study)["identity"]
+    rows = {
+        name: [make_run(small_study, name, RECIPES[name](), seed) for seed in range(2)]
+        for name in ("multi-layer", "attention")
+    }
+    scores: dict[str, dict[str, Scores]] = {
+        run.key: {"0.5": photo, "1": photo} for runs in rows.values() for run in runs
+    }
+    failed: StudyRun = rows["attention"][1]
+    del scores[failed.key]
+    curves, skipped = make_curves(rows, scores, {failed.key: "out of memory"}, photo)
+    assert [curve.strengths for curve in curves["multi-layer"]] == [(0.0, 0.5, 1.0)] * 2
+    assert skipped == {"attention": "out of memory"}
+    assert curves.keys() == {"multi-layer"}
+
+
+def test_notes_and_cards_state_the_protocol(small_study: StudyConfig) -> None:
+    scorer = make_scorer(small_study)
+    notes = " ".join(scorer.notes())
+    assert f"Photos: {small_study.photos}. Paintings: {small_study.paintings}." in notes
+    assert "Evaluated on 9 held-out pairs (test) at 32 px" in notes
+    assert {card.name for card in scorer.cards()} >= {"SSIM", "toy LPIPS", "toy KID"}
