@@ -88,7 +88,7 @@ def make_study_result(
         make_table_row(n, s, papers.get(n), columns, False, minimum) for n, s in trained.items()
     ]
     full += [make_table_row(n, [s], None, columns, control=True) for n, s in controls.items()]
-    all_notes = [*notes, *(f"*{name}*: {why}" for name, why in skipped.items())]
+    all_notes = [*notes, *(f"{name}: {why}" for name, why in skipped.items())]
     matched = [column._replace(paper=None) for column in columns if column.key not in UNMATCHED]
     differences = [
         difference(rows, row, baseline, column.key, gap)
