@@ -7,6 +7,7 @@ Several GPUs: ``accelerate launch -m underdrawing.experiments.ablate …``, or t
 per GPU.
 """
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,11 +16,12 @@ from typing import Annotated, NamedTuple
 
 import tyro
 
+from ..data.files import write_atomic
 from ..metrics.scores import Scores
 from ..trainers.runtime import join_processes
 from .ablations import ABLATIONS, Variants, variants
 from .analysis.attention import attention_section
-from .analysis.results import StudyResult, make_study_result, result_text, write_result
+from .analysis.results import StudyResult, make_study_result, result_text, result_tree, write_result
 from .analysis.tables import make_columns
 from .main import choice, run_command
 from .presets import PRESETS, StudyConfig
@@ -139,6 +141,9 @@ def write_tables(
         write_result(result, study.out / table.name)
         first = {title: table.rows[title][0] for title in result.curves}
         chapters.append(Chapter(result, study_samples(first, scorer.manifest, scorer.device)))
+    if study.json:
+        trees = {result.title: result_tree(result) for result in results}
+        write_atomic(study.json, json.dumps(trees, indent=1))
     write_report(study.out / "report.html", TITLE, LEDE, chapters, study)
 
 

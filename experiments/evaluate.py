@@ -3,6 +3,7 @@
 Several GPUs: ``accelerate launch -m underdrawing.experiments.evaluate RUN``, with equal results.
 """
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Annotated, Literal, NamedTuple
 
 import tyro
 
+from ..data.files import write_atomic
 from ..data.folders import read_collection
 from ..metrics.scores import MetricNetworks, Scores, make_cards
 from ..models.pretrained import cache_dir
@@ -18,7 +20,14 @@ from ..trainers.config import TrainConfig
 from ..trainers.model_files import load_config, load_model, own_folder
 from ..trainers.runtime import join_processes
 from .analysis.curves import Curve
-from .analysis.results import Section, StudyResult, make_study_result, result_text, write_result
+from .analysis.results import (
+    Section,
+    StudyResult,
+    make_study_result,
+    result_text,
+    result_tree,
+    write_result,
+)
 from .analysis.tables import Column, Table, make_columns, make_table_row
 from .main import run_command
 from .presets import check_rising
@@ -68,6 +77,8 @@ class EvaluateConfig:
     """Folder to search first for the weights of the metric networks."""
     out: Path | None = None
     """Folder for the tables; default: RUN/evaluation of the first run, or runs/evaluation."""
+    json: Path | None = None
+    """Also write all values to this file."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device."""
 
@@ -114,6 +125,8 @@ def evaluate(config: EvaluateConfig) -> StudyResult:
     result = make_result(config, data, networks, size, curves, scores)
     if processes.is_main_process:
         write_result(result, out)
+        if config.json:
+            write_atomic(config.json, json.dumps(result_tree(result), indent=1))
     return result
 
 

@@ -108,9 +108,6 @@ def option_value(arguments: list[str], flag: str) -> str | None:
     return parser.parse_known_args(arguments)[0].value
 
 
-given = option_value  # former name
-
-
 def choice(arguments: list[str], flag: str, table: Mapping[str, T], default: str) -> T:
     """Return the entry of ``table`` that ``--flag NAME`` names.
 

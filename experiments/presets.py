@@ -25,6 +25,8 @@ class StudyConfig:
     """Folder of paintings; default: the built-in samples."""
     out: Path = Path("runs/reproduce")
     """Folder for runs, tables and report. Run the same command again to continue."""
+    json: Path | None = None
+    """Also write all values to this file."""
     warmup: Annotated[int, Field(ge=1)] = 400
     """Steps of the warm-up shared by all rows of a seed."""
     steps: Annotated[int, Field(ge=1)] = 80

@@ -6,13 +6,15 @@ continues where it was interrupted, and several processes of it share the work.
 Several GPUs: ``accelerate launch -m underdrawing.experiments.reproduce …`` trains each row on all.
 """
 
+import json
 import sys
 
 import tyro
 
+from ..data.files import write_atomic
 from ..trainers.runtime import join_processes
 from .analysis.attention import attention_section
-from .analysis.results import StudyResult, make_study_result, result_text, write_result
+from .analysis.results import StudyResult, make_study_result, result_text, result_tree, write_result
 from .analysis.tables import FOOTNOTE, ROWS, make_columns
 from .main import choice, run_command
 from .presets import PRESETS, StudyConfig
@@ -64,6 +66,8 @@ def reproduce(study: StudyConfig) -> tuple[StudyResult, dict[str, str]]:
     )  # fmt: skip
     if scorer.is_main:
         write_result(result, study.out)
+        if study.json:
+            write_atomic(study.json, json.dumps(result_tree(result), indent=1))
         first = {title: rows[title][0] for title in curves}
         samples = study_samples(first, scorer.manifest, scorer.device)
         write_report(study.out / "report.html", TITLE, LEDE, [Chapter(result, samples)], study)

@@ -19,7 +19,7 @@ from ..trainers.dry_run import describe, make_plan, summarize
 from ..trainers.model_files import PRETRAINED, SHIPPED, load_config, model_folder
 from ..trainers.runtime import join_processes
 from ..trainers.trainer import Trainer, begin
-from .main import choice, given, run_command
+from .main import choice, option_value, run_command
 from .recipes import RECIPES
 
 FEW = 24  # training paintings, at most, for which ``few-paintings`` is the default recipe
@@ -103,9 +103,9 @@ def find_defaults(arguments: list[str]) -> Defaults:
     Raises:
         ValueError: an unknown recipe, or no such model to start from.
     """
-    recipe, init = given(arguments, "--recipe"), given(arguments, "--init")
-    previous = _previous_config(Path(given(arguments, "--out") or TrainConfig.out))
-    count = _count_training_paintings(given(arguments, "--paintings"))
+    recipe, init = option_value(arguments, "--recipe"), option_value(arguments, "--init")
+    previous = _previous_config(Path(option_value(arguments, "--out") or TrainConfig.out))
+    count = _count_training_paintings(option_value(arguments, "--paintings"))
     fitting, reason = recipe_for(count) if count else TrainConfig.recipe, ""
     if recipe is None and previous and previous.recipe in RECIPES:
         recipe = previous.recipe

@@ -147,9 +147,3 @@ def clip(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path / name
 
     return make
-
-
-@pytest.fixture
-def film(clip: Callable[..., Path]) -> Callable[..., Path]:
-    """Former name of ``clip``."""
-    return clip

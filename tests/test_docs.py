@@ -37,7 +37,7 @@ TINY = {
     "reproduce": f"{STUDY} --out runs/table",
     "ablate": f"{STUDY} --out runs/table",
     "evaluate": "--pairs 2 --size 32",
-    "robustness": "--pairs 2",
+    "robustness": "--images 2",
     "app": "--port 17860",
     "benchmark": f"--parts stylize --sizes 32 --reference False {NETWORK}",
 }
@@ -122,7 +122,7 @@ class Closing:
 @pytest.mark.usefixtures("workshop")
 @pytest.mark.parametrize("line", commands())
 def test_documented_command_runs(
-    line: str, film: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    line: str, clip: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(app, "Event", Closing)
     source, _, command = line.rpartition("underdrawing ")
@@ -130,7 +130,7 @@ def test_documented_command_runs(
     command = re.sub(r"\b[A-Z]{3,}\b", lambda word: FILES.get(word[0], word[0]), command)
     words = shlex.split(command)
     if "clip.mp4" in words:
-        shutil.copy(film("clip.mp4"), ".")
+        shutil.copy(clip("clip.mp4"), ".")
     if source:
         photo = io.BytesIO(Path(source.split()[1]).read_bytes())
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(photo))

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from ...data.files import write_atomic
 from ...metrics.cards import Card
@@ -87,7 +88,7 @@ def make_study_result(
         make_table_row(n, s, papers.get(n), columns, False, minimum) for n, s in trained.items()
     ]
     full += [make_table_row(n, [s], None, columns, control=True) for n, s in controls.items()]
-    all_notes = [*notes, *(f"*{name}*: {why}" for name, why in skipped.items())]
+    all_notes = [*notes, *(f"{name}: {why}" for name, why in skipped.items())]
     matched = [column._replace(paper=None) for column in columns if column.key not in UNMATCHED]
     differences = [
         difference(rows, row, baseline, column.key, gap)
@@ -230,9 +231,14 @@ def write_result(result: StudyResult, folder: Path) -> None:
     latex = [tables.to_latex(s.table) for s in result.all_sections() if s.table.rows]
     write_atomic(folder / "table.tex", "\n".join(latex))
     write_atomic(folder / "table.csv", result_csv(result))
+    write_atomic(folder / "table.json", json.dumps(result_tree(result), indent=1))
+
+
+def result_tree(result: StudyResult) -> dict[str, Any]:
+    """Return a result as JSON values, with the paper's values, without the scores per pair."""
     tree = asdict(result)
     curves = [curve for seeds in tree["curves"].values() for curve in seeds]
     for scores in [*tree["controls"].values(), *(s for curve in curves for s in curve["scores"])]:
         for key in ("per_pair", "photo", "painting"):  # the scores' own files have them
             del scores[key]
-    write_atomic(folder / "table.json", json.dumps(tree, indent=1))
+    return tree

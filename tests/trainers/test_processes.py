@@ -80,7 +80,7 @@ def largest_difference(a: Path, b: Path) -> float:
     return max(float((x[k] - y[k]).abs().max()) for k in x if k.startswith(networks))
 
 
-@pytest.mark.parametrize(("processes", "accumulate"), [(4, 1), (2, 2), (1, 4)])
+@pytest.mark.parametrize(("processes", "accumulate"), [(4, 1), (2, 2)])
 def test_sharing_a_batch_does_not_change_the_result(
     processes: int, accumulate: int, alone: Shared,
     run_fork: RunFork, shared_options: Options, tmp_path: Path,
@@ -127,6 +127,7 @@ def test_non_finite_loss_on_one_process_skips_the_step_on_all(
     load_state(run)  # checks that all values are finite
 
 
+@pytest.mark.long
 def test_two_launched_processes_equal_one(
     run_fork: RunFork, options: Options, command_line: Callable[..., list[str]],
     environment: dict[str, str], tmp_path: Path,
