@@ -5,17 +5,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from underdrawing.models.generator import (
-    CODE_SCALE,
-    Generator,
-    UpsampleConv,
+from underdrawing.models.color import (
+    COLOR_SIZE,
+    color_statistics,
     from_logit,
+    recolor,
     to_logit,
+    without_covariance,
 )
+from underdrawing.models.generator import CODE_SCALE, Generator, StyledConv, UpsampleConv
 from underdrawing.models.style_code import match_color, style_code
 
 FEATURES = 4
-CODE = 6 + 2 * FEATURES
+CODE = COLOR_SIZE + 2 * FEATURES
 CHANNELS = {"conv3_2": 5, "conv4_2": 7}
 SIZES = [(32, 32), (33, 97), (45, 38), (71, 64)]
 
@@ -25,11 +27,14 @@ def untrained(**options: object) -> Generator:
 
 
 def trained(**options: object) -> Generator:
-    """A generator whose residual and attention have left their zero initialization."""
+    """A generator whose residual, noise and attention have left their zero initialization."""
     generator = untrained(**options)
     nn.init.normal_(generator.to_residual.conv.weight, std=0.1)
+    for module in generator.modules():
+        if isinstance(module, StyledConv):
+            nn.init.normal_(module.style.bias, std=0.3)
     if generator.attention is not None:
-        nn.init.normal_(generator.attention.logits.weight)
+        nn.init.normal_(generator.attention.logits.weight, std=3)
     if generator.channel_attention is not None:
         for parameter in generator.channel_attention.parameters():
             nn.init.normal_(parameter)
@@ -84,21 +89,47 @@ def test_a_photo_below_32_pixels_is_refused(height: int, width: int) -> None:
 
 @pytest.mark.parametrize("strength", [0.5, 1.0])
 def test_training_starts_from_the_recolored_photo(strength: float) -> None:
+    """Strength interpolates logits; full strength is ``match_color``."""
     photo, code = photos(), codes()
-    expected = photo + strength * (match_color(photo, code) - photo)
-    torch.testing.assert_close(untrained()(photo, code, strength).image, expected)
+    z = to_logit(photo)
+    recolored = recolor(z, color_statistics(photo), code[:, :COLOR_SIZE])
+    expected = from_logit(z + strength * (recolored - z))
+    image = untrained()(photo, code, strength).image
+    torch.testing.assert_close(image, expected, rtol=0, atol=1e-5)
+    if strength == 1:
+        torch.testing.assert_close(image, match_color(photo, code), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("base", ["covariance", "channelwise", "none"])
+def test_base_sets_the_colors_that_training_starts_from(base: str) -> None:
+    photo, code = photos(), codes()
+    own, target = color_statistics(photo), code[:, :COLOR_SIZE]
+    if base == "channelwise":
+        own, target = without_covariance(own), without_covariance(target)
+    expected = photo if base == "none" else from_logit(recolor(to_logit(photo), own, target))
+    found = untrained(base=base)(photo, code).image
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert (trained(base=base)(photo, code).image - expected).abs().mean() > 0.01
+
+
+def test_the_residual_is_added_to_recolored_logits_before_clamping() -> None:
+    """A residual can bring back what the painting's colors push out of range."""
+    generator = untrained()
+    photo, code = photos(1), codes(1)
+    code[:, 0] = 20.0  # all white
+    assert generator(photo, code).image.min() == 1
+    assert generator.to_residual.conv.bias is not None
+    nn.init.constant_(generator.to_residual.conv.bias, -(20.0 * 3**-0.5))
+    code[:, 0] = 0
+    expected = match_color(photo, code)
+    code[:, 0] = 20.0
+    torch.testing.assert_close(generator(photo, code).image, expected, rtol=0, atol=1e-5)
 
 
 def test_the_first_step_changes_the_residual() -> None:
     generator = untrained()
     generator(photos(), codes()).image.square().sum().backward()
     assert has_gradient(generator.to_residual)
-
-
-def test_logit_and_its_inverse_cancel() -> None:
-    x = torch.linspace(0, 1, 101, dtype=torch.float64)
-    torch.testing.assert_close(from_logit(to_logit(x)), x)
-    assert to_logit(x).abs().max() < 4
 
 
 def test_an_image_does_not_depend_on_its_batch() -> None:
@@ -241,7 +272,7 @@ def test_the_image_trains_attention_only_through_the_gate(
     generator = trained(**options)
     generator(photos(), codes(), 0.5).image.square().sum().backward()
     assert has_gradient(generator.attention) == trains
-    assert has_gradient(generator.trunk)
+    assert has_gradient(generator.trunk8)
 
 
 def test_the_gate_changes_the_image_and_detaching_it_does_not() -> None:
@@ -254,11 +285,14 @@ def test_the_gate_changes_the_image_and_detaching_it_does_not() -> None:
 
 def test_the_gate_keeps_the_photos_features_where_attention_is_high() -> None:
     generator = trained(gates_decoder=True)
-    trunk, style = torch.rand(1, 8, 8, 8), torch.rand(1, 32)
-    attention = torch.tensor([[[[0.0, 1e9]]]]).expand(1, 1, 4, 2).repeat_interleave(2, dim=3)
-    x = generator.styled_blocks(trunk, style, attention)
-    torch.testing.assert_close(x[..., -2:], trunk[..., -2:])
-    assert (x[..., :2] - trunk[..., :2]).abs().mean() > 0.1
+    x4, x8, style = torch.rand(1, 4, 16, 16), torch.rand(1, 8, 8, 8), torch.rand(1, 24)
+    mixed: list[Tensor] = []
+    generator.up1.register_forward_pre_hook(lambda _, inputs: mixed.append(inputs[0]))
+    attention = torch.tensor([[[[0.0, 1e9]]]]).expand(1, 1, 8, 2).repeat_interleave(4, dim=3)
+    generator.styled_blocks(x4, x8, style, attention, noise=None)
+    (x,) = mixed
+    torch.testing.assert_close(x[..., -4:], x8[..., -4:])
+    assert (x[..., :4] - x8[..., :4]).abs().mean() > 0.1
 
 
 def test_a_gate_without_a_branch_equals_uniform_attention() -> None:
@@ -295,6 +329,53 @@ def test_attend_is_ignored_where_the_image_needs_attention(option: str) -> None:
     without, output = generator(photo, code, 0.5, attend=False), generator(photo, code, 0.5)
     assert torch.equal(without.image, output.image)
     assert torch.equal(without.attention, output.attention)
+
+
+# --- noise ----------------------------------------------------------------------------------
+
+
+def test_noise_is_fixed_periodic_and_shifted_by_whole_positions() -> None:
+    generator, x8 = untrained(), torch.empty(2, 8, 40, 33)
+    noise = generator.make_noise(x8)
+    assert noise is not None
+    assert noise.shape == (1, 1, 160, 132)
+    other = untrained().make_noise(torch.empty(1, 8, 50, 50))
+    assert other is not None
+    assert torch.equal(noise, other[..., :160, :132])
+    assert torch.equal(noise[..., 128:, :], noise[..., :32, :])
+    torch.testing.assert_close(noise.std(), torch.tensor(1.0), rtol=0.02, atol=0)
+    shifted = generator.make_noise(x8, torch.tensor([[0.0, 0.0], [5.5 / 128, 127.9 / 128]]))
+    assert shifted is not None
+    assert torch.equal(shifted[:1], noise)
+    assert torch.equal(shifted[1, 0, :100, 1:101], noise[0, 0, 5:105, :100])
+
+
+def test_noise_breaks_the_symmetry_of_a_flat_photo() -> None:
+    photo, code = torch.full((1, 3, 64, 64), 0.5), codes(1)
+    image = trained()(photo, code).image
+    assert image.std(dim=(2, 3)).min() > 1e-3
+    flat = trained(noise=False).double()(photo.double(), code.double()).image
+    torch.testing.assert_close(flat, flat[..., :1, :1].expand_as(flat), rtol=0, atol=1e-6)
+
+
+def test_noise_offset_changes_the_image_of_its_own_photo_alone() -> None:
+    generator, photo, code = trained(), photos(), codes()
+    offset = torch.tensor([[0.0, 0.0], [0.3, 0.7]])
+    plain, shifted = generator(photo, code).image, generator(photo, code, noise_offset=offset).image
+    torch.testing.assert_close(shifted[0], plain[0], rtol=0, atol=1e-5)
+    assert (shifted[1] - plain[1]).abs().mean() > 1e-3
+
+
+def test_noise_gain_starts_at_zero_and_learns() -> None:
+    photo, code, offset = photos(), codes(), torch.rand(2, 2)
+    generator = untrained()
+    nn.init.normal_(generator.to_residual.conv.weight, std=0.1)
+    image = generator(photo, code).image
+    assert torch.equal(generator(photo, code, noise_offset=offset).image, image)
+    image.square().sum().backward()
+    gain = generator.up3.style.weight.grad
+    assert gain is not None
+    assert gain[4:].abs().sum() > 0  # after scale and bias of two channels each
 
 
 # --- standardization ------------------------------------------------------------------------

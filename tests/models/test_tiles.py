@@ -1,21 +1,25 @@
 """Tiling changes nothing but rounding: 1e-5 in float32."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from underdrawing.models.generator import Generator, UpsampleConv, conv3x3
+from underdrawing.models.generator import Generator, StyledConv, UpsampleConv, conv3x3
 from underdrawing.models.tiles import convolve, row_ranges, stylize_in_tiles
 
-CODE = 14
-SIZES = [(32, 32), (33, 47), (97, 55), (61, 203)]  # most are no multiples of 8
+CODE = 20
+SIZES = [(32, 32), (33, 47), (97, 55), (281, 43)]  # one is longer than the noise field
 
 
-def make_generator(**options: bool) -> Generator:
-    """A generator whose residual and attention have left their zero initialization."""
-    generator = Generator(CODE, width=8, blocks=2, **options)  # type: ignore[arg-type]
+def make_generator(**options: Any) -> Generator:
+    """A generator whose residual, noise and attention have left their zero initialization."""
+    generator = Generator(CODE, width=8, blocks=2, **options)
     nn.init.normal_(generator.to_residual.conv.weight, std=0.1)
+    for module in generator.modules():
+        if isinstance(module, StyledConv):
+            nn.init.normal_(module.style.bias, std=0.3)
     if generator.attention is not None:
         nn.init.normal_(generator.attention.logits.weight)
     return generator
@@ -23,12 +27,18 @@ def make_generator(**options: bool) -> Generator:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"gates_decoder": True}, {"modulates_strength": True}, {"attention": False}],
+    [
+        {},
+        {"gates_decoder": True},
+        {"modulates_strength": True},
+        {"attention": False, "noise": False},
+        {"base": "channelwise"},
+    ],
 )
 @pytest.mark.parametrize("positions", [1, 300, 10**9])
 @pytest.mark.parametrize(("height", "width"), SIZES)
 def test_tiled_output_equals_the_generators(
-    height: int, width: int, positions: int, options: dict[str, bool]
+    height: int, width: int, positions: int, options: dict[str, Any]
 ) -> None:
     generator = make_generator(**options)
     photo, code = torch.rand(2, 3, height, width), torch.rand(2, CODE)
