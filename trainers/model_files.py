@@ -115,7 +115,9 @@ def load_config(run: Path) -> TrainConfig:
 
 
 def load_state(run: Path) -> dict[str, Tensor]:
-    """Load the tensors of a finished model: exactly those of its config, finite float32.
+    """Load the tensors of a finished model in float32: exactly those of its config, all finite.
+
+    The file may hold them in half precision, as the shipped model's does.
 
     Raises:
         ValueError: there is no finished model, or its file is damaged or does not fit the config.
@@ -134,9 +136,9 @@ def load_state(run: Path) -> dict[str, Tensor]:
         )
     state = read_tensors(path).tensors
     for name, tensor in state.items():
-        if tensor.dtype != expected[name].dtype or not tensor.isfinite().all():
-            raise ValueError(f"{path} is damaged: {name} is not finite float32")
-    return state
+        if tensor.dtype not in (torch.float16, torch.float32) or not tensor.isfinite().all():
+            raise ValueError(f"{path} is damaged: {name} is not finite float16 or float32")
+    return {name: tensor.float() for name, tensor in state.items()}
 
 
 def load_model(run: Path | str, device: torch.device | str = "cpu") -> Model:
