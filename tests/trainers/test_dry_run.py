@@ -18,7 +18,7 @@ def test_plan_describes_the_run_and_writes_nothing(tiny: Tiny) -> None:
     assert plan["photos"] == "6 training, 3 validation, 3 test"
     assert plan["paintings"] == "3 training, 3 validation, 3 test"
     assert plan["device"].endswith("fp32")
-    assert "generator 0.07 M, discriminator" in plan["parameters"]
+    assert "generator 0.06 M, discriminator" in plan["parameters"]
     assert ": 2 steps of " in plan["time"]
     assert "GB free at" in plan["disk"]
     assert len(describe(plan).splitlines()) == len(plan)
