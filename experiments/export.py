@@ -9,12 +9,12 @@ The metadata entry ``styles`` is JSON: name -> style code.
 
 import json
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -98,26 +98,12 @@ def to_onnx(generator: Generator, styles: Mapping[str, Tensor]) -> bytes:
         program = torch.onnx.export(
             TensorOutputs(generator).eval(), inputs, dynamic_shapes=(shape, {0: batch}, shape),
             input_names=INPUTS, output_names=OUTPUTS, dynamo=True, verbose=False,
-            custom_translation_table={torch.ops.aten.mean.dim: _mean},
         )  # fmt: skip
     assert program is not None
     ClearMetadataAndDocStringPass()(program.model)  # stack traces contain paths of this machine
     codes = {name: code[0].tolist() for name, code in styles.items()}
     program.model.metadata_props["styles"] = json.dumps(codes)
     return program.model_proto.SerializeToString()
-
-
-def _mean(x: Any, dim: Sequence[int], keepdim: bool = False, dtype: None = None) -> Any:
-    """Average over one axis after the other.
-
-    ONNX Runtime sums a whole plane in one float32 accumulator, which shifts the colors of a large
-    photo in the second decimal.
-    """
-    from onnxscript import opset18 as op
-
-    for axis in dim:
-        x = op.ReduceMean(x, [axis], keepdims=1)  # type: ignore[arg-type]
-    return x if keepdim else op.Squeeze(x, list(dim))  # type: ignore[arg-type]
 
 
 def max_difference(generator: Generator, model: bytes, codes: Iterable[Tensor]) -> float:

@@ -39,7 +39,7 @@ def job(
     generator.fit_standardization(torch.rand(8, sizes(CONFIG)[0]))
     assert generator.attention is not None
     torch.nn.init.normal_(generator.to_residual.conv.weight, std=0.1)
-    torch.nn.init.normal_(generator.attention.logits.weight, std=10)
+    torch.nn.init.normal_(generator.attention.logits.weight, std=30)
     run = tmp_path_factory.mktemp("run")
     (run / "config.json").write_text(to_json(CONFIG))
     save_model(generator.state_dict(), run)
@@ -77,14 +77,14 @@ def test_outputs_equal_torch_at_any_size(
     np.testing.assert_allclose(attention, expected.attention, rtol=0, atol=1e-3)
 
 
-def test_color_statistics_of_a_large_photo_are_exact(job: ExportConfig, session: Any) -> None:
-    """A single float32 sum per plane is off by 7e-4 here."""
+def test_colors_of_a_large_photo_are_exact(job: ExportConfig, session: Any) -> None:
+    """ONNX Runtime adds a plane in one float32 sum, unless it is averaged row by row."""
     generator, _ = load_model(job.run)
     photo = torch.linspace(0, 1, 1024).view(1, 1, -1, 1).expand(1, 3, 1024, 1024).contiguous()
     code, strength = generator.code_mean[None], torch.ones(1, 1, 1024, 1024)
     expected = generator(photo, code).image.detach()  # with gradients: see `max_difference`
     feed = {"photo": photo.numpy(), "code": code.numpy(), "strength": strength.numpy()}
-    np.testing.assert_allclose(session.run(None, feed)[0], expected, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(session.run(None, feed)[0], expected, rtol=0, atol=3e-4)
 
 
 def test_strength_zero_returns_the_photo(session: Any) -> None:
