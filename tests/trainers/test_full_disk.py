@@ -26,7 +26,7 @@ Environment = dict[str, str]
 NAMESPACE = ["unshare", "--map-root-user", "--mount"]  # in which any user may mount
 SCRIPT = """
 disk=$1 copies=$2; shift 2
-mount -t tmpfs -o size=12m none "$disk"
+mount -t tmpfs -o size=11m none "$disk"
 "$@" 2> "$copies/full.log"; echo $? >> "$copies/codes"
 cp -r "$disk/run" "$copies/full"
 mount -o remount,size=1g "$disk"
