@@ -1,4 +1,4 @@
-"""Stylize large photos tile by tile: the generator's own result in two thirds of the memory.
+"""Stylize large photos tile by tile: the generator's own result in three quarters of the memory.
 
 A photo cannot simply be cut into tiles, since every instance norm and the softmax of A need
 statistics of the whole image. So each layer runs on the whole image in turn, and only the work
