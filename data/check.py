@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL.ImageFile import ImageFile
 
-from .files import identical_files
+from .files import content_hash
 from .folders import Collection, check_each_file, list_folder, no_images_message, split_readable
 from .images import SUFFIXES, ImageError, open_image, orientation, read_image, to_srgb
 
@@ -16,12 +16,12 @@ SMALL = 64  # pixels of the shorter side
 NARROW = 20  # aspect ratio
 #: Suffixes of image formats that are not supported.
 UNSUPPORTED = {
-    ".heic", ".heif", ".jxl", ".jp2", ".j2k", ".jfif", ".jpe", ".psd", ".psb", ".xcf", ".raw",
-    ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".exr", ".hdr", ".tga", ".ico",
-    ".pcx", ".pgm", ".pbm", ".pnm", ".pam", ".qoi", ".dds",
+    ".heic", ".heif", ".jxl", ".jp2", ".j2k", ".psd", ".psb", ".xcf", ".raw", ".dng", ".cr2",
+    ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".exr", ".hdr", ".tga", ".ico", ".pcx", ".pgm",
+    ".pbm", ".pam", ".qoi", ".dds",
 }  # fmt: skip
 
-#: Kind of file that training leaves out -> advice. The first eight are kinds of `ImageError`.
+#: Kind of file that training leaves out -> advice. The first nine are kinds of `ImageError`.
 LEFT_OUT = {
     "missing": "do not change the folder while it is read",
     "dangling link": "repair or remove the link",
@@ -31,12 +31,13 @@ LEFT_OUT = {
     "not an image": "remove it, or save it as JPEG or PNG",
     "damaged": "copy it again from its source, or save it again",
     "too large": "save a smaller copy",
+    "unsupported encoding": "save it as PNG or TIFF with 8 bits per channel",
     "unreadable folder": "change its permissions",
     "unsupported format": "save it as JPEG or PNG",
-    "copy of a held-out image": "remove it: it would leak into training",
 }
 #: Kind of file that training uses -> what training does, advice.
 USED = {
+    "incomplete": ("last rows may be gray", "copy it again from its source"),
     "copy": ("used as often as it occurs", "remove all but one"),
     "copy in another folder": ("used in both roles", "remove it from one of the folders"),
     "wrong suffix": ("decoded by content", "rename it"),
@@ -62,6 +63,7 @@ class Report:
     refusal: str = ""  # why training would refuse the folder
     collection: Collection | None = None
     sizes: dict[Path, tuple[int, int]] = field(default_factory=dict)  # (W,H) of readable images
+    digests: dict[Path, str] = field(default_factory=dict)  # SHA-256 of readable images
     found: dict[str, list[Path]] = field(default_factory=lambda: defaultdict(list))  # by kind
 
     @property
@@ -78,14 +80,14 @@ class Report:
 def check_folders(folders: Sequence[Path]) -> list[Report]:
     """Check all files in folders as training would, with a progress bar each."""
     reports = [_check_folder(folder) for folder in dict.fromkeys(folders)]
-    owner: dict[Path, Report] = {}
+    owners: dict[str, Report] = {}  # content hash -> the first folder that has it
     for report in reports:
-        for path in report.sizes.keys() - report.found["copy of a held-out image"]:
-            owner.setdefault(path, report)
-    for original, *copies in identical_files(sorted(owner)):
-        for copy in copies:
-            kind = "copy" if owner[copy] is owner[original] else "copy in another folder"
-            owner[copy].found[kind].append(copy)
+        for path, digest in report.digests.items():
+            if digest not in owners:
+                owners[digest] = report
+            else:
+                kind = "copy" if owners[digest] is report else "copy in another folder"
+                report.found[kind].append(path)
     return reports
 
 
@@ -106,20 +108,19 @@ def _check_folder(folder: Path) -> Report:
             if isinstance(result, str):
                 unreadable[path] = result
             else:
-                report.sizes[path] = result
-        report.collection, copies = split_readable(folder, listing.images, unreadable)
-        report.found["copy of a held-out image"] += sorted(copies)
+                report.sizes[path], report.digests[path] = result
+        report.collection = split_readable(folder, report.digests, unreadable)
     except ValueError as error:
         report.refusal = str(error)
     return report
 
 
-def _check_file(path: Path) -> tuple[list[str], tuple[int, int] | str]:
-    """Return the kinds of a file, and its size or why it is unreadable."""
+def _check_file(path: Path) -> tuple[list[str], tuple[tuple[int, int], str] | str]:
+    """Return the kinds of a file, and its size and content hash or why it is unreadable."""
     try:
-        read_image(path, at_least=32)
+        incomplete = ["incomplete"] if "incomplete" in read_image(path, at_least=32).info else []
         with open_image(path) as image:
-            return list(_kinds(image)), image.size
+            return [*incomplete, *_kinds(image)], (image.size, content_hash(path))
     except ImageError as error:
         return [error.kind], str(error)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .images import read_image, to_image, to_rgb, to_tensor
 
+COARSE = 4  # pixels per side of a map that may be stretched
 #: A path, a PIL image, an array (H,W,3) or (B,H,W,3), or a tensor (3,H,W) or (B,3,H,W); arrays and
 #: tensors of uint8, or of floats in [0,1].
 ImageLike = str | Path | Image.Image | NDArray[Any] | Tensor
@@ -55,7 +56,7 @@ def as_given(batch: Tensor, given: ImageLike) -> Image.Image | NDArray[Any] | Te
 
 
 def to_map(values: ImageLike, size: tuple[int, int]) -> Tensor:
-    """Convert to a map (B,1,H,W) float32 in [0,1], resized to ``size``.
+    """Convert to a map (B,1,H,W) float32 in [0,1], resized to ``size``; see `check_aspect`.
 
     Args:
         values: a path or PIL image, converted to gray (black 0, white 1); an array or tensor (H,W),
@@ -63,7 +64,7 @@ def to_map(values: ImageLike, size: tuple[int, int]) -> Tensor:
         size: (H,W).
 
     Raises:
-        ValueError: wrong shape or number type, or values outside [0,1].
+        ValueError: wrong shape, aspect ratio or number type, or values outside [0,1].
     """
     if isinstance(values, str | Path):
         values = read_image(Path(values))
@@ -74,7 +75,26 @@ def to_map(values: ImageLike, size: tuple[int, int]) -> Tensor:
     if x.dim() != 4 or x.shape[1] != 1:
         raise ValueError(f"a map is (H,W), (B,H,W) or (B,1,H,W), not {tuple(values.shape)}")
     x = _to_unit(x)
+    check_aspect(x.shape[-2], x.shape[-1], size)
     return x if x.shape[-2:] == size else F.interpolate(x, size, mode="bilinear", antialias=True)
+
+
+def check_aspect(h: int, w: int, size: tuple[int, int]) -> None:
+    """Check that a map or mask of h x w pixels fits a photo of ``size`` (H,W) without distortion.
+
+    Sides may be rounded to whole pixels, and the aspect ratio may differ by 2 %. At most 4 x 4
+    pixels are a coarse grid without an aspect ratio of its own, which fits every photo.
+
+    Raises:
+        ValueError: the aspect ratios differ.
+    """
+    height, width = size
+    excess = abs(w * height - h * width)  # 0 for equal aspect ratios
+    if max(h, w) > COARSE and excess > max(0.02 * w * height, (width + height) / 2):
+        raise ValueError(
+            f"a map or mask of {w}x{h} pixels does not fit a photo of {width}x{height}: its aspect "
+            "ratio must be that of the photo (within 2 %); crop or pad it"
+        )
 
 
 def _to_unit(x: Tensor) -> Tensor:

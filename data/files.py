@@ -3,14 +3,12 @@
 import hashlib
 import os
 import time
-from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 DAY = 86_400.0  # seconds; longer than any write takes
-TAIL_BYTES = 4096  # compared before whole files are: the ends of different files differ
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
@@ -112,35 +110,7 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def identical_files(paths: Iterable[Path]) -> list[list[Path]]:
-    """Group files of identical content; groups have two or more files, in the order given.
-
-    Size, end and SHA-256 are compared in turn, so that few files are read whole. Unreadable files
-    are left out.
-    """
-    groups = [list(paths)]
-    for key in (_size, _tail, _digest):
-        finer: list[list[Path]] = []
-        for group in groups:
-            by_key: dict[Hashable, list[Path]] = defaultdict(list)
-            for path in group:
-                with suppress(OSError):
-                    by_key[key(path)].append(path)
-            finer += [same for same in by_key.values() if len(same) > 1]
-        groups = finer
-    return groups
-
-
-def _size(path: Path) -> Hashable:
-    return path.stat().st_size
-
-
-def _tail(path: Path) -> Hashable:
+def content_hash(path: Path) -> str:
+    """Return the SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
-        return file.read()
-
-
-def _digest(path: Path) -> Hashable:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -4,22 +4,24 @@ import hashlib
 import json
 import os
 import warnings
-from collections import defaultdict
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
 from tqdm.auto import tqdm
 
-from .files import file_stamp, identical_files, one_line, short_hash, write_atomic
+from .files import content_hash, file_stamp, one_line, short_hash, write_atomic
 from .images import SUFFIXES, ImageError, read_image
 from .prefetch import prefetch_map
 
 T = TypeVar("T")
 
+MIN_HELD_OUT = 3  # images for test and for validation, in a folder of 9 or more
 MAX_UNREADABLE = 0.2  # a folder with a larger share of unreadable files is refused
 AHEAD = 64  # files checked before their turn
 NAMED = 20  # files named in a message
@@ -34,20 +36,33 @@ class Collection:
     validation: tuple[Path, ...]
     test: tuple[Path, ...]
 
+    #: SHA-256 of the files' content, where known; those of other files are computed when needed.
+    digests: Mapping[Path, str] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def sides(self) -> dict[str, tuple[Path, ...]]:
+        """The paths by the name of their side of the split."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the images' content and sides, which ignores names, places and times of files."""
+        content = {side: sorted(map(self._digest, paths)) for side, paths in self.sides.items()}
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
     def manifest(self) -> dict[str, object]:
-        """Return each file's name and size per split, and one SHA-256 of all of it."""
-        splits = {
-            name: [
-                {
-                    "name": f"{path.parent.name}/{path.name}",
-                    "bytes": stamp[0] if (stamp := file_stamp(path)) else None,
-                }
+        """Return each file's name and SHA-256 per side, and one SHA-256 of all content."""
+        files = {
+            side: [
+                {"name": f"{path.parent.name}/{path.name}", "sha256": self._digest(path)}
                 for path in paths
             ]
-            for name, paths in vars(self).items()
+            for side, paths in self.sides.items()
         }
-        digest = hashlib.sha256(json.dumps(splits, sort_keys=True).encode()).hexdigest()
-        return {"sha256": digest, **splits}
+        return {"sha256": self.sha256, **files}
+
+    def _digest(self, path: Path) -> str:
+        return self.digests.get(path) or content_hash(path)
 
 
 @dataclass(frozen=True)
@@ -118,101 +133,111 @@ def _itemize(message: str, items: Sequence[str]) -> str:
     return "\n  ".join(one_line(line) for line in [f"{message}:", *items[:NAMED], *more])
 
 
-def split(paths: Sequence[Path]) -> Collection:
-    """Split the images of each folder by the rank of the SHA-1 of their names.
+def split(digests: Mapping[Path, str]) -> Collection:
+    """Split images by the SHA-256 of their content, read as a fraction in [0,1).
 
-    The first tenth (at least 3) is test, the next tenth validation, the rest training. Of fewer
-    than 9 images a third each is held out, so one or two all train.
+    Images below 0.1 are test images, those below 0.2 validation images, the rest training images.
+    A side depends on the content alone: copies are on one side, and no other image moves when some
+    are added or removed. The exception is a small folder: where fewer than 3 images (or a third of
+    all, if there are fewer than 9) would be on a side, those of the lowest hashes are taken for
+    test, the next for validation. One or two images all train.
+
+    Args:
+        digests: path -> SHA-256 of the content, in hexadecimal.
+
+    Returns:
+        The images in the order of their hashes, so that a run does not depend on file names.
     """
-    by_folder: dict[Path, list[Path]] = defaultdict(list)
-    for path in paths:
-        by_folder[path.parent].append(path)
-    train, validation, test = list[Path](), list[Path](), list[Path]()
-    for folder in sorted(by_folder):
-        ranked = sorted(by_folder[folder], key=lambda p: hashlib.sha1(os.fsencode(p.name)).digest())
-        held_out = max(3, len(ranked) // 10) if len(ranked) >= 9 else len(ranked) // 3
-        test += ranked[:held_out]
-        validation += ranked[held_out : 2 * held_out]
-        train += ranked[2 * held_out :]
-    return Collection(tuple(train), tuple(validation), tuple(test))
+    paths: dict[str, list[Path]] = defaultdict(list)
+    for path in sorted(digests):
+        paths[digests[path]].append(path)
+    order = sorted(paths)
+    by_content = Counter(map(_side, order))
+    least = min(MIN_HELD_OUT, len(order) // 3)
+    test = min(max(by_content["test"], least), len(order) - 2 * least)
+    held_out = max(by_content["test"] + by_content["validation"], test + least)
+    held_out = min(held_out, len(order) - least)
+    if least == 0:
+        test = held_out = 0
+
+    def paths_of(content: Sequence[str]) -> tuple[Path, ...]:
+        return tuple(path for digest in content for path in paths[digest])
+
+    return Collection(
+        paths_of(order[held_out:]), paths_of(order[test:held_out]), paths_of(order[:test]), digests
+    )
+
+
+def _side(digest: str) -> str:
+    """Return the side that a content hash has by itself."""
+    fraction = int(digest[:13], 16) / 16**13
+    return "test" if fraction < 0.1 else "validation" if fraction < 0.2 else "train"
+
+
+def is_small(collection: Collection) -> bool:
+    """Return whether `split` took the lowest hashes, so that added images may move others."""
+    digests = collection.digests
+    return any(side != _side(digests[p]) for side, paths in collection.sides.items() for p in paths)
 
 
 def split_readable(
-    folder: Path, paths: Sequence[Path], unreadable: Mapping[Path, str]
-) -> tuple[Collection, set[Path]]:
-    """Split a folder's images, without unreadable ones and copies of held-out ones.
-
-    A copy is a training image with the content of a validation or test image, or a validation image
-    with that of a test image.
+    folder: Path, digests: Mapping[Path, str], unreadable: Mapping[Path, str]
+) -> Collection:
+    """Split the readable images of a folder.
 
     Args:
-        folder: the folder, for messages.
-        paths: all images in it.
-        unreadable: the unreadable ones, and why.
-
-    Returns:
-        The split, and the copies that were left out.
+        folder: the folder, for the message.
+        digests: the readable images, and the SHA-256 of their content.
+        unreadable: the unreadable images, and why.
 
     Raises:
-        ValueError: too many images are unreadable, or none is left for training.
+        ValueError: too many images are unreadable.
     """
-    if len(unreadable) > MAX_UNREADABLE * len(paths):
-        raise ValueError(_unreadable_message(folder, paths, unreadable))
-    # Split before leaving out: a file that becomes unreadable must not move others between splits.
-    readable = _without(split(paths), unreadable)
-    parts = (readable.train, readable.validation, readable.test)
-    rank = {path: number for number, part in enumerate(parts) for path in part}
-    copies: set[Path] = set()
-    for same in identical_files(rank):
-        highest = max(rank[path] for path in same)
-        copies.update(path for path in same if rank[path] < highest)
-    collection = _without(readable, copies)
-    if not collection.train:
-        message = f"{folder} contains no training image that is not also a validation or test image"
-        raise ValueError(one_line(message))
-    return collection, copies
+    if len(unreadable) > MAX_UNREADABLE * (len(digests) + len(unreadable)):
+        raise ValueError(_unreadable_message(folder, digests, unreadable))
+    return split(digests)
 
 
-def _without(collection: Collection, left_out: Container[Path]) -> Collection:
-    parts = vars(collection).values()
-    return Collection(*(tuple(path for path in part if path not in left_out) for part in parts))
-
-
-def _unreadable_message(folder: Path, paths: Sequence[Path], unreadable: Mapping[Path, str]) -> str:
-    message = f"{len(unreadable)} of {len(paths)} images in {folder} are unreadable"
+def _unreadable_message(
+    folder: Path, digests: Mapping[Path, str], unreadable: Mapping[Path, str]
+) -> str:
+    total = len(digests) + len(unreadable)
+    message = f"{len(unreadable)} of {total} images in {folder} are unreadable"
     return _itemize(message, list(unreadable.values()))
 
 
 def read_collection(folder: Path, cache: Path | None = None) -> Collection:
     """Find, check and split the images of a folder.
 
-    Unreadable files, and training images that are copies of held-out ones, are left out with one
-    warning each.
+    Unreadable files are left out with one warning. Another warning names a folder that is too small
+    for a stable split.
 
     Args:
         folder: the folder of images.
-        cache: directory for a record of the files found readable, in ``checked`` below it; those
-            are not checked again until they change.
+        cache: directory for a record of the readable files and their content hashes, in ``checked``
+            below it; those are not read again until they change.
 
     Raises:
         ValueError: no such folder, no images in it, or too many of them unreadable.
     """
-    paths = find_images(folder)
-    unreadable = _find_unreadable(folder, paths, cache)
-    collection, copies = split_readable(folder, paths, unreadable)
+    digests, unreadable = _check(folder, find_images(folder), cache)
+    collection = split_readable(folder, digests, unreadable)
     if unreadable:
-        warnings.warn(_unreadable_message(folder, paths, unreadable), stacklevel=2)
-    if copies:
+        warnings.warn(_unreadable_message(folder, digests, unreadable), stacklevel=2)
+    if is_small(collection):
         message = (
-            f"{len(copies)} of {len(paths)} images in {folder} are left out, because they are "
-            "copies of validation or test images"
+            f"{folder} has only {len(digests)} images, so those of the lowest content hashes are "
+            f"held out: {len(collection.test)} for test, {len(collection.validation)} for "
+            "validation. If you add or remove images, others may move between the sides"
         )
-        warnings.warn(_itemize(message, sorted(map(str, copies))), stacklevel=2)
+        warnings.warn(one_line(message), stacklevel=2)
     return collection
 
 
-def _find_unreadable(folder: Path, paths: list[Path], cache: Path | None) -> dict[Path, str]:
-    """Check the files that are not on record; return the errors of the unreadable ones.
+def _check(
+    folder: Path, paths: list[Path], cache: Path | None
+) -> tuple[dict[Path, str], dict[Path, str]]:
+    """Return the content hashes of the readable files, and the errors of the unreadable ones.
 
     Only readable files are recorded, as an error may have a cause that the stamp does not show,
     such as a permission.
@@ -223,17 +248,22 @@ def _find_unreadable(folder: Path, paths: list[Path], cache: Path | None) -> dic
         with suppress(OSError, ValueError):  # missing or damaged
             content = json.loads(record.read_text(encoding="utf-8"))
             known = content if isinstance(content, dict) else {}
-    stamps = {path: file_stamp(path) for path in paths}
+    digests: dict[Path, str] = {}
+    unreadable: dict[Path, str] = {}
     names = {path: str(path.relative_to(folder)) for path in paths}
-    new = [path for path in paths if not stamps[path] or stamps[path] != known.get(names[path])]
-    unreadable = {
-        path: error for path, error in check_each_file(_read_error, new, folder.name) if error
-    }
-    readable = {names[path]: stamps[path] for path in paths if path not in unreadable}
+    stamps = {path: file_stamp(path) for path in paths}
+    for path in paths:
+        match known.get(names[path]):
+            case [int(size), int(time), str(digest)] if [size, time] == stamps[path]:
+                digests[path] = digest
+    new = [path for path in paths if path not in digests]
+    for path, (digest, error) in check_each_file(_digest_or_error, new, folder.name):
+        (unreadable if error else digests)[path] = error or digest
+    readable = {names[path]: [*(stamps[path] or ()), digests[path]] for path in sorted(digests)}
     if record and readable != known:
         with suppress(OSError):  # without a record, the next call checks again
             write_atomic(record, json.dumps(readable))
-    return unreadable
+    return digests, unreadable
 
 
 def check_each_file(
@@ -245,10 +275,10 @@ def check_each_file(
         yield from tqdm(results, one_line(f"checking {name}"), len(paths), leave=False, delay=2)
 
 
-def _read_error(path: Path) -> str | None:
-    """Return why a file is unreadable, or None. JPEGs are decoded at up to 1/8 size."""
+def _digest_or_error(path: Path) -> tuple[str, str]:
+    """Return a file's content hash, or why it is unreadable; JPEGs are decoded at 1/8 size."""
     try:
         read_image(path, at_least=32)
-    except ImageError as error:
-        return str(error)
-    return None
+        return content_hash(path), ""
+    except (ImageError, OSError) as error:
+        return "", one_line(str(error))

@@ -19,17 +19,24 @@ from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
 from .files import one_line, write_atomic
+from .jpeg import END_OF_JPEG, complete_jpeg
 
 #: Suffix -> Pillow's name of the format. Only these decoders are ever given a user's file.
 SUFFIXES = {
-    ".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".bmp": "BMP", ".tif": "TIFF",
-    ".tiff": "TIFF", ".gif": "GIF", ".ppm": "PPM", ".avif": "AVIF",
+    ".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".jfif": "JPEG", ".png": "PNG",
+    ".webp": "WEBP", ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF", ".gif": "GIF", ".ppm": "PPM",
+    ".pnm": "PPM", ".avif": "AVIF",
 }  # fmt: skip
 MAX_PIXELS = 100_000_000  # takes about 1 GB to decode
 MAX_BYTES = 2**29  # some decoders hold the whole file in memory, twice
 MAX_SCANS = 100  # of a progressive JPEG, each decoded at full size; the limit of libtiff
 MAX_PROFILE = 4 * 2**20  # bytes; profiles of printing presses take 3 MB
+OVERSHOOT = 0.1  # of float values beyond [0,1], as sharp resampling filters leave
+OLD_JPEG = 6  # compression of a TIFF, always of YCbCr
 PILLOW_FILTER = ("ignore", None, Warning, re.compile(r"PIL\."), 0)  # an entry of warnings.filters
+
+
+Tag = ExifTags.Base
 
 
 class ImageError(ValueError):
@@ -40,13 +47,19 @@ class ImageError(ValueError):
         self.kind = kind
 
 
+class EncodingError(ValueError):
+    """Pixel values whose meaning is unclear, or which Pillow is known to decode wrongly."""
+
+
 def read_image(
     path: Path, at_least: int | None = None, content: bytes | None = None
 ) -> Image.Image:
     """Read an image as 8-bit sRGB, rotated according to EXIF, alpha composited over white.
 
     Deeper images are scaled to 8 bits; of an animation, the first frame is read. Invalid EXIF data
-    and color profiles are ignored.
+    and color profiles are ignored. A JPEG whose end is missing is completed if that costs at most
+    its last row of blocks: ``info`` then has the key ``incomplete``, and unless ``at_least`` is
+    given, there is a warning.
 
     Args:
         path: the file.
@@ -55,20 +68,33 @@ def read_image(
         content: the file's content, if it is not on disk; ``path`` is then used in messages only.
 
     Raises:
-        ImageError: the file is missing, not an image, damaged or too large.
+        ImageError: the file is missing, not an image, damaged, too large or of an unknown encoding.
     """
     with open_image(path, content) as image:
         if at_least is not None:
             image.draft("RGB", (at_least, at_least))
-        image.load()
-        return to_rgb(image)
+        try:
+            image.load()
+        except OSError:
+            content = path.read_bytes() if content is None else content
+            if image.format != "JPEG" or content.endswith(END_OF_JPEG):
+                raise
+            completed = read_image(path, at_least, complete_jpeg(content))
+        else:
+            return to_rgb(image)
+    if at_least is None:  # folders are read at a reduced size, and `check-data` reports it
+        warnings.warn(
+            f"{one_line(str(path))} lacks its end; its last rows may be gray", stacklevel=2
+        )
+    completed.info["incomplete"] = True
+    return completed
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Convert any PIL image to what ``read_image`` returns; the image itself is not changed."""
     rgb = _flatten(image)
     rgb.info = {}  # profile, transparency and EXIF no longer apply
-    rgb.getexif()[ExifTags.Base.Orientation] = orientation(image) or 1
+    rgb.getexif()[Tag.Orientation] = orientation(image) or 1
     ImageOps.exif_transpose(rgb, in_place=True)
     return rgb
 
@@ -92,7 +118,7 @@ def open_image(path: Path, content: bytes | None = None) -> Iterator[ImageFile]:
 def orientation(image: Image.Image) -> int | None:
     """Return the EXIF orientation, 1 to 8; 1 without EXIF, None if it is invalid."""
     try:
-        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+        value = image.getexif().get(Tag.Orientation, 1)
     except Exception:  # damaged EXIF data
         return None
     return value if value in range(1, 9) else None
@@ -148,7 +174,7 @@ def _check_header(image: ImageFile) -> None:
     """Reject images that would take too much memory or time to decode."""
     sizes = [image.size]
     if isinstance(image, TiffImageFile):  # whole tiles are decoded, however small the image
-        sizes.append((image.tag_v2.get(322, 1), image.tag_v2.get(323, 1)))
+        sizes.append((image.tag_v2.get(Tag.TileWidth, 1), image.tag_v2.get(Tag.TileLength, 1)))
     if any(width * height > MAX_PIXELS for width, height in sizes):
         raise Image.DecompressionBombError
     if "progressive" in image.info:
@@ -172,6 +198,9 @@ def _as_image_error(path: Path, error: Exception) -> ImageError:
         case UnidentifiedImageError():
             message = f"{path} is not an image, or not in a supported format"
             return ImageError(message, "not an image")
+        case EncodingError():
+            message = f"{path}: {error}; save it as PNG or TIFF with 8 bits per channel"
+            return ImageError(message, "unsupported encoding")
         case Image.DecompressionBombError():
             message = f"{path} has more than {MAX_PIXELS // 10**6} million pixels"
             return ImageError(message, "too large")
@@ -182,6 +211,7 @@ def _as_image_error(path: Path, error: Exception) -> ImageError:
 
 def _flatten(image: Image.Image) -> Image.Image:
     """Convert to sRGB over white; always a new image."""
+    _check_encoding(image)
     try:
         convert = to_srgb(image)
     except Exception:  # an invalid profile
@@ -195,16 +225,62 @@ def _flatten(image: Image.Image) -> Image.Image:
     return white
 
 
+def _check_encoding(image: Image.Image) -> None:
+    """Reject what Pillow 12.3 decodes wrongly without an error.
+
+    Raises:
+        EncodingError: such an encoding.
+    """
+    key = image.info.get("transparency")
+    if key is not None and (image.mode[0] == "I" or (isinstance(key, tuple) and max(key) > 255)):
+        raise EncodingError("a transparent color of 16 bits is not supported")
+    if not isinstance(image, TiffImageFile):
+        return
+    tags = image.tag_v2
+    compression, photometric = tags.get(Tag.Compression, 1), tags.get(Tag.PhotometricInterpretation)
+    bits, planar = max(tags.get(Tag.BitsPerSample, (1,))), tags.get(Tag.PlanarConfiguration) == 2
+    dots = tags.get(Tag.DotRange, (0, 1))
+    wrong = {
+        "without a photometric interpretation": photometric is None and compression != OLD_JPEG,
+        "with signed values": 2 in tags.get(Tag.SampleFormat, ()) and bits < 32,
+        "with separate planes of 16 bits": planar and bits > 8 and compression == 1,
+        "with separate planes of YCbCr": planar and photometric == 6,
+        "with compressed big-endian values of 32 bits": (
+            bits == 32 and compression != 1 and tags.prefix == b"MM"
+        ),
+        "with inverted inks": dots[0] > dots[1],
+        "with a color map of 8-bit values": 0 < max(tags.get(Tag.ColorMap, (0,))) < 256,
+    }
+    for what, found in wrong.items():
+        if found:
+            raise EncodingError(f"a TIFF {what} is not supported")
+
+
 def _to_8_bit(image: Image.Image) -> Image.Image:
-    """Convert modes "I;16", "I" and "F" to "L"; floats are clamped to [0,1], NaN becomes 0."""
+    """Convert modes "I;16", "I" and "F" to "L".
+
+    Raises:
+        EncodingError: values of which it is unclear what is white.
+    """
+    tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
     values = np.asarray(image)
+    if image.mode == "I" and tags and tags.get(Tag.SampleFormat, (1,)) == (1,):
+        values = values.view(np.uint32)
+    low, high = values.min(), values.max()
+    white = 4095 if tags.get(Tag.BitsPerSample) == (12,) else 65535
     if image.mode == "F":
-        values = np.nan_to_num(values, nan=0, posinf=1, neginf=0).clip(0, 1) * 255
-    else:
-        values = values.view(np.uint32) if image.mode == "I" else values
-        white = 65535 if values.max() <= 65535 else 2**32 - 1  # "I" often holds 16-bit values
-        values = values * np.float32(255 / white)
-    return Image.fromarray(values.round().astype(np.uint8))
+        white = 1
+        if not (low >= -OVERSHOOT and high <= 1 + OVERSHOOT):  # also rejects NaN
+            raise EncodingError(f"float values must lie in [0,1], but are {low:g} to {high:g}")
+    elif image.mode == "I":  # 32-bit integers often hold 16-bit values
+        white = 2**32 - 1 if high > white and values.dtype == np.uint32 else white
+        is_8_bit = 0 < high < 256 and image.format != "PPM"  # whose range is known
+        if low < 0 or high > white or is_8_bit:
+            message = f"32-bit integers must be unsigned or 16-bit values, but are {low} to {high}"
+            raise EncodingError(message)
+    shallow = (values.clip(0, white) * np.float32(255 / white)).round().astype(np.uint8)
+    white_is_zero = tags.get(Tag.PhotometricInterpretation) == 0  # inverted by Pillow up to 8 bits
+    return Image.fromarray(255 - shallow if white_is_zero else shallow)
 
 
 def to_tensor(image: Image.Image) -> Tensor:

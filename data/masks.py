@@ -9,7 +9,7 @@ from kornia.filters import gaussian_blur2d
 from PIL import ImageColor
 from torch import Tensor
 
-from .convert import ImageLike, to_batch
+from .convert import ImageLike, check_aspect, to_batch
 
 GRID = 512  # longer side of the grid on which region edges are blurred
 EDGE_SIGMA = 1.5  # standard deviation of the blur, in grid cells
@@ -22,17 +22,16 @@ def region_weights(mask: ImageLike, colors: Sequence[str], size: tuple[int, int]
     matter. Region edges are then blurred over about a hundredth of the photo.
 
     Args:
-        mask: the mask image; it is stretched to ``size``.
-        colors: K CSS names (``black``, ``red``) or ``#rrggbb`` codes.
+        mask: the mask image, in the photo's aspect ratio; see `check_aspect`.
+        colors: see `parse_colors`.
         size: (H,W) of the photo.
 
     Raises:
-        ValueError: an unknown color, or two equal ones.
+        ValueError: another aspect ratio, an unknown color, or two equal ones.
     """
-    rgb = torch.tensor([_rgb(color) for color in colors]) / 255  # (K,3)
-    if len(rgb.unique(dim=0)) < len(colors):
-        raise ValueError(f"each region needs a color of its own, but two of {colors} are the same")
+    rgb = parse_colors(colors)
     image = to_batch(mask)[0].cpu()  # (3,h,w)
+    check_aspect(image.shape[1], image.shape[2], size)
     nearest = torch.stack([(image - c[:, None, None]).square().sum(0) for c in rgb]).argmin(0)
     regions = rearrange(F.one_hot(nearest, len(colors)).float(), "h w k -> k 1 h w")
     scale = min(1.0, GRID / max(size))
@@ -41,10 +40,19 @@ def region_weights(mask: ImageLike, colors: Sequence[str], size: tuple[int, int]
     return F.interpolate(regions, size, mode="bilinear")
 
 
-def _rgb(color: str) -> tuple[int, ...]:
-    try:
-        return ImageColor.getrgb(color)[:3]
-    except ValueError:
-        raise ValueError(
-            f"{color!r} is no color: use a CSS name (black, red, …) or #rrggbb"
-        ) from None
+def parse_colors(colors: Sequence[str]) -> Tensor:
+    """Convert K CSS names (``black``, ``red``) or ``#rrggbb`` codes to (K,3) in [0,1].
+
+    Raises:
+        ValueError: an unknown color, or two equal ones.
+    """
+    values = []
+    for color in colors:
+        try:
+            values.append(ImageColor.getrgb(color)[:3])
+        except ValueError:
+            message = f"{color!r} is no color: use a CSS name (black, red, …) or #rrggbb"
+            raise ValueError(message) from None
+    if len(set(values)) < len(colors):
+        raise ValueError(f"each region needs a color of its own, but two of {colors} are the same")
+    return torch.tensor(values) / 255

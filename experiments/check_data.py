@@ -14,6 +14,7 @@ import tyro
 
 from ..data.check import LEFT_OUT, USED, Report, check_folders
 from ..data.files import one_line, write_atomic
+from ..data.folders import is_small
 from .main import run_command
 
 NAMED = 3  # files named per kind
@@ -38,8 +39,9 @@ def to_text(report: Report) -> str:
         sizes = "smallest {}x{}, median {}x{}, largest {}x{}".format(*sum(_sizes(report), ()))
         lines.append(f"{len(report.sizes)} readable images; pixels: {sizes}")
     if report.collection:
-        counts = (f"{len(paths)} {name}" for name, paths in vars(report.collection).items())
-        lines.append(f"split: {', '.join(counts)}")
+        counts = (f"{len(paths)} {name}" for name, paths in report.collection.sides.items())
+        note = " (a small folder: added images may move others)" * is_small(report.collection)
+        lines.append(f"split: {', '.join(counts)}{note}")
     if found := _found(report):
         rows = [(kind, str(len(paths)), *KINDS[kind]) for kind, paths in found.items()]
         table = [("kind", "files", "in training", "advice"), *rows]
@@ -58,14 +60,14 @@ def to_text(report: Report) -> str:
 
 def to_record(report: Report) -> dict[str, object]:
     """Convert a report to a JSON object."""
-    collection = vars(report.collection) if report.collection else {}
+    sides = report.collection.sides if report.collection else {}
     return {
         "folder": str(report.folder),
         "code": report.code,
         "refusal": report.refusal,
         "images": len(report.sizes),
         "sizes": _sizes(report),
-        "split": {name: len(paths) for name, paths in collection.items()},
+        "split": {name: len(paths) for name, paths in sides.items()},
         "found": {kind: list(map(str, paths)) for kind, paths in _found(report).items()},
     }
 

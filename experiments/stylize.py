@@ -22,9 +22,8 @@ from tqdm.auto import tqdm
 
 from ..data.convert import to_batch
 from ..data.images import MAX_BYTES, encode_image, read_image, save_image, to_image
-from ..data.masks import region_weights
+from ..data.masks import parse_colors
 from ..data.prefetch import prefetch_map
-from ..models.generator import MIN_SIDE
 from ..trainers.runtime import free_memory
 from ..trainers.stylizer import Stylizer, load
 from ..trainers.visualize import overlay
@@ -79,7 +78,7 @@ def stylize(config: StylizeConfig) -> list[Path]:
     painting, title = codes_and_title(stylizer, config.style, config.mix, config.mask is not None)
     mask = read_image(config.mask) if config.mask else None
     if mask and isinstance(painting, dict):
-        region_weights(mask, list(painting), (MIN_SIDE, MIN_SIDE))  # raises for unknown colors
+        parse_colors(list(painting))  # raises for unknown colors
     options: dict[str, Any] = {
         "mask": mask, "protect": config.protect, "keep_colors": config.keep_colors
     }  # fmt: skip

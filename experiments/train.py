@@ -13,7 +13,7 @@ from typing import Annotated, NamedTuple
 import tyro
 
 from ..data.files import one_line
-from ..data.folders import find_images, split
+from ..data.folders import find_images
 from ..trainers.config import TrainConfig
 from ..trainers.dry_run import describe, make_plan, summarize
 from ..trainers.model_files import PRETRAINED, SHIPPED, load_config, model_folder
@@ -22,7 +22,7 @@ from ..trainers.trainer import Trainer, begin
 from .main import choice, option_value, run_command
 from .recipes import RECIPES
 
-FEW = 24  # training paintings, at most, for which ``few-paintings`` is the default recipe
+FEW = 30  # paintings, at most, for which ``few-paintings`` is the default recipe
 FEW_RECIPE = "few-paintings"
 FINE_TUNING_STEPS = 300  # of that recipe, when it starts from a trained model
 
@@ -97,22 +97,22 @@ class Defaults(NamedTuple):
 def find_defaults(arguments: list[str]) -> Defaults:
     """Choose recipe and initial model, where the command line names none.
 
-    A run that is resumed keeps both. Otherwise the recipe depends on the number of training
-    paintings, and few paintings fine-tune the shipped model.
+    A run that is resumed keeps both. Otherwise the recipe depends on the number of paintings,
+    and few paintings fine-tune the shipped model.
 
     Raises:
         ValueError: an unknown recipe, or no such model to start from.
     """
     recipe, init = option_value(arguments, "--recipe"), option_value(arguments, "--init")
     previous = _previous_config(Path(option_value(arguments, "--out") or TrainConfig.out))
-    count = _count_training_paintings(option_value(arguments, "--paintings"))
+    count = _count_paintings(option_value(arguments, "--paintings"))
     fitting, reason = recipe_for(count) if count else TrainConfig.recipe, ""
     if recipe is None and previous and previous.recipe in RECIPES:
         recipe = previous.recipe
         if {recipe, fitting} == {FEW_RECIPE, TrainConfig.recipe}:
             reason = f"recipe {recipe} of the existing run; use another --out for {fitting}"
     elif recipe is None and count:
-        reason = f"recipe {fitting} selected automatically ({count} training painting(s)); "
+        reason = f"recipe {fitting} selected automatically ({count} painting(s)); "
         reason += "override with --recipe"
     config = choice([], "--recipe", RECIPES, recipe or fitting)()
 
@@ -133,7 +133,7 @@ def find_defaults(arguments: list[str]) -> Defaults:
 
 
 def recipe_for(paintings: int) -> str:
-    """Return the default recipe for a number of training paintings."""
+    """Return the default recipe for a number of paintings."""
     return FEW_RECIPE if paintings <= FEW else TrainConfig.recipe
 
 
@@ -155,9 +155,9 @@ def _fits_shipped_model(arguments: list[str]) -> bool:
     return PRETRAINED.is_dir() and not any(word.startswith(architecture) for word in arguments)
 
 
-def _count_training_paintings(folder: str | None) -> int:
+def _count_paintings(folder: str | None) -> int:
     with suppress(ValueError):  # which training reports
-        return len(split(find_images(Path(folder))).train) if folder else 0
+        return len(find_images(Path(folder))) if folder else 0
     return 0
 
 

@@ -66,7 +66,8 @@ def sample_collections(cache: Path) -> tuple[Collection, Collection]:
 
 
 def _collection(folder: Path) -> Collection:
-    return Collection(**{split: tuple(find_images(folder / split)) for split in PHOTOS})
+    train, validation, test = (tuple(find_images(folder / split)) for split in PHOTOS)
+    return Collection(train, validation, test)
 
 
 def shipped(name: str) -> Path:

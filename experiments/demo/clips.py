@@ -68,14 +68,16 @@ def probe(path: Path) -> Clip:
             shape = frame.width, frame.height
             least, guess = (times[-1] + 1, times[-1] + step) if times else (0, 0)
             times.append(guess if frame.pts is None else max(frame.pts - start, least))
-    if shape is None:
-        raise ValueError(f"{path} has no frame that can be decoded")
-    height, width = _upright(np.empty(shape[::-1]), frame).shape
-    aspect = video.sample_aspect_ratio or Fraction(1)
-    return Clip(
-        path, width, height, tuple(times), times[-1] + (frame.duration or step), unit, rate,
-        aspect if (width, height) == shape else 1 / aspect, frame.color_primaries, frame.color_trc,
-    )  # fmt: skip
+        # Here, while the container is open: its streams must not be read after it is closed.
+        if shape is None:
+            raise ValueError(f"{path} has no frame that can be decoded")
+        height, width = _upright(np.empty(shape[::-1]), frame).shape
+        aspect = video.sample_aspect_ratio or Fraction(1)
+        return Clip(
+            path, width, height, tuple(times), times[-1] + (frame.duration or step), unit, rate,
+            aspect if (width, height) == shape else 1 / aspect,
+            frame.color_primaries, frame.color_trc,
+        )  # fmt: skip
 
 
 def read_frames(path: Path) -> Iterator[np.ndarray]:

@@ -82,7 +82,6 @@ def all_images(collection: Collection) -> list[Path]:
 
 def order_by_hash(paths: Sequence[Path]) -> list[Path]:
     """Order files by a hash of their names, so that a prefix mixes all folders."""
-    # Not SHA-1: `split` holds out the first of each folder by it, so large folders would lead.
     return sorted(paths, key=lambda p: (hashlib.sha256(os.fsencode(p.name)).digest(), p))
 
 

@@ -49,6 +49,7 @@ def messy_folder(tmp_path: Path) -> Path:
         "print.jpg": _encode(_noise(103).convert("CMYK"), "JPEG"),
         "deep.png": _encode(Image.fromarray(np.full((80, 80), 999, np.uint16)), "PNG"),
         "float.tif": _encode(_noise(104).convert("F"), "TIFF"),
+        "end.jpg": _encode(_noise(117), "JPEG")[:-4],
         "fax.png": _encode(_noise(105).convert("1"), "PNG"),
         "alpha.png": _encode(_noise(106).convert("RGBA"), "PNG"),
         "rotated.jpg": _encode(_noise(107), "JPEG", exif=_exif(6)),

@@ -19,13 +19,15 @@ FOUND = {
     "not an image": ["text.jpg"],
     "damaged": ["cut.jpg"],
     "too large": ["bomb.ppm"],
+    "unsupported encoding": ["float.tif"],
     "unsupported format": ["phone.heic"],
+    "incomplete": ["end.jpg"],
     "wrong suffix": ["misnamed.png"],
     "small": ["dot.png"],
     "narrow": ["narrow.png"],
     "several frames": ["film.gif"],
     "CMYK": ["print.jpg"],
-    "more than 8 bits": ["deep.png", "float.tif"],
+    "more than 8 bits": ["deep.png"],
     "1 bit": ["fax.png"],
     "transparent": ["alpha.png"],
     "color profile": ["wide.jpg"],
@@ -57,11 +59,11 @@ def test_check_finds_every_kind_and_agrees_with_training(messy_folder: Path) -> 
     used = {*collection.train, *collection.validation, *collection.test}
     assert used == report.sizes.keys()
     assert used.isdisjoint(path for kind in LEFT_OUT for path in report.found[kind])
-    assert report.left_out == 8
+    assert report.left_out == 9
 
 
 def test_messy_folder_trains_with_one_warning(messy_folder: Path, tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="7 of 85 images in .* are unreadable") as caught:
+    with pytest.warns(UserWarning, match="8 of 86 images in .* are unreadable") as caught:
         paths = read_collection(messy_folder, tmp_path / "cache").train
     assert len(caught) == 1
     with warnings.catch_warnings():
@@ -108,16 +110,10 @@ def test_missing_and_empty_folders_are_refused(tmp_path: Path) -> None:
 
 
 def test_copies_are_found_within_and_across_folders(tmp_path: Path) -> None:
-    write_images(tmp_path / "a", 30)
+    paths = write_images(tmp_path / "a", 30)
     write_images(tmp_path / "b", 9, start=100)
-    whole = read_collection(tmp_path / "a")
-    whole.train[1].write_bytes(whole.train[0].read_bytes())
-    whole.train[2].write_bytes(whole.test[0].read_bytes())
-    (tmp_path / "b" / "3.png").write_bytes(whole.train[5].read_bytes())
+    paths[1].write_bytes(paths[0].read_bytes())
+    (tmp_path / "b" / "3.png").write_bytes(paths[5].read_bytes())
     a, b = check_folders([tmp_path / "a", tmp_path / "b"])
-    assert names(a) == {
-        "copy of a held-out image": [whole.train[2].name],
-        "copy": [max(whole.train[0].name, whole.train[1].name)],
-    }
-    assert names(b) == {"copy in another folder": ["3.png"]}
-    assert (a.code, b.code) == (1, 0)
+    assert (names(a), names(b)) == ({"copy": ["1.png"]}, {"copy in another folder": ["3.png"]})
+    assert (a.code, b.code) == (0, 0)

@@ -87,6 +87,19 @@ def test_to_map_converts_to_gray_and_resizes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("width", "height"), [(400, 300), (408, 300), (393, 300), (27, 20), (4, 4), (1, 1), (1, 3)]
+)
+def test_to_map_fits_photos_of_the_same_aspect_ratio(width: int, height: int) -> None:
+    assert to_map(torch.zeros(height, width), (3000, 4000)).shape == (1, 1, 3000, 4000)
+
+
+@pytest.mark.parametrize(("width", "height"), [(300, 400), (409, 300), (391, 300), (5, 1), (5, 5)])
+def test_to_map_rejects_another_aspect_ratio(width: int, height: int) -> None:
+    with pytest.raises(ValueError, match=rf"{width}x{height} pixels .* a photo of 4000x3000"):
+        to_map(torch.zeros(height, width), (3000, 4000))
+
+
+@pytest.mark.parametrize(
     ("given", "message"),
     [
         (torch.zeros(4), "a map is"),

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from underdrawing.data.files import (
     BusyError,
+    content_hash,
     file_stamp,
-    identical_files,
     locked,
     one_line,
     remove_stale_parts,
@@ -107,11 +107,7 @@ def test_one_line_escapes_unprintable_characters(text: str, line: str) -> None:
     assert one_line(text) == line
 
 
-def test_identical_files_are_grouped_by_content(tmp_path: Path) -> None:
-    end = bytes(5000)  # longer than the tail that is compared first
-    contents = [b"", b"a", b"b", b"a", b"", b"x" + end, b"y" + end, b"x" + end, b"xx" + end]
-    paths = [tmp_path / str(number) for number in range(len(contents))]
-    for path, content in zip(paths, contents, strict=True):
-        path.write_bytes(content)
-    groups = identical_files([*paths, tmp_path / "missing"])
-    assert groups == [[paths[0], paths[4]], [paths[1], paths[3]], [paths[5], paths[7]]]
+def test_content_hash_is_the_sha256_of_the_content(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"abc")
+    expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert content_hash(tmp_path / "file") == expected

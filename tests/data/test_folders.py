@@ -1,7 +1,8 @@
-import hashlib
 import json
 import os
+import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from zlib import crc32
 
@@ -10,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from underdrawing.data import folders
-from underdrawing.data.folders import Collection, find_images, read_collection, split
+from underdrawing.data.files import content_hash
+from underdrawing.data.folders import Collection, find_images, is_small, read_collection, split
 from underdrawing.data.images import read_image
 
-NAMES = st.lists(st.text("ab1 ß_", min_size=1, max_size=6), unique=True, max_size=40)
-FOLDERS = st.dictionaries(st.sampled_from(["a", "b/c", "b/d", "e"]), NAMES, max_size=4)
-few = settings(max_examples=25, deadline=None, derandomize=True)
+small = pytest.mark.filterwarnings("ignore:.* has only")  # a small folder
+HASHES = st.lists(st.integers(0, 2**256 - 1).map("{:064x}".format), max_size=40)
 
 
 def touch(folder: Path, *names: str) -> list[Path]:
@@ -35,15 +36,19 @@ def write_images(folder: Path, count: int) -> list[Path]:
     return paths
 
 
-def split_of(collection: Collection) -> dict[Path, str]:
-    return {path: name for name, paths in vars(collection).items() for path in paths}
+def side_of(collection: Collection) -> dict[Path, str]:
+    return {path: side for side, paths in collection.sides.items() for path in paths}
+
+
+def counts(collection: Collection) -> list[int]:
+    return [len(paths) for paths in collection.sides.values()]
 
 
 # --- listing ----------------------------------------------------------------------------------
 
 
 def test_find_images_searches_subfolders_and_sorts(tmp_path: Path) -> None:
-    found = touch(tmp_path, "b.jpg", "a.PNG", "deep/er/c.JpEg", "deep/d.webp", "e.tiff", "f.avif")
+    found = touch(tmp_path, "b.jpg", "a.PNG", "deep/er/c.JpEg", "deep/d.webp", "e.tiff", "f.jfif")
     touch(tmp_path, "notes.txt", "g.jpg.part", ".hidden.png", "deep/._mac.jpg", "jpg", "model.pt")
     touch(tmp_path, ".git/a.jpg", "__MACOSX/b.jpg", "deep/.thumbnails/c.jpg", "deep/@eaDir/d.jpg")
     (tmp_path / "folder.png").mkdir()
@@ -111,60 +116,107 @@ def test_unreadable_subfolders_are_one_warning(tmp_path: Path, forbidden: set[Pa
 # --- splits -----------------------------------------------------------------------------------
 
 
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(HASHES)
+def test_side_is_a_threshold_on_the_content_hash(hashes: list[str]) -> None:
+    held_out = [f"{first:02x}" * 32 for first in (0, 1, 25, 26, 27, 51)]  # of 256
+    digests = {Path(f"{n}.png"): digest for n, digest in enumerate([*held_out, *hashes] * 2)}
+    digests |= {Path(f"{n}.jpg"): f"{255 - n:02x}" * 32 for n in range(40)}
+    collection = split(digests)
+    assert not is_small(collection)
+    sides = side_of(collection)
+    assert sides.keys() == digests.keys()
+    for path, digest in digests.items():
+        tenth = 10 * int(digest, 16) // 2**256
+        assert sides[path] == {0: "test", 1: "validation"}.get(tenth, "train")
+
+
+def test_adding_and_removing_files_moves_no_other_image(tmp_path: Path) -> None:
+    write_images(tmp_path, 200)
+    before = read_collection(tmp_path)
+    more = write_images(tmp_path / "more", 60)
+    added = [path.rename(tmp_path / f"added-{path.name}") for path in more]
+    after = side_of(read_collection(tmp_path))
+    assert {path: side for path, side in after.items() if path not in added} == side_of(before)
+    assert {after[path] for path in added} == {"train", "validation", "test"}
+    for path in before.train[:50]:
+        path.unlink()
+    rest = side_of(read_collection(tmp_path))
+    assert rest == {path: side for path, side in after.items() if path.exists()}
+
+
 @pytest.mark.parametrize(
-    ("count", "held_out"), [(1120, 112), (320, 32), (21, 3), (9, 3), (8, 2), (5, 1), (2, 0), (1, 0)]
+    ("count", "least"), [(50, 3), (9, 3), (8, 2), (5, 1), (3, 1), (2, 0), (1, 0), (0, 0)]
 )
-def test_split_takes_the_first_names_by_sha1(count: int, held_out: int) -> None:
-    paths = [Path("photos") / f"{i:04}.jpg" for i in range(count)]
-    order = sorted(paths, key=lambda path: hashlib.sha1(path.name.encode()).hexdigest())
-    assert split(paths) == Collection(
-        test=tuple(order[:held_out]),
-        validation=tuple(order[held_out : 2 * held_out]),
-        train=tuple(order[2 * held_out :]),
-    )
+@pytest.mark.parametrize("first", [0, 0x40])  # all hashes below 0.2, or none
+def test_each_side_of_a_small_folder_has_a_minimum_of_the_lowest_hashes(
+    count: int, least: int, first: int
+) -> None:
+    paths = [Path(f"{n}.png") for n in range(count)]
+    collection = split({path: f"{first + n:02x}" * 32 for n, path in enumerate(paths)})
+    assert is_small(collection) == (count > 0 and not (first and count < 3))
+    assert [*collection.test, *collection.validation, *collection.train] == paths
+    train, validation, test = counts(collection)
+    if first:
+        assert (validation, test) == (least, least)
+    else:
+        assert min(validation, test) >= least
+        assert train >= max(least, min(count, 1))
 
 
-@few
-@given(FOLDERS)
-def test_split_is_a_partition_of_each_folder(folders: dict[str, list[str]]) -> None:
-    paths = [Path(folder) / name for folder, names in folders.items() for name in names]
-    collection = split(paths)
-    assert sorted(collection.train + collection.validation + collection.test) == sorted(paths)
-    assert collection == split(paths[::-1])
-    for folder in folders:
-        alone = split([Path("/mnt") / path for path in paths if path.parent == Path(folder)])
-        expected = split_of(collection)
-        assert all(expected[p.relative_to("/mnt")] == name for p, name in split_of(alone).items())
+def test_copies_are_on_one_side(tmp_path: Path) -> None:
+    paths = write_images(tmp_path, 100)
+    (tmp_path / "copies").mkdir()
+    copies = [Path(shutil.copy(path, tmp_path / "copies")) for path in paths[::2]]
+    sides = side_of(read_collection(tmp_path))
+    assert [sides[path] for path in paths[::2]] == [sides[copy] for copy in copies]
+    assert {sides[copy] for copy in copies} == {"train", "validation", "test"}
+
+
+@small
+def test_copies_in_a_small_folder_are_on_one_side(tmp_path: Path) -> None:
+    paths = write_images(tmp_path, 9)
+    copies = [Path(shutil.copy(path, path.with_name(f"copy-{path.name}"))) for path in paths]
+    collection = read_collection(tmp_path)
+    assert counts(collection) == [6, 6, 6]
+    sides = side_of(collection)
+    assert [sides[path] for path in paths] == [sides[copy] for copy in copies]
+
+
+def test_a_small_folder_is_one_warning(tmp_path: Path) -> None:
+    write_images(tmp_path, 20)
+    with pytest.warns(UserWarning, match=r"has only 20 images.* add or remove .* move") as caught:
+        collection = read_collection(tmp_path)
+    assert len(caught) == 1
+    assert counts(collection) == [14, 3, 3]
 
 
 # --- reading ----------------------------------------------------------------------------------
 
 
 def test_good_folder_is_read_without_warnings(tmp_path: Path) -> None:
-    write_images(tmp_path / "monet", 9)
-    write_images(tmp_path / "nolde", 1)
+    paths = write_images(tmp_path / "monet", 80) + write_images(tmp_path / "nolde", 1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         collection = read_collection(tmp_path)
-    assert collection == split(find_images(tmp_path))
-    assert [*map(len, vars(collection).values())] == [4, 3, 3]
+    assert side_of(collection).keys() == set(paths)
 
 
-def test_unreadable_files_are_left_out_and_others_keep_their_split(tmp_path: Path) -> None:
-    write_images(tmp_path, 21)
+def test_unreadable_files_are_left_out_and_others_keep_their_side(tmp_path: Path) -> None:
+    write_images(tmp_path, 80)
     whole = read_collection(tmp_path)
-    dangling = tmp_path / "gone.jpg"
     broken = [whole.train[4], whole.validation[0], whole.test[1]]
     for path in broken:
         path.write_bytes(b"not an image")
-    with pytest.warns(UserWarning, match=r"3 of 21 images in .* are unreadable") as caught:
+    with pytest.warns(UserWarning, match=r"3 of 80 images in .* are unreadable") as caught:
         rest = read_collection(tmp_path)
     assert len(caught) == 1
     assert all(str(path) in str(caught[0].message) for path in broken)
-    assert split_of(rest) == {p: name for p, name in split_of(whole).items() if p not in broken}
+    assert side_of(rest) == {p: side for p, side in side_of(whole).items() if p not in broken}
+    dangling = tmp_path / "gone.jpg"
     dangling.symlink_to(tmp_path / "nowhere.jpg")
     with pytest.warns(UserWarning, match=r"gone\.jpg"):
-        assert dangling not in split_of(read_collection(tmp_path))
+        assert dangling not in side_of(read_collection(tmp_path))
 
 
 def test_more_than_a_fifth_unreadable_is_an_error(tmp_path: Path) -> None:
@@ -176,45 +228,24 @@ def test_more_than_a_fifth_unreadable_is_an_error(tmp_path: Path) -> None:
     assert all(str(path) in str(caught.value) for path in paths[:3])
 
 
-def test_copies_of_held_out_images_are_left_out(tmp_path: Path) -> None:
-    write_images(tmp_path, 30)
-    whole = read_collection(tmp_path)
-    copies = [
-        (whole.test[0], whole.train[2]),
-        (whole.test[0], whole.train[3]),
-        (whole.validation[1], whole.train[4]),
-        (whole.test[2], whole.validation[2]),
-        (whole.train[5], whole.train[6]),  # allowed
-    ]
-    for original, copy in copies:
-        copy.write_bytes(original.read_bytes())
-    left_out = {copy for _, copy in copies[:4]}
-    with pytest.warns(UserWarning, match=r"4 of 30 images .* left out, .* copies") as caught:
-        rest = read_collection(tmp_path)
-    assert len(caught) == 1
-    assert split_of(rest) == {p: name for p, name in split_of(whole).items() if p not in left_out}
-
-
-def test_a_folder_of_copies_of_one_image_is_an_error(tmp_path: Path) -> None:
-    for path in write_images(tmp_path, 12):
-        path.write_bytes((tmp_path / "0.png").read_bytes())
-    with pytest.raises(ValueError, match="contains no training image that is not also a"):
-        read_collection(tmp_path)
-
-
 # --- the record of checked files --------------------------------------------------------------
 
 
 @pytest.fixture
 def checked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the files that are decoded to check them."""
+    """Names of the files that are read: decoded, and if readable, hashed."""
     names: list[str] = []
 
     def watched(path: Path, at_least: int) -> Image.Image:
         names.append(path.name)
         return read_image(path, at_least)
 
+    def hashed(path: Path) -> str:
+        assert path.name in names
+        return content_hash(path)
+
     monkeypatch.setattr(folders, "read_image", watched)
+    monkeypatch.setattr(folders, "content_hash", hashed)
     return names
 
 
@@ -225,26 +256,30 @@ def images(tmp_path: Path) -> Path:
     return tmp_path / "images"
 
 
-def test_only_new_and_changed_files_are_checked(
+@small
+def test_only_new_and_changed_files_are_decoded_and_hashed(
     images: Path, tmp_path: Path, checked: list[str]
 ) -> None:
     cache = tmp_path / "cache"
     first = read_collection(images, cache)
     assert len(checked) == 12
     checked.clear()
-    assert read_collection(images, cache) == first
+    second = read_collection(images, cache)
+    assert (second, second.sha256) == (first, first.sha256)
     assert checked == []
     (images / "a" / "1.png").unlink()
     os.utime(images / "a" / "2.png", ns=(7, 7))
     Image.new("RGB", (50, 50)).save(images / "b" / "2.png")
     Image.new("RGB", (2, 2)).save(images / "b" / "new.png")
-    assert read_collection(images, cache) == split(find_images(images))
+    changed = read_collection(images, cache)
     assert sorted(checked) == ["2.png", "2.png", "new.png"]
+    assert changed == read_collection(images)
     (images / "a" / "4.png").write_bytes(b"not an image")
     with pytest.warns(UserWarning, match=r"1 of 12 images .*\n.*4\.png"):
         read_collection(images, cache)
 
 
+@small
 def test_unreadable_files_are_checked_again_each_time(
     images: Path, tmp_path: Path, checked: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -256,9 +291,10 @@ def test_unreadable_files_are_checked_again_each_time(
     assert checked == ["4.png"]
     # After a chmod the stamp is the same.
     monkeypatch.setattr(folders, "read_image", lambda path, at_least: None)
-    assert read_collection(images, tmp_path / "cache") == split(find_images(images))
+    assert len(side_of(read_collection(images, tmp_path / "cache"))) == 12
 
 
+@small
 @pytest.mark.parametrize("damage", [b"", b"{", b"\xff\xfe", b"[1, 2]", b'{"a/1.png": null}', b"7"])
 def test_a_damaged_record_is_rewritten(
     damage: bytes, images: Path, tmp_path: Path, checked: list[str]
@@ -273,11 +309,13 @@ def test_a_damaged_record_is_rewritten(
     assert record.read_bytes() == content
 
 
+@small
 def test_a_record_that_cannot_be_written_is_no_error(images: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file in the place of the folder")
     assert read_collection(images, tmp_path / "cache") == read_collection(images)
 
 
+@small
 @pytest.mark.skipif(os.name == "nt", reason="names are bytes on POSIX only")
 def test_unprintable_names_are_read_recorded_and_escaped(tmp_path: Path) -> None:
     folder = tmp_path / "λ\n絵画"
@@ -286,7 +324,7 @@ def test_unprintable_names_are_read_recorded_and_escaped(tmp_path: Path) -> None
         paths[number] = paths[number].rename(folder / os.fsdecode(name))
     for _ in range(2):
         collection = read_collection(folder, tmp_path / "cache")
-        assert split_of(collection).keys() == set(paths)
+        assert side_of(collection).keys() == set(paths)
         json.dumps(collection.manifest()).encode()
     paths[1].write_bytes(b"not an image")
     with pytest.warns(UserWarning, match=r"1 of 9 .*\n.*a\\nb\.png") as caught:
@@ -299,36 +337,49 @@ def test_unprintable_names_are_read_recorded_and_escaped(tmp_path: Path) -> None
 # --- the manifest -----------------------------------------------------------------------------
 
 
-@pytest.fixture
-def collection(tmp_path: Path) -> Collection:
-    paths = touch(tmp_path / "photos", *(f"{i}.jpg" for i in range(9)))
-    for path in paths:
-        path.write_bytes(b"12345")
-    return split(paths)
+@small
+def test_hash_ignores_where_the_images_are_and_what_they_are_called(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    write_images(folder, 30)
+    original = read_collection(folder, tmp_path / "cache")
+    copied = Path(shutil.copytree(folder, tmp_path / "a" / "b", copy_function=shutil.copyfile))
+    for number, path in enumerate(sorted(copied.iterdir())):
+        os.utime(path, ns=(number, number))
+        path.rename(copied / f"renamed-{number}.png")
+    (tmp_path / "link").symlink_to(folder, target_is_directory=True)
+    spelled = tmp_path / "a" / ".." / "photos"
+    for same in (copied, tmp_path / "link", spelled, Path(os.path.relpath(folder))):
+        collection = read_collection(same)
+        assert collection.sha256 == collection.manifest()["sha256"] == original.sha256
+        for paths, expected in zip(collection.sides.values(), original.sides.values(), strict=True):
+            assert [path.read_bytes() for path in paths] == [p.read_bytes() for p in expected]
 
 
-def test_manifest_lists_names_and_sizes_below_the_folder(
-    collection: Collection, tmp_path: Path
-) -> None:
+@small
+def test_hash_depends_on_content_and_sides(tmp_path: Path) -> None:
+    paths = write_images(tmp_path, 30)
+    collection = read_collection(tmp_path)
+    hashes = [collection.sha256]
+    hashes.append(replace(collection, test=collection.validation, validation=()).sha256)
+    image = Image.open(paths[0])
+    image.putpixel((1, 1), (0, 0, 1))
+    image.save(paths[0])
+    hashes.append(read_collection(tmp_path).sha256)
+    shutil.copy(paths[1], tmp_path / "copy.png")
+    hashes.append(read_collection(tmp_path).sha256)
+    Image.new("RGB", (3, 3)).save(tmp_path / "new.png")
+    hashes.append(read_collection(tmp_path).sha256)
+    assert len(set(hashes)) == 5
+
+
+@small
+def test_manifest_lists_names_and_content_hashes(tmp_path: Path) -> None:
+    write_images(tmp_path / "photos", 9)
+    collection = read_collection(tmp_path / "photos")
     manifest = collection.manifest()
     assert manifest.keys() == {"sha256", "train", "validation", "test"}
-    expected = [{"name": f"photos/{path.name}", "bytes": 5} for path in collection.test]
-    assert manifest["test"] == expected
-    moved = tmp_path / "elsewhere" / "photos"
-    moved.parent.mkdir()
-    (tmp_path / "photos").rename(moved)
-    assert split(find_images(moved)).manifest() == manifest
-    gone = [entry | {"bytes": None} for entry in expected]
-    assert collection.manifest()["test"] == gone
-
-
-def test_manifest_hash_depends_on_names_sizes_and_splits(collection: Collection) -> None:
-    hashes = [collection.manifest()["sha256"]]
-    swapped = Collection(collection.train, collection.test, collection.validation)
-    hashes.append(swapped.manifest()["sha256"])
-    collection.train[0].write_bytes(b"123456")
-    hashes.append(collection.manifest()["sha256"])
-    renamed = collection.train[0].rename(collection.train[0].with_name("new.jpg"))
-    replaced = Collection((renamed, *collection.train[1:]), collection.validation, collection.test)
-    hashes.append(replaced.manifest()["sha256"])
-    assert len(set(hashes)) == 4
+    assert manifest["test"] == [
+        {"name": f"photos/{path.name}", "sha256": content_hash(path)} for path in collection.test
+    ]
+    by_hand = Collection(collection.train, collection.validation, collection.test)
+    assert by_hand.manifest() == manifest

@@ -54,6 +54,8 @@ VARIANTS: dict[str, list[tuple[str, dict[str, object]]]] = {
 def encode(image_format: str, mode: str, options: dict[str, object]) -> bytes:
     buffer = io.BytesIO()
     image = PHOTO.convert("I").convert("I;16") if mode == "I;16" else PHOTO.convert(mode)
+    if mode == "F":
+        image = Image.fromarray(np.asarray(image) / 255)
     image.save(buffer, image_format, **options)
     return buffer.getvalue()
 
@@ -159,6 +161,6 @@ def test_any_file_is_an_image_or_an_image_error(
             else:
                 assert image.mode == "RGB"
                 assert 1 <= image.width * image.height <= LIMIT
-        assert not caught
+        assert all("lacks its end" in str(warning.message) for warning in caught)
 
     check()

@@ -16,7 +16,7 @@ def columns() -> Image.Image:
     return Image.fromarray(pixels)
 
 
-@pytest.mark.parametrize("size", [(60, 180), (33, 47), (900, 1500)])
+@pytest.mark.parametrize("size", [(60, 180), (33, 100), (900, 2700)])
 def test_weights_sum_to_one_and_follow_the_nearest_color(size: tuple[int, int]) -> None:
     weights = region_weights(columns(), COLORS, size)
     assert weights.shape == (3, 1, *size)
@@ -40,6 +40,11 @@ def test_noise_in_the_mask_changes_nothing() -> None:
     noisy = Image.fromarray((np.asarray(columns()) + noise).clip(0, 255).astype(np.uint8))
     clean, changed = (region_weights(mask, COLORS, (60, 180)) for mask in (columns(), noisy))
     assert torch.equal(clean, changed)
+
+
+def test_a_mask_of_another_aspect_ratio_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"mask of 90x30 pixels does not fit a photo of 47x33"):
+        region_weights(columns(), COLORS, (33, 47))
 
 
 @pytest.mark.parametrize(

@@ -75,8 +75,8 @@ def test_options_equal_the_arguments_of_the_stylizer(
     job: StylizeConfig, photo: Path, folders: tuple[Path, Path], tmp_path: Path
 ) -> None:
     mask = tmp_path / "mask.png"
-    half = Image.new("L", (30, 20))
-    half.paste(255, (15, 0, 30, 20))
+    half = Image.new("L", (36, 28))
+    half.paste(255, (18, 0, 36, 28))
     half.save(mask)
     a, b = folders[1] / "00.png", folders[1] / "01.png"
     stylizer = load(job.model, "cpu")

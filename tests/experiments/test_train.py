@@ -47,7 +47,7 @@ def none_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("count", "recipe"),
-    [(1, "few-paintings"), (20, "few-paintings"), (60, "attention-adversarial")],
+    [(1, "few-paintings"), (30, "few-paintings"), (31, "attention-adversarial")],
 )
 @pytest.mark.usefixtures("none_shipped")
 def test_recipe_depends_on_the_number_of_paintings(count: int, recipe: str, tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_command_prints_a_summary_and_the_next_commands(
     module.command(arguments)
     printed = capsys.readouterr().err
     assert saved_step(run) == 1
-    assert "recipe few-paintings selected automatically (3 training painting(s))" in printed
+    assert "recipe few-paintings selected automatically (9 painting(s))" in printed
     assert "photos      6 training, 3 validation, 3 test" in printed
     assert f"--model {run} --out out" in printed
     assert f"underdrawing evaluate {run}" in printed

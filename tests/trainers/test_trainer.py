@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import signal
@@ -8,9 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from underdrawing.data.dataset import RawBatch
+from underdrawing.data.folders import Collection
 from underdrawing.data.image_cache import CachedImages, UncachedImages
 from underdrawing.experiments.recipes import RECIPES
 from underdrawing.losses.attention import OBJECTIVES, TARGETS
+from underdrawing.trainers import trainer
 from underdrawing.trainers.config import AdversarialConfig, TrainConfig
 from underdrawing.trainers.model_files import load_model, load_state
 from underdrawing.trainers.runtime import Interrupted
@@ -45,8 +48,17 @@ def largest_difference(a: Path, b: Path) -> float:
     return max(float((first[key] - second[key]).abs().max()) for key in first)
 
 
+def recorded_split(folder: Path, cache: Path) -> Collection:
+    """The images in the order of the recorded losses, whatever bytes the PNG encoder writes."""
+    order = sorted(folder.iterdir(), key=lambda path: hashlib.sha1(path.name.encode()).digest())
+    return Collection(tuple(order[6:]), tuple(order[3:6]), tuple(order[:3]))
+
+
 @pytest.mark.parametrize("recipe", RECORDED_LOSSES)
-def test_losses_match_recorded_values(recipe: str, tiny: Tiny) -> None:
+def test_losses_match_recorded_values(
+    recipe: str, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "read_collection", recorded_split)
     lines = read_metrics(train(tiny(recipe, steps=5)))
     for name, values in RECORDED_LOSSES[recipe].items():
         # Where the output hardly differs from its photo, rounding is amplified in the target of A.

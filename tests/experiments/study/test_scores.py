@@ -53,14 +53,14 @@ def test_each_split_has_its_own_cache(small_study: StudyConfig, scored: list[Any
 
 
 @pytest.mark.parametrize("folder", ["photos", "paintings"])
-def test_changed_images_of_the_same_names_are_scored_again(
+def test_changed_images_are_scored_again(
     folder: str, small_study: StudyConfig, scored: list[Any]
 ) -> None:
     before = controls(small_study)
     pair = 0 if folder == "photos" else 1
     Image.fromarray(np.full((64, 64, 3), 90, np.uint8)).save(scored[0][0][pair])
     assert controls(small_study)["color only"] != before["color only"]
-    assert [p.name for p, _ in scored[0]] == [p.name for p, _ in scored[1]]
+    assert len(scored) == 2
 
 
 def without_photos(path: Path) -> None:
