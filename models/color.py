@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from .style_code import COLOR_SIZE, mean_std
+from .normalization import mean_std
+from .style_code import COLOR_SIZE
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601: Y of YIQ and YCbCr
 

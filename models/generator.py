@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import ChannelAttention, SpatialAttention
-from .style_code import COLOR_SIZE, match_color, mean_std
+from .normalization import adain, instance_norm, mean_std
+from .style_code import COLOR_SIZE, match_color
 
 STRIDE = 8  # of the attention map; photos are padded to a multiple of it
 MIN_SIDE = 32
@@ -55,18 +56,6 @@ def layout() -> torch.memory_format:
 def conv3x3(c_in: int, c_out: int) -> nn.Conv2d:
     """Build a 3x3 convolution with reflection padding."""
     return nn.Conv2d(c_in, c_out, 3, padding=1, padding_mode="reflect")
-
-
-def instance_norm(x: Tensor) -> Tensor:
-    """Apply instance norm as a group norm of one channel per group: faster on a CPU."""
-    return F.group_norm(x, x.shape[1])
-
-
-def adain(x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    """Apply instance norm to (B,C,h,w), then a scale and bias (B,C) from the style."""
-    if x.shape[0] == 1:  # fused into the affine step of the norm: one pass over memory less
-        return F.group_norm(x, x.shape[1], 1 + scale[0], bias[0])
-    return torch.addcmul(bias[..., None, None], instance_norm(x), 1 + scale[..., None, None])
 
 
 class UpsampleConv(nn.Module):

@@ -7,15 +7,9 @@ Codes can be averaged and interpolated; ``Generator.standardize`` brings them to
 import torch
 from torch import Tensor
 
+from .normalization import mean_std
+
 COLOR_SIZE = 6  # RGB mean and std
-
-
-def mean_std(x: Tensor, eps: float = 1e-5) -> tuple[Tensor, Tensor]:
-    """Return spatial mean and standard deviation, (B,C,H,W) -> (B,C), (B,C) in float32."""
-    x = x.float()
-    mean = x.mean(dim=(2, 3), keepdim=True)
-    variance = (x - mean).square().mean(dim=(2, 3))  # several times faster than var on a CPU
-    return mean[..., 0, 0], (variance + eps).sqrt()
 
 
 def style_code(image: Tensor, features: dict[str, Tensor]) -> Tensor:

@@ -13,8 +13,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from .generator import Generator, StyledConv, Stylized, adain, layout
-from .style_code import mean_std
+from .generator import Generator, StyledConv, Stylized, layout
+from .normalization import adain, mean_std
 
 REACH = 1  # rows that a decoder kernel needs on each side, at the resolution of its input
 POSITIONS = 2**18  # of a tile, at the resolution of the layer's input; smaller tiles are slower

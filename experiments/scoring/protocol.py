@@ -14,7 +14,8 @@ from torch import Tensor
 from ...data.folders import Collection
 from ...data.images import read_image, square
 from ...metrics.scores import MetricNetworks, PairMetrics, Scores, aggregate, pair_metrics
-from ...models.style_code import match_color, mean_std, style_code
+from ...models.normalization import mean_std
+from ...models.style_code import match_color, style_code
 from ...trainers.config import TrainConfig
 from ...trainers.model_files import Model, build_encoder
 from ...trainers.runtime import join_processes, map_over_processes

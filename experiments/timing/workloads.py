@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from ...data.dataset import PairDataset, PositionSampler, RawBatch, make_loader, unpack
 from ...data.image_cache import UncachedImages, build_cache, cached_side
 from ...models.encoder import Encoder
-from ...models.style_code import mean_std
+from ...models.normalization import mean_std
 from ...trainers.config import TrainConfig, encoder_taps
 from ...trainers.model_files import build_generator, sizes
 from ...trainers.networks import Networks, build_networks, make_accelerator

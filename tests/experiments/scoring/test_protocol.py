@@ -27,7 +27,8 @@ from underdrawing.experiments.scoring.protocol import (
 from underdrawing.metrics.perceptual import LPIPS_LAYERS, lpips_vector
 from underdrawing.metrics.scores import FeatureExtractor, MetricNetworks, Scores
 from underdrawing.metrics.style_gap import ACTIVATION_STD, style_vector
-from underdrawing.models.style_code import mean_std, style_code
+from underdrawing.models.normalization import mean_std
+from underdrawing.models.style_code import style_code
 from underdrawing.trainers.config import TrainConfig
 from underdrawing.trainers.model_files import Model, build_encoder, build_generator
 
