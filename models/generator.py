@@ -240,8 +240,8 @@ class Generator(nn.Module):
             raise ValueError(
                 f"the photo is {width}x{height} pixels; each side must be at least {MIN_SIDE}"
             )
-        # The stem's norm removes the mean as well, but in float32 on channels_last it loses
-        # digits: six gray levels on a large pale photo.
+        # The stem's norm removes the mean as well, but the convolution before it would round a
+        # pale photo of low contrast more coarsely.
         x = photo - photo.mean(dim=(2, 3), keepdim=True)  # (B,3,H,W)
         x = F.pad(x, (0, -width % STRIDE, 0, -height % STRIDE), mode="reflect")  # (B,3,8h,8w)
         x = F.pixel_unshuffle(x, 4).contiguous(memory_format=layout())  # (B,48,2h,2w)
