@@ -113,14 +113,13 @@ ABLATIONS: dict[str, Ablation] = {
         "How should the attention map be obtained, and does it matter where it points?",
         _each("attention.objective", *_OBJECTIVES),
     ),
-    "target": Ablation(
-        "Which target map should the attention branch learn?",
-        _each("attention.target", "structural", "robust_structural", "robust"),
-    ),
     "budget": Ablation(
-        "How far from uniform (KL in nats) may the robust_structural target be?",
+        "How far from uniform should A be? (KL in nats)",
         _each("attention.budget", 0.1, 0.5, 2.0),
-        shared_settings={"attention.target": "robust_structural"},
+    ),
+    "paintings": Ablation(
+        "Over how many paintings must the error be averaged to be predicted?",
+        _each("attention.paintings", 1, 4, 8),
     ),
     "attention-use": Ablation(
         "What should A be used for: content loss weight, strength (s^A), or decoder skip "
@@ -128,7 +127,10 @@ ABLATIONS: dict[str, Ablation] = {
         "through the gate, or to the skip alone (constant A)?",
         {
             "loss weight": {},
-            "strength": {"attention.modulates_strength": True},
+            "strength": {
+                "attention.objective": "observed", "attention.modulates_strength": True,
+            },
+            "loss weight and strength": {"attention.modulates_strength": True},
             "decoder": {"attention.gates_decoder": True},
             "decoder, trained through it": {"attention.objective": "gate"},
             "constant gate (control)": {

@@ -1,21 +1,43 @@
 """Attention branches: predict from the photo alone where stylization will damage content.
 
-Spatial attention A is (B,1,h,w), >= 0, with spatial mean exactly 1 per image, so that A = 1 is the
-unweighted loss. Channel attention is (B,C) per loss layer, >= 0, with mean 1.
+A branch regresses the standardized log error of the output, and its prediction g becomes
+
+    A = n · softmax(√(2ρ) · standardize(g))        over the n positions of an image
+
+For Gaussian g, the KL divergence of A/n to uniform is exactly the budget ρ, so A can be neither
+flat nor collapsed, however well or badly g predicts.
 """
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
+# A prediction of smaller std gives a proportionally flatter map. The branch regresses a target of
+# std about 0.7, so this affects only one that explains next to nothing, as at the start (g = 0).
+MIN_SPREAD = 0.1
 
-def spatial_softmax(logits: Tensor) -> Tensor:
-    """Return A = h*w * softmax over positions, (B,1,h,w) -> (B,1,h,w) float32 with mean 1."""
-    h, w = logits.shape[-2:]
-    flat = rearrange(logits.float(), "b 1 h w -> b (h w)").softmax(-1) * (h * w)
-    return rearrange(flat, "b (h w) -> b 1 h w", h=h)
+
+class PredictedError(NamedTuple):
+    """Predicted standardized log errors of the output."""
+
+    positions: Tensor  # (B,1,h,w)
+    channels: dict[str, Tensor]  # loss layer -> (B,C); empty without channel attention
+
+
+def attention_map(log_error: Tensor, budget: float) -> Tensor:
+    """Return A = n · softmax(√(2ρ) · standardize(log_error)), float32 with mean 1 per image.
+
+    Args:
+        log_error: (B,...) with n entries per image; a constant one gives A = 1.
+        budget: ρ in nats, the KL divergence of A/n to uniform if ``log_error`` is Gaussian.
+    """
+    flat = log_error.float().flatten(1)  # (B,n)
+    flat = flat - flat.mean(1, keepdim=True)
+    spread = flat.square().mean(1, keepdim=True).clamp_min(MIN_SPREAD**2).sqrt()
+    weights = ((2 * budget) ** 0.5 * flat / spread).softmax(1) * flat.shape[1]
+    return weights.view_as(log_error)
 
 
 def attention_to_strength(attention: Tensor, size: tuple[int, int]) -> Tensor:
@@ -28,7 +50,7 @@ def attention_to_strength(attention: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 class SpatialAttention(nn.Module):
-    """Map trunk features (B,C,h,w) to attention A (B,1,h,w), both at stride 8.
+    """Map trunk features (B,C,h,w) to the predicted log error (B,1,h,w), both at stride 8.
 
     Dilation widens the receptive field to 15 trunk positions (120 pixels). The last layer starts
     at zero, so training starts from A = 1.
@@ -45,15 +67,15 @@ class SpatialAttention(nn.Module):
             nn.Conv2d(hidden, hidden, 3, padding=4, dilation=4),
             nn.ReLU(),
         )
-        self.logits = nn.Conv2d(hidden, 1, 1)
-        nn.init.zeros_(self.logits.weight)
+        self.head = nn.Conv2d(hidden, 1, 1)
+        nn.init.zeros_(self.head.weight)
 
     def forward(self, trunk: Tensor) -> Tensor:
-        return spatial_softmax(self.logits(self.body(trunk)))
+        return self.head(self.body(trunk))
 
 
 class ChannelAttention(nn.Module):
-    """Map trunk features (B,C,h,w) to one weight per channel of each loss layer, mean 1."""
+    """Map trunk features (B,C,h,w) to the predicted log error of each loss layer's channels."""
 
     def __init__(self, width: int, channels: Mapping[str, int]) -> None:
         super().__init__()
@@ -63,5 +85,4 @@ class ChannelAttention(nn.Module):
 
     def forward(self, trunk: Tensor) -> dict[str, Tensor]:
         pooled = F.relu(trunk).mean(dim=(2, 3))  # (B,C); without ReLU, instance norm makes it 0
-        logits = {layer: head(pooled).float() for layer, head in self.heads.items()}
-        return {layer: x.softmax(-1) * x.shape[-1] for layer, x in logits.items()}
+        return {layer: head(pooled) for layer, head in self.heads.items()}

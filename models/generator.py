@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import ChannelAttention, SpatialAttention
+from .attention import ChannelAttention, PredictedError, SpatialAttention, attention_map
 from .color import COLOR_SIZE, color_statistics, from_logit, recolor, to_logit, without_covariance
 from .normalization import adain, instance_norm
 
@@ -40,8 +40,8 @@ class Stylized(NamedTuple):
     """Output of the generator."""
 
     image: Tensor  # (B,3,H,W) in [0,1]
-    attention: Tensor  # (B,1,h,w), mean 1; all ones without an attention branch
-    channels: dict[str, Tensor]  # loss layer -> (B,C_l), mean 1; empty without channel attention
+    attention: Tensor  # A (B,1,h,w), mean 1; all ones without an attention branch
+    predicted: PredictedError  # from which A is made
 
 
 def layout() -> torch.memory_format:
@@ -146,6 +146,7 @@ class Generator(nn.Module):
         base: what the residual is added to: the photo with the painting's color mean and
             covariance, with its mean and standard deviation per opponent axis, or the photo itself.
         attention: whether to build the attention branch; without it A = 1.
+        budget: ρ of the attention map, in nats.
         gates_decoder: mix trunk and styled features by A; with A = 1, half and half.
         gate_trains_attention: let A learn through that mixing (objective ``gate``).
         modulates_strength: use s^A as the strength, which is lower where A is high.
@@ -165,6 +166,7 @@ class Generator(nn.Module):
         noise: bool = True,
         base: Base = "covariance",
         attention: bool = True,
+        budget: float = 0.5,
         gates_decoder: bool = False,
         gate_trains_attention: bool = True,
         modulates_strength: bool = False,
@@ -172,7 +174,7 @@ class Generator(nn.Module):
     ) -> None:
         super().__init__()
         assert attention or not modulates_strength
-        self.noise, self.base = noise, base
+        self.noise, self.base, self.budget = noise, base, budget
         self.gates_decoder, self.gate_trains_attention = gates_decoder, gate_trains_attention
         self.modulates_strength = modulates_strength
         self.register_buffer("code_mean", torch.zeros(style_size))
@@ -223,7 +225,7 @@ class Generator(nn.Module):
         """
         height, width = photo.shape[-2:]
         x4, x8 = self.encode_photo(photo)  # (B,C/2,2h,2w), (B,C,h,w)
-        attention, channels = self.predict_attention(x8, attend)  # (B,1,h,w), {l: (B,C_l)}
+        attention, predicted = self.predict_attention(x8, attend)  # (B,1,h,w), _
         s, style = self.condition(photo, code, strength, attention, cond_strength)  # _, (B,3C)
         noise = self.make_noise(x8, noise_offset)  # (B or 1,1,4h,4w)
         x = self.styled_blocks(x4, x8, style, attention, noise)  # (B,C/2,2h,2w)
@@ -231,7 +233,7 @@ class Generator(nn.Module):
         x = torch.relu_(self.up3(x, style, noise))  # (B,C/4,4h,4w)
         residual = self.to_residual(x)[..., :height, :width]  # (B,3,8h,8w) cut to (B,3,H,W)
         image = self.compose(residual, photo, code, s, color_statistics(photo))  # (B,3,H,W)
-        return Stylized(image, attention, channels)
+        return Stylized(image, attention, predicted)
 
     def encode_photo(self, photo: Tensor) -> tuple[Tensor, Tensor]:
         """Return trunk features (B,C/2,2h,2w) and (B,C,h,w), which depend on the photo alone."""
@@ -251,10 +253,8 @@ class Generator(nn.Module):
         x8 = torch.relu_(instance_norm(self.trunk8(x)))  # (B,C,h,w)
         return x4, x8
 
-    def predict_attention(
-        self, x8: Tensor, attend: bool = True
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return A (B,1,h,w) and channel attention {layer: (B,C_l)} from trunk features (B,C,h,w).
+    def predict_attention(self, x8: Tensor, attend: bool = True) -> tuple[Tensor, PredictedError]:
+        """Return A (B,1,h,w), and the errors it is made from, of trunk features (B,C,h,w).
 
         The features are detached, so that the branch cannot disturb the trunk. ``attend`` False is
         ignored where the image depends on A.
@@ -263,8 +263,10 @@ class Generator(nn.Module):
         attend = attend or self.gates_decoder or self.modulates_strength
         channels = self.channel_attention(x8) if attend and self.channel_attention else {}
         if self.attention is None or not attend:
-            return torch.ones_like(x8[:, :1], dtype=torch.float32), channels
-        return self.attention(x8), channels
+            ones = torch.ones_like(x8[:, :1], dtype=torch.float32)
+            return ones, PredictedError(torch.zeros_like(ones), channels)
+        log_error = self.attention(x8)  # (B,1,h,w)
+        return attention_map(log_error, self.budget), PredictedError(log_error, channels)
 
     def condition(
         self,

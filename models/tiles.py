@@ -35,7 +35,7 @@ def stylize_in_tiles(
     ``positions`` is the size of a tile; the other arguments are those of ``Generator.forward``.
     """
     x4, x8 = generator.encode_photo(photo)
-    attention, channels = generator.predict_attention(x8, attend)
+    attention, predicted = generator.predict_attention(x8, attend)
     s, style = generator.condition(photo, code, strength, attention, cond_strength)
     noise = generator.make_noise(x8)
     x = generator.styled_blocks(x4, x8, style, attention, noise)
@@ -50,7 +50,7 @@ def stylize_in_tiles(
         residual = residual[..., : rows.stop - rows.start, :width]
         s_rows = s[..., rows, :] if s.shape[-2] > 1 else s
         image[..., rows, :] = generator.compose(residual, photo[..., rows, :], code, s_rows, colors)
-    return Stylized(image, attention, channels)
+    return Stylized(image, attention, predicted)
 
 
 def convolve(conv: nn.Module, x: Tensor, positions: int) -> Tensor:

@@ -75,10 +75,10 @@ class AttentionConfig:
         "uniform", "observed", "learned", "oracle", "shuffled", "saliency", "joint", "gate"
     ] = "learned"
     """Source of A; observed: learned but unused; shuffled: another image's A of the micro-batch."""
-    target: Literal["structural", "robust_structural", "robust"] = "structural"
-    """Target map A* for the attention branch; objective saliency uses only its KL."""
     budget: Divergence = 0.5
-    """ρ: KL of the robust target maps to uniform weights, in nats."""
+    """ρ: KL of A to uniform weights, in nats."""
+    paintings: Count = 4
+    """Number of paintings over which the error is averaged that the branch learns to predict."""
     channels: bool = False
     """Also learn one weight per channel of each content layer."""
     channel_budget: Divergence = 0.1

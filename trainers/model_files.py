@@ -48,6 +48,7 @@ def build_generator(config: TrainConfig) -> Generator:
         config.generator.noise,
         config.generator.base,
         attention=needs_branch(a.objective),
+        budget=a.budget,
         gates_decoder=a.gates_decoder or a.objective == "gate",
         gate_trains_attention=a.objective == "gate",
         modulates_strength=a.modulates_strength,

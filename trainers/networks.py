@@ -21,7 +21,7 @@ from .config import TrainConfig
 from .model_files import build_generator, load_state, model_folder, sizes
 from .runtime import pick_device, pick_precision
 
-CALIBRATION_PAINTINGS = 64  # whose style codes set the scale of the style code
+CALIBRATION_PAINTINGS = 64  # whose style codes standardize it and teach the attention branch
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Networks:
     discriminator: nn.Module | None
     plain_discriminator: PatchGAN | None
     optimizer_d: AcceleratedOptimizer | None
+    codes: Tensor  # (N,D) style codes of training paintings
 
     def trained(self) -> list[nn.Module]:
         """Return the modules whose gradients are synchronized over processes."""
@@ -80,7 +81,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
 
 
 def build_networks(
-    config: TrainConfig, accelerator: Accelerator, encoder: Encoder, codes: Tensor | None
+    config: TrainConfig, accelerator: Accelerator, encoder: Encoder, codes: Tensor
 ) -> Networks:
     """Build, initialize and prepare all networks.
 
@@ -88,8 +89,8 @@ def build_networks(
         config: of the run.
         accelerator: prepares networks and optimizers.
         encoder: with its weights loaded.
-        codes: style codes (N,D) of training paintings, which standardize the style code; unused
-            if the run starts from a model, which has its own standardization.
+        codes: style codes (N,D) of training paintings. They set the standardization of the style
+            code, unless the run starts from a model, which has its own.
 
     Raises:
         ValueError: crops too small for the discriminator, or an initial model that does not fit.
@@ -103,7 +104,7 @@ def build_networks(
     generator = build_generator(config).to(device)  # sets its memory format in each pass
     if config.init is not None:
         _load_initial_model(generator, config.init)
-    elif codes is not None:
+    else:
         generator.fit_standardization(codes)
     discriminator = _build_discriminator(config)
     if config.compile:
@@ -122,7 +123,7 @@ def build_networks(
         wrapped_d, optimizer_d = accelerator.prepare(discriminator, adam)
     return Networks(
         encoder, wrapped_g, generator, averaged, optimizer_g,
-        wrapped_d, discriminator, optimizer_d,
+        wrapped_d, discriminator, optimizer_d, codes,
     )  # fmt: skip
 
 

@@ -5,23 +5,35 @@ batch -> forward -> generator_terms -> total_loss -> backward      D frozen
 then one Adam step of both, or of neither if a loss or gradient is not finite
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
+from einops import reduce
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from ..data.dataset import Batch, RawBatch, split, unpack
 from ..losses import adversarial as adv
-from ..losses.attention import AttentionObjective, attention_statistics, error_map
+from ..losses.attention import (
+    attention_statistics,
+    correlation,
+    error_map,
+    learns_error,
+    log_structural_error,
+    prediction_loss,
+    standardize,
+    weighting_error,
+)
 from ..losses.content import ContentLoss, content_error, pixel_loss
 from ..losses.diffaugment import NUMBERS, diff_augment
 from ..losses.style import StyleLoss
 from ..losses.total_variation import tv_loss
-from ..models.generator import Stylized
+from ..models.attention import attention_map
+from ..models.generator import STRIDE, Generator, Stylized
 from ..models.style_code import style_code
 from .balance import Balance
 from .config import TrainConfig, content_layers
@@ -38,10 +50,6 @@ class Losses(nn.Module):
         super().__init__()
         self.content = ContentLoss(config.content.layers, config.content.normalization)
         self.style = StyleLoss(config.style.layers, config.style.kind, config.style.relative)
-        a = config.attention
-        self.attention = AttentionObjective(
-            dict(config.content.layers), a.objective, a.target, a.budget, a.channel_budget
-        )
 
 
 class ForwardResult(NamedTuple):
@@ -58,7 +66,7 @@ class Terms(NamedTuple):
     """The generator's loss terms, each (B,), before weighting."""
 
     balanced: dict[str, Tensor]  # style, content, adversarial
-    extra: dict[str, Tensor]  # attention (loss of its branch), tv
+    extra: dict[str, Tensor]  # attention (loss of its branches), tv
     metrics: dict[str, Tensor]  # (B,) each, of the attention map and the output
 
 
@@ -108,15 +116,22 @@ def generator_terms(
         terms.balanced["content"] = pixel_loss(image, photo)
     else:
         errors = losses.content.squared_errors(features, result.content)
-        predicted = result.output.attention
-        weighting = losses.attention(
-            predicted, result.output.channels, errors, result.content, image, photo
-        )
-        terms.balanced["content"] = losses.content(errors, weighting.attention, weighting.channels)
-        terms.extra["attention"] = weighting.loss
-        used = predicted if config.attention.objective == "observed" else weighting.attention
-        if with_metrics and used is not None:
-            terms.metrics.update(_attention_metrics(used, errors, losses))
+        attention = _content_weights(result, config)
+        channels, terms.extra["attention"] = _channel_weights(result, errors, config)
+        terms.balanced["content"] = losses.content(errors, attention, channels)
+        if learns_error(config.attention.objective):
+            codes = _drawn_codes(
+                networks.codes, result.batch["position"], config.attention.paintings
+            )
+            offset = result.batch["uniform"][:, -2:]
+            target = mean_log_error(networks.plain_generator, photo, codes, offset)
+            predicted = result.output.predicted.positions
+            terms.extra["attention"] = terms.extra["attention"] + prediction_loss(predicted, target)
+            attention = result.output.attention if attention is None else attention
+            if with_metrics:
+                terms.metrics["attention/prediction"] = correlation(predicted.detach(), target)
+        if with_metrics and attention is not None:
+            terms.metrics.update(_attention_metrics(attention, errors, losses))
     if config.balance.tv > 0:
         terms.extra["tv"] = config.balance.tv * tv_loss(image)
     if networks.plain_discriminator is not None:
@@ -125,6 +140,53 @@ def generator_terms(
     if with_metrics:
         terms.metrics["output/change"] = (image - photo).detach().abs().mean(dim=(1, 2, 3))
     return terms
+
+
+def _content_weights(result: ForwardResult, config: TrainConfig) -> Tensor | None:
+    """Return the map A (B,1,h,w) that weights the content loss; None for A = 1."""
+    a, layers = config.attention, dict(config.content.layers)
+    error = weighting_error(
+        a.objective, result.output.predicted.positions, result.output.image,
+        result.batch["content"], result.content, layers,
+    )  # fmt: skip
+    return None if error is None else attention_map(error, a.budget)
+
+
+def _channel_weights(
+    result: ForwardResult, errors: Features, config: TrainConfig
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Return the weights (B,C) of the content layers' channels, and the branch's loss (B,)."""
+    weights, loss = {}, result.batch["full"].new_zeros(len(result.batch["full"]))
+    for layer, predicted in result.output.predicted.channels.items():
+        error = reduce(errors[layer].detach(), "b c h w -> b c", "mean")
+        loss = loss + prediction_loss(predicted, standardize((error + 1e-6).log()))
+        weights[layer] = attention_map(predicted.detach(), config.attention.channel_budget)
+    return weights, loss / max(1, len(weights))
+
+
+@torch.no_grad()
+def mean_log_error(
+    generator: Generator, photo: Tensor, codes: Tensor, noise_offset: Tensor | None = None
+) -> Tensor:
+    """Return the log structural error of photos (B,3,H,W) at full strength, averaged over the
+    style codes (K,B,D) or (K,1,D): what the attention branch learns to predict, (B,1,h,w).
+    """
+    grid = math.ceil(photo.shape[-2] / STRIDE), math.ceil(photo.shape[-1] / STRIDE)
+    outputs = (
+        generator(photo, code.expand(len(photo), -1), attend=False, noise_offset=noise_offset)
+        for code in codes
+    )
+    errors = [log_structural_error(output.image, photo, grid) for output in outputs]
+    return torch.stack(errors).mean(0)
+
+
+def _drawn_codes(codes: Tensor, position: Tensor, k: int) -> Tensor:
+    """Return k of the style codes (N,D) for each position (B,) of the stream, (k,B,D).
+
+    As they depend on the position alone, neither resuming nor the number of processes or
+    micro-batches changes them.
+    """
+    return codes[(position * k + torch.arange(k, device=position.device)[:, None]) % len(codes)]
 
 
 def _adversarial_loss(

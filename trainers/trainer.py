@@ -112,7 +112,7 @@ class Trainer:
             )  # fmt: skip
             encoder, self.pretrained = build_encoder(config, encoder_taps(config))
         encoder.to(self.device)
-        codes = None if config.init else style_codes(encoder, self.paintings.train, config)
+        codes = style_codes(encoder, self.paintings.train, config)
         self.networks = build_networks(config, self.accelerator, encoder, codes)
         self.train_step = TrainStep(config, self.accelerator, self.networks)
         self.validation = Validation(

@@ -9,14 +9,16 @@ from torch import Tensor
 
 from ..data.images import read_image, square
 from ..losses.adversarial import mean_logit
+from ..losses.attention import correlation, learns_error
 from ..losses.content import pixel_loss
 from ..models.style_code import style_code
 from .config import TrainConfig, content_layers
 from .networks import Networks
-from .train_step import Losses
+from .train_step import Losses, mean_log_error
 
 PAIRS = 16
-COLUMNS = ("content", "style", "logit_train", "logit_held_out", "logit_stylized")
+COLUMNS = ("content", "style", "prediction", "logit_train", "logit_held_out", "logit_stylized")
+CODES = 8  # of training paintings, over which the error of a held-out photo is averaged
 
 
 class Validation:
@@ -54,6 +56,8 @@ class Validation:
         """Return metrics by name; empty without held-out images.
 
         ``validation/total`` is the content and style loss, weighted as configured.
+        ``validation/prediction`` is the correlation of the log error that the attention branch
+        predicts from a photo with the one measured over ``CODES`` training paintings.
         ``validation/memorized`` is the overfitting of D, r_v of Karras et al. 2020, Eq. 1: 0 if
         its logits agree on held-out and training paintings, 1 if they agree on held-out paintings
         and outputs.
@@ -66,20 +70,22 @@ class Validation:
                 rows[i] = self._pair(i, networks, losses, accelerator.device)
         # Each row is zero on all processes but one, so the sum is exact.
         means = accelerator.reduce(rows, "sum").double().mean(0).tolist()
-        content, style, logit_train, logit_held_out, logit_stylized = means
+        content, style, prediction, logit_train, logit_held_out, logit_stylized = means
         weights = self.config.balance
         metrics = {
             "validation/content": content,
             "validation/style": style,
             "validation/total": weights.content * content + weights.style * style,
         }
+        if learns_error(self.config.attention.objective):
+            metrics["validation/prediction"] = prediction
         if networks.plain_discriminator is not None and logit_train != logit_stylized:
             memorized = (logit_train - logit_held_out) / (logit_train - logit_stylized)
             metrics["validation/memorized"] = memorized
         return metrics
 
     def _pair(self, i: int, networks: Networks, losses: Losses, device: torch.device) -> Tensor:
-        """Return the values of ``COLUMNS`` for one pair, (5,)."""
+        """Return the values of ``COLUMNS`` for one pair, (6,)."""
         config, encoder = self.config, networks.encoder
         photo, painting, trained = (
             images[i % len(images)].to(device)[None]
@@ -87,14 +93,19 @@ class Validation:
         )  # (1,3,S,S) each
         style = encoder(painting, config.style.layers)
         code = style_code(painting, style)
-        image = networks.averaged(photo, code, attend=False).image
+        output = networks.averaged(photo, code)
+        image = output.image
         features = encoder(image)
         if config.content.kind == "pixel":
             content = pixel_loss(image, photo)
         else:
             photo_features = encoder(photo, content_layers(config))
             content = losses.content(losses.content.squared_errors(features, photo_features))
-        values = [content, losses.style(features, style)]
+        prediction = torch.zeros(1, device=device)
+        if learns_error(config.attention.objective):
+            error = mean_log_error(networks.averaged, photo, networks.codes[:CODES, None])
+            prediction = correlation(output.predicted.positions, error)
+        values = [content, losses.style(features, style), prediction]
         if (discriminator := networks.plain_discriminator) is None:
             return torch.cat([*values, torch.zeros(3, device=device)])
 

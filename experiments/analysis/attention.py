@@ -16,11 +16,12 @@ COLUMNS = (
     Column("attention/kl", "KL to uniform, nats", None, None),
     Column("attention/peak", "max A", None, None, 1),
     Column("attention/correlation", "corr(A, E)", None, None, 2),
-    Column("loss/attention", "KL of target to A, nats", None, None),
+    Column("attention/prediction", "corr(g, q)", None, None, 2),
 )
 NOTE = (
     f"Means over the last {LAST} logged steps, outputs of all strengths; rows with uniform weights "
-    f"have no map. “flat”: KL under {FLAT} × attention.budget, indistinguishable from uniform."
+    "have no map. corr(g, q): of the predicted and the measured log error, on training photos. "
+    f"“flat”: KL under {FLAT} × attention.budget, indistinguishable from uniform."
 )
 
 

@@ -9,6 +9,7 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ...losses.attention import learns_error
 from ...trainers.config import (
     AdversarialConfig,
     AttentionConfig,
@@ -88,10 +89,10 @@ def _with_study(recipe: TrainConfig, study: StudyConfig, steps: int, seed: int) 
 def drop_inactive_settings(config: TrainConfig) -> TrainConfig:
     """Reset settings without effect to their defaults, so that a grid trains no run twice."""
     attention, default = config.attention, AttentionConfig()
-    if attention.objective in ("uniform", "joint", "gate"):
-        attention = replace(attention, target=default.target, budget=default.budget)
-    elif not attention.target.startswith("robust"):
+    if attention.objective == "uniform":
         attention = replace(attention, budget=default.budget)
+    if not learns_error(attention.objective):
+        attention = replace(attention, paintings=default.paintings)
     adversarial = config.adversarial if config.balance.adversarial else AdversarialConfig()
     return replace(config, attention=attention, adversarial=adversarial)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ...data.dataset import Batch
 from ...losses import adversarial as adv
-from ...losses.attention import AttentionObjective
+from ...losses.attention import log_structural_error, prediction_loss
 from ...losses.content import ContentLoss
 from ...losses.diffaugment import NUMBERS, diff_augment
 from ...models.color import OPPONENT, REGULARIZATION, to_logit
@@ -28,21 +28,19 @@ class ReferenceTrainer:
 
     def __init__(
         self, config: TrainConfig, encoder: Encoder, generator: Generator, averaged: Generator,
-        discriminator: PatchGAN,
+        discriminator: PatchGAN, codes: Tensor,
     ) -> None:  # fmt: skip
         assert config.content.kind == "feature"
         assert config.style.kind == "gram"
-        self.config, self.encoder = config, encoder
+        assert config.attention.objective == "learned"
+        self.config, self.encoder, self.codes = config, encoder, codes
         self.generator, self.averaged, self.discriminator = generator, averaged, discriminator
-        o, a = config.optimizer, config.attention
+        o = config.optimizer
         self.optimizer_g = torch.optim.Adam(generator.parameters(), o.lr, o.betas)
         self.optimizer_d = torch.optim.Adam(
             discriminator.parameters(), o.lr_discriminator, o.betas_discriminator
         )
         self.content_loss = ContentLoss(config.content.layers, config.content.normalization)
-        self.objective = AttentionObjective(
-            dict(config.content.layers), a.objective, a.target, a.budget
-        )
 
     def step(self, batch: Batch) -> dict[str, float]:
         """Update G and D, both from the state before the step; return the losses by name."""
@@ -52,10 +50,10 @@ class ReferenceTrainer:
             batch["content"], code, batch["strength"], noise_offset=batch["uniform"][:, -2:]
         )
         code = self.generator.standardize(code)  # as D sees it
-        content, attention = self._content_loss(batch, output)
+        attention = prediction_loss(output.predicted.positions, self._mean_log_error(batch))
         strength = batch["strength"].mean(dim=(1, 2, 3))
         losses = {
-            "content": content.mean(),
+            "content": self._content_loss(batch, output).mean(),
             "style": (strength * self._style_loss(batch, output.image)).mean(),
             "adversarial": (strength * self._adversarial_loss(batch, output.image, code)).mean(),
             "attention": attention.mean(),
@@ -81,16 +79,22 @@ class ReferenceTrainer:
                 averaged.lerp_(current, 1 - o.ema)
         return {name: value.item() for name, value in losses.items()}
 
-    def _content_loss(self, batch: Batch, output: Stylized) -> tuple[Tensor, Tensor]:
-        """The content loss and the loss of the attention branch, each (B,)."""
+    def _content_loss(self, batch: Batch, output: Stylized) -> Tensor:
         layers = [layer for layer, _ in self.config.content.layers]
         with torch.no_grad():
             photo = self.encoder(batch["content"], layers)
         errors = self.content_loss.squared_errors(self.encoder(output.image, layers), photo)
-        result = self.objective(
-            output.attention, output.channels, errors, photo, output.image, batch["content"]
-        )
-        return self.content_loss(errors, result.attention), result.loss
+        return self.content_loss(errors, output.attention.detach())
+
+    @torch.no_grad()
+    def _mean_log_error(self, batch: Batch) -> Tensor:
+        photo, k, errors = batch["content"], self.config.attention.paintings, []
+        for i in range(k):
+            codes = self.codes[(batch["position"] * k + i) % len(self.codes)]
+            image = self.generator(photo, codes, noise_offset=batch["uniform"][:, -2:]).image
+            grid = (image.shape[-2] // 8, image.shape[-1] // 8)
+            errors.append(log_structural_error(image, photo, grid))
+        return torch.stack(errors).mean(0)
 
     def _style_loss(self, batch: Batch, image: Tensor) -> Tensor:
         layers = self.config.style.layers

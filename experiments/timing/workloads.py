@@ -97,7 +97,7 @@ def _train_reference(case: Case) -> Work:
     modules = n.encoder, n.plain_generator, n.averaged, n.plain_discriminator
     for module in modules:
         module.to(memory_format=torch.contiguous_format)
-    trainer = ReferenceTrainer(config, *modules)
+    trainer = ReferenceTrainer(config, *modules, n.codes)
 
     def work() -> None:
         batch = unpack(raw, accelerator.device)

@@ -1,26 +1,31 @@
 import math
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from kornia.metrics import ssim
 from torch import Tensor
 from torch.distributions import Categorical, kl_divergence
 from underdrawing.losses.attention import (
+    OBJECTIVES,
     attention_statistics,
     collapse_warning,
     error_map,
     kl_to_uniform,
+    learns_error,
+    log_energy,
+    log_structural_error,
     mean_one,
-    robust_weights,
-    structural_dissimilarity,
+    needs_branch,
+    prediction_loss,
+    weighting_error,
 )
 
 F64 = torch.float64
 LAYERS = {"conv3_2": 0.3, "conv4_2": 0.7}
 GRID = (8, 8)
 BUDGET = 0.5
-SIZES = ((6, 6), (7, 9), (64, 64))
-BUDGETS = (0.05, 0.5, 2.0)
 
 
 def errors(h: int, w: int, batch: int = 2, dtype: torch.dtype = F64) -> Tensor:
@@ -35,77 +40,6 @@ def random_attention(batch: int = 2) -> Tensor:
 def assert_mean_one(a: Tensor, tolerance: float = 1e-5) -> None:
     assert (a >= 0).all()
     assert a.mean(dim=(1, 2, 3)).sub(1).abs().max() < tolerance
-
-
-# --- robust weights -------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("budget", BUDGETS)
-def test_robust_weights_use_the_whole_budget(
-    size: tuple[int, int], budget: float, dtype: torch.dtype
-) -> None:
-    a = robust_weights(errors(*size, dtype=dtype), budget)
-    assert a.shape == (2, 1, *size)
-    assert a.dtype == dtype
-    assert kl_to_uniform(a).sub(budget).abs().max() < 1e-4
-    assert_mean_one(a)
-
-
-@pytest.mark.parametrize("budget", BUDGETS)
-def test_robust_weights_increase_with_the_error(budget: float) -> None:
-    e = errors(1, 64)
-    in_order = robust_weights(e, budget).gather(-1, e.argsort(-1))
-    assert (in_order.diff(dim=-1) >= 0).all()
-
-
-@pytest.mark.parametrize("budget", BUDGETS)
-def test_robust_weights_maximize_the_weighted_error_at_their_kl(budget: float) -> None:
-    e = errors(1, 36, batch=1)
-    a = robust_weights(e, budget)
-    best = (a * e).mean()
-    random = robust_weights(torch.randn(500, 1, 1, 36, dtype=F64), budget)
-    permutations = torch.stack([a[0][..., torch.randperm(36)] for _ in range(500)])
-    perturbed = robust_weights(e + 0.1 * torch.randn(500, 1, 1, 36, dtype=F64), budget)
-    for others in (random, permutations, perturbed):
-        assert kl_to_uniform(others).sub(budget).abs().max() < 1e-6
-        assert ((others * e).mean(dim=(1, 2, 3)) <= best + 1e-9).all()
-
-
-@pytest.mark.parametrize(("scale", "offset"), [(1e-6, 0.0), (1e6, 0.0), (3.0, 2.0)])
-def test_robust_weights_are_invariant_to_scale_and_offset(scale: float, offset: float) -> None:
-    e = errors(6, 6)
-    torch.testing.assert_close(
-        robust_weights(scale * e + offset, BUDGET), robust_weights(e, BUDGET), rtol=1e-6, atol=1e-6
-    )
-
-
-@pytest.mark.parametrize("value", [0.0, 1e-8, 1e8])
-def test_robust_weights_of_a_flat_error_are_one(value: float) -> None:
-    flat = torch.full((2, 1, 6, 6), value, dtype=F64)
-    torch.testing.assert_close(robust_weights(flat, BUDGET), torch.ones_like(flat))
-
-
-def test_an_unreachable_budget_puts_all_weight_on_the_largest_errors() -> None:
-    e = errors(6, 6)
-    a = robust_weights(e, 10.0)
-    assert torch.equal(a.flatten(1).argmax(1), e.flatten(1).argmax(1))
-    torch.testing.assert_close(kl_to_uniform(a), torch.full((2,), math.log(36), dtype=F64))
-    tied = torch.zeros(1, 1, 4, 4, dtype=F64)
-    tied[0, 0, :2, 0] = 1
-    torch.testing.assert_close(robust_weights(tied, 10.0), 8 * tied)
-
-
-def test_robust_weights_are_per_image_with_a_budget_each() -> None:
-    e, budget = torch.cat([errors(6, 6, 1), 100 * errors(6, 6, 1)]), torch.tensor([0.2, 0.6])
-    alone = [robust_weights(e[i : i + 1], budget[i].item()) for i in range(2)]
-    torch.testing.assert_close(robust_weights(e, budget), torch.cat(alone))
-
-
-def test_robust_weights_of_channels_have_mean_one_and_no_gradient() -> None:
-    a = robust_weights(torch.rand(2, 12, dtype=F64, requires_grad=True), 0.1)
-    torch.testing.assert_close(a.mean(1), torch.ones(2, dtype=F64))
-    assert not a.requires_grad
 
 
 # --- maps -----------------------------------------------------------------------------------
@@ -143,33 +77,108 @@ def test_error_map_has_about_mean_one_on_any_grid(grid: tuple[int, int]) -> None
     assert_mean_one(found, 0.1)
 
 
-# --- structural dissimilarity -----------------------------------------------------------------
+# --- log errors -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("grid", [(8, 8), (9, 13)])
-def test_dissimilarity_peaks_where_the_structure_is_damaged(grid: tuple[int, int]) -> None:
+def test_log_structural_error_peaks_where_the_structure_is_damaged(grid: tuple[int, int]) -> None:
     photo = torch.rand(2, 3, 65, 99)
     stylized = photo.clone()
     stylized[:, :, 33:, :49] = torch.rand(2, 3, 32, 49)
-    q = structural_dissimilarity(stylized.requires_grad_(), photo, grid)
+    q = log_structural_error(stylized.requires_grad_(), photo, grid)
     assert q.shape == (2, 1, *grid)
     assert not q.requires_grad
     assert (F.adaptive_avg_pool2d(q, 2).flatten(1).argmax(1) == 2).all()
 
 
-def test_dissimilarity_increases_with_the_damage() -> None:
-    photo = 0.5 * torch.rand(2, 3, 64, 64)
-    noise = 0.5 * torch.rand(2, 1, 64, 64) * torch.linspace(0.2, 1, 64)
-    columns = structural_dissimilarity(photo + noise, photo, GRID).mean(dim=(0, 1, 2))
-    assert columns[0] < columns[3] < columns[7]
+def test_log_structural_error_is_that_of_the_formula_and_standardized() -> None:
+    photo = torch.rand(2, 3, 64, 64)
+    damage = torch.nn.Upsample(scale_factor=8)(torch.rand(2, 1, *GRID))
+    stylized = photo + damage * torch.rand(2, 3, 64, 64)
+    luma = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
+    similarity = ssim(*((luma * x).sum(1, keepdim=True) for x in (photo, stylized)), 7)
+    log = (F.avg_pool2d((1 - similarity) / 2, 8) + 1e-3).log()
+    variance, mean = torch.var_mean(log, dim=(2, 3), correction=0, keepdim=True)
+    expected = (log - mean) / (variance + 0.01).sqrt()
+    q = log_structural_error(stylized, photo, GRID)
+    torch.testing.assert_close(q, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("contrast", [0.0, 0.01, 1.0])
 @pytest.mark.parametrize("noise", [0.0, 1e-6])
-def test_dissimilarity_of_an_unchanged_photo_is_flat(contrast: float, noise: float) -> None:
+def test_an_unchanged_photo_has_a_flat_error(contrast: float, noise: float) -> None:
     photo = 0.5 + contrast * (torch.rand(2, 3, 64, 64) - 0.5)
-    q = structural_dissimilarity(photo + noise * torch.randn_like(photo), photo, GRID)
-    torch.testing.assert_close(q, torch.full_like(q, 1e-3), rtol=0.03, atol=0)
+    q = log_structural_error(photo + noise * torch.randn_like(photo), photo, GRID)
+    assert q.abs().max() < 0.5
+
+
+def test_log_energy_is_high_where_the_features_are_large() -> None:
+    features = {
+        name: torch.rand(2, 4, *size) for name, size in (("conv3_2", (16, 16)), ("conv4_2", GRID))
+    }
+    features["conv3_2"][..., :8, 8:] *= 5
+    features["conv4_2"][..., :4, 4:] *= 5
+    energy = log_energy(features, LAYERS, GRID)
+    torch.testing.assert_close(energy.mean(dim=(1, 2, 3)), torch.zeros(2), atol=1e-5, rtol=0)
+    assert (F.adaptive_avg_pool2d(energy, 2).flatten(1).argmax(1) == 1).all()
+
+
+def test_prediction_loss_is_the_mean_squared_error_without_gradient_to_the_target() -> None:
+    g, q = torch.randn(2, 2, 1, *GRID).requires_grad_()
+    loss = prediction_loss(g, q)
+    torch.testing.assert_close(loss, (g - q).square().mean(dim=(1, 2, 3)))
+    (g_grad,) = torch.autograd.grad(loss.sum(), g)
+    torch.testing.assert_close(g_grad, 2 * (g - q) / 64)
+
+
+# --- objectives -----------------------------------------------------------------------------
+
+
+def inputs(batch: int = 2) -> dict[str, Any]:
+    """Arguments of ``weighting_error`` after the objective."""
+    stylized, photo = torch.rand(2, batch, 3, 64, 64)
+    return {
+        "predicted": torch.randn(batch, 1, *GRID, requires_grad=True),
+        "stylized": stylized,
+        "content": photo,
+        "features": {
+            "conv3_2": torch.randn(batch, 4, 16, 16),
+            "conv4_2": torch.randn(batch, 6, *GRID),
+        },
+        "layers": LAYERS,
+    }
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_only_joint_sends_a_gradient_to_the_prediction(objective: str) -> None:
+    error = weighting_error(objective, **inputs())
+    assert (error is None) == (objective in ("uniform", "observed"))
+    if error is not None:
+        assert error.shape == (2, 1, *GRID)
+        assert error.requires_grad == (objective == "joint")
+
+
+def test_each_objective_uses_its_error() -> None:
+    x = inputs(3)
+    expected = {
+        "learned": x["predicted"],
+        "gate": x["predicted"],
+        "shuffled": x["predicted"][[2, 0, 1]],
+        "oracle": log_structural_error(x["stylized"], x["content"], GRID),
+        "saliency": log_energy(x["features"], LAYERS, GRID),
+    }
+    for objective, error in expected.items():
+        assert torch.equal(weighting_error(objective, **x), error)
+
+
+def test_shuffled_needs_two_images() -> None:
+    with pytest.raises(ValueError, match="at least two images"):
+        weighting_error("shuffled", **inputs(1))
+
+
+def test_objectives_with_a_branch_and_those_that_learn_the_error() -> None:
+    assert {o for o in OBJECTIVES if not needs_branch(o)} == {"uniform", "oracle", "saliency"}
+    assert {o for o in OBJECTIVES if learns_error(o)} == {"observed", "learned", "shuffled"}
 
 
 # --- statistics -----------------------------------------------------------------------------

@@ -1,76 +1,106 @@
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from underdrawing.models.attention import (
     ChannelAttention,
     SpatialAttention,
+    attention_map,
     attention_to_strength,
-    spatial_softmax,
 )
 
 CHANNELS = {"conv3_2": 7, "conv4_2": 12}
+F64 = torch.float64
 
 
-@pytest.mark.parametrize("size", [(1, 1), (5, 9), (32, 20)])
+def kl(a: Tensor) -> Tensor:
+    return torch.special.xlogy(a, a).flatten(1).mean(1)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 5, 9), (1, 32, 20), (12,)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_spatial_softmax_is_nonnegative_float32_with_mean_one(
-    size: tuple[int, int], dtype: torch.dtype
+def test_a_map_is_nonnegative_float32_with_mean_one(
+    shape: tuple[int, ...], dtype: torch.dtype
 ) -> None:
-    a = spatial_softmax(5 * torch.randn(2, 1, *size).to(dtype))
-    assert a.shape == (2, 1, *size)
+    a = attention_map(5 * torch.randn(2, *shape).to(dtype), 0.5)
+    assert a.shape == (2, *shape)
     assert a.dtype == torch.float32
     assert (a >= 0).all()
-    torch.testing.assert_close(a.mean(dim=(1, 2, 3)), torch.ones(2))
+    torch.testing.assert_close(a.flatten(1).mean(1), torch.ones(2))
 
 
-def test_spatial_softmax_equals_softmax_over_positions_times_their_number() -> None:
-    logits = torch.randn(2, 1, 3, 4)
-    e = logits.exp()
-    torch.testing.assert_close(spatial_softmax(logits), 12 * e / e.sum(dim=(2, 3), keepdim=True))
+def test_a_map_is_the_softmax_of_the_standardized_error_at_its_budget() -> None:
+    g = torch.randn(2, 1, 3, 4)
+    z = (g - g.mean(dim=(1, 2, 3), keepdim=True)) / g.std(dim=(1, 2, 3), keepdim=True, correction=0)
+    e = (1.6**0.5 * z).exp()
+    torch.testing.assert_close(attention_map(g, 0.8), 12 * e / e.sum(dim=(2, 3), keepdim=True))
 
 
-def test_spatial_softmax_of_extreme_logits_is_finite() -> None:
-    a = spatial_softmax(torch.tensor([1e4, -1e4, 0.0, 0.0]).view(1, 1, 2, 2))
-    assert torch.equal(a.flatten(), torch.tensor([4.0, 0.0, 0.0, 0.0]))
+@pytest.mark.parametrize("budget", [0.1, 0.5, 1.0])
+@pytest.mark.parametrize(("scale", "offset"), [(0.2, 0.0), (1.0, -3.0), (1e3, 1e3)])
+def test_the_kl_of_a_gaussian_error_is_the_budget_at_any_scale(
+    budget: float, scale: float, offset: float
+) -> None:
+    a = attention_map(scale * torch.randn(2, 1, 200, 200) + offset, budget)
+    torch.testing.assert_close(kl(a), torch.full((2,), budget), rtol=0.1, atol=0)
 
 
-def test_spatial_attention_starts_at_one_and_its_first_step_changes_it() -> None:
+def test_a_constant_or_very_small_prediction_gives_a_flat_map() -> None:
+    a = attention_map(torch.full((1, 1, 8, 8), 7.0), 0.5)
+    torch.testing.assert_close(a, torch.ones_like(a))
+    small = attention_map(1e-3 * torch.randn(1, 1, 64, 64), 0.5)
+    assert kl(small) < 1e-3
+
+
+def test_gradient_of_a_map() -> None:  # float32 inside, so the step is coarse
+    g = torch.randn(2, 1, 3, 4, requires_grad=True)
+    weights = torch.randn(2, 1, 3, 4)
+    (attention_map(g, 0.5) * weights).sum().backward()
+    assert g.grad is not None
+    step = 1e-2 * torch.randn_like(g)
+    with torch.no_grad():
+        up, down = ((attention_map(g + s * step, 0.5) * weights).sum() for s in (1, -1))
+    torch.testing.assert_close((g.grad * step).sum(), (up - down) / 2, rtol=1e-2, atol=1e-5)
+
+
+def test_an_extreme_prediction_is_finite() -> None:
+    a = attention_map(torch.tensor([1e4, -1e4, 0.0, 0.0]).view(1, 1, 2, 2), 50.0)
+    torch.testing.assert_close(a.flatten(), torch.tensor([4.0, 0.0, 0.0, 0.0]))
+
+
+def test_spatial_attention_starts_at_zero_and_its_first_step_changes_it() -> None:
     branch = SpatialAttention(8)
-    a = branch(torch.randn(2, 8, 6, 9))
-    torch.testing.assert_close(a, torch.ones(2, 1, 6, 9))
-    (a * torch.randn_like(a)).sum().backward()
-    assert branch.logits.weight.grad is not None
-    assert branch.logits.weight.grad.abs().sum() > 0
+    g = branch(torch.randn(2, 8, 6, 9))
+    torch.testing.assert_close(attention_map(g, 0.5), torch.ones(2, 1, 6, 9))
+    (g * torch.randn_like(g)).sum().backward()
+    assert branch.head.weight.grad is not None
+    assert branch.head.weight.grad.abs().sum() > 0
 
 
 def test_receptive_field_is_15_trunk_positions() -> None:
     branch = SpatialAttention(4).double()
-    for layer in [*branch.body, branch.logits]:
+    for layer in [*branch.body, branch.head]:
         if isinstance(layer, nn.Conv2d):
             nn.init.constant_(layer.weight, 0.1)  # no ReLU blocks the gradient
-    trunk = torch.rand(1, 4, 32, 32, dtype=torch.float64, requires_grad=True)
-    branch.logits(branch.body(trunk))[0, 0, 16, 16].backward()
+    trunk = torch.rand(1, 4, 32, 32, dtype=F64, requires_grad=True)
+    branch(trunk)[0, 0, 16, 16].backward()
     assert trunk.grad is not None
     rows = trunk.grad.abs().sum(dim=(0, 1, 3)).nonzero().flatten()
     assert rows[-1] - rows[0] + 1 == 15
 
 
-def test_channel_attention_starts_at_one() -> None:
-    weights = ChannelAttention(8, CHANNELS)(torch.randn(2, 8, 4, 4))
-    for layer, c in CHANNELS.items():
-        torch.testing.assert_close(weights[layer], torch.ones(2, c))
+def test_channel_attention_starts_at_zero() -> None:
+    for prediction in ChannelAttention(8, CHANNELS)(torch.randn(2, 8, 4, 4)).values():
+        assert not prediction.any()
 
 
-def test_channel_attention_has_mean_one_and_differs_by_photo_after_instance_norm() -> None:
+def test_channel_attention_differs_by_photo_after_instance_norm() -> None:
     branch = ChannelAttention(8, CHANNELS)
     for parameter in branch.parameters():
         nn.init.normal_(parameter)
-    weights = branch(nn.functional.instance_norm(torch.randn(2, 8, 6, 6) ** 3))
+    predictions = branch(nn.functional.instance_norm(torch.randn(2, 8, 6, 6) ** 3))
     for layer, c in CHANNELS.items():
-        assert weights[layer].shape == (2, c)
-        assert (weights[layer] >= 0).all()
-        torch.testing.assert_close(weights[layer].mean(1), torch.ones(2))
-        assert (weights[layer][0] - weights[layer][1]).abs().max() > 1e-3
+        assert predictions[layer].shape == (2, c)
+        assert (predictions[layer][0] - predictions[layer][1]).abs().max() > 1e-3
 
 
 def test_attention_to_strength_is_the_inverse_above_the_mean() -> None:

@@ -34,7 +34,7 @@ def trained(**options: object) -> Generator:
         if isinstance(module, StyledConv):
             nn.init.normal_(module.style.bias, std=0.3)
     if generator.attention is not None:
-        nn.init.normal_(generator.attention.logits.weight, std=3)
+        nn.init.normal_(generator.attention.head.weight, std=3)
     if generator.channel_attention is not None:
         for parameter in generator.channel_attention.parameters():
             nn.init.normal_(parameter)
@@ -70,7 +70,7 @@ def test_output_has_the_photos_size_and_a_map_at_stride_8(
     height: int, width: int, attention: bool
 ) -> None:
     photo = photos(2, height, width)
-    image, a, channels = trained(attention=attention)(photo, codes())
+    image, a, predicted = trained(attention=attention)(photo, codes())
     assert image.shape == photo.shape
     assert image.min() >= 0
     assert image.max() <= 1
@@ -78,7 +78,7 @@ def test_output_has_the_photos_size_and_a_map_at_stride_8(
     assert (a >= 0).all()
     torch.testing.assert_close(a.mean(dim=(1, 2, 3)), torch.ones(2))
     assert (a.std() > 0.01) == attention
-    assert channels == {}
+    assert predicted.channels == {}
 
 
 @pytest.mark.parametrize(("height", "width"), [(31, 64), (64, 31)])
@@ -143,7 +143,9 @@ def test_an_image_does_not_depend_on_its_batch() -> None:
         torch.testing.assert_close(alone.image, together.image[one], rtol=0, atol=1e-6)
         torch.testing.assert_close(alone.attention, together.attention[one])
         for layer in CHANNELS:
-            torch.testing.assert_close(alone.channels[layer], together.channels[layer][one])
+            torch.testing.assert_close(
+                alone.predicted.channels[layer], together.predicted.channels[layer][one]
+            )
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
@@ -247,9 +249,9 @@ def test_attention_depends_on_the_photo_alone() -> None:
 @pytest.mark.parametrize("gates_decoder", [False, True])
 def test_a_loss_on_attention_trains_only_the_branches(gates_decoder: bool) -> None:
     generator = trained(gates_decoder=gates_decoder, channels=CHANNELS)
-    _, attention, channels = generator(photos(), codes())
+    _, attention, predicted = generator(photos(), codes())
     loss = (attention * torch.randn_like(attention)).sum()
-    loss = loss + sum((a * torch.randn_like(a)).sum() for a in channels.values())
+    loss = loss + sum((a * torch.randn_like(a)).sum() for a in predicted.channels.values())
     loss.backward()
     assert has_gradient(generator.attention)
     assert has_gradient(generator.channel_attention)
@@ -298,7 +300,7 @@ def test_the_gate_keeps_the_photos_features_where_attention_is_high() -> None:
 def test_a_gate_without_a_branch_equals_uniform_attention() -> None:
     gated, photo, code = trained(gates_decoder=True), photos(), codes()
     assert gated.attention is not None
-    nn.init.zeros_(gated.attention.logits.weight)  # A = 1
+    nn.init.zeros_(gated.attention.head.weight)  # A = 1
     constant = with_weights_of(gated, gates_decoder=True, attention=False)
     torch.testing.assert_close(constant(photo, code).image, gated(photo, code).image)
 
@@ -320,7 +322,7 @@ def test_without_attend_the_image_is_the_same_and_attention_is_one() -> None:
     output = generator(photo, code, attend=False)
     assert torch.equal(output.image, generator(photo, code).image)
     assert torch.equal(output.attention, torch.ones(2, 1, 5, 6))
-    assert output.channels == {}
+    assert output.predicted.channels == {}
 
 
 @pytest.mark.parametrize("option", ["gates_decoder", "modulates_strength"])

@@ -44,7 +44,7 @@ def make_trainer(config: TrainConfig) -> tuple[Trainer, RawBatch]:
     assert generator.attention is not None
     for parameter in generator.to_residual.parameters():
         nn.init.normal_(parameter, std=0.05)
-    nn.init.normal_(generator.attention.logits.weight, std=0.5)
+    nn.init.normal_(generator.attention.head.weight, std=0.5)
     return trainer, next(trainer._batches(0))
 
 
@@ -54,7 +54,7 @@ def make_reference(trainer: Trainer) -> ReferenceTrainer:
     assert n.plain_discriminator is not None
     return ReferenceTrainer(
         trainer.config, n.encoder, deepcopy(n.plain_generator), deepcopy(n.averaged),
-        deepcopy(n.plain_discriminator),
+        deepcopy(n.plain_discriminator), n.codes,
     )  # fmt: skip
 
 
