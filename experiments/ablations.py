@@ -151,6 +151,10 @@ ABLATIONS: dict[str, Ablation] = {
             "conv5_2 alone": _layers(("conv5_2", 1.0)),
         },
     ),
+    "dynamic-layers": Ablation(
+        "Should λ_l depend on the photo's complexity? (future work of the paper)",
+        _switch("content.dynamic_layers"),
+    ),
     "normalization": Ablation(
         "Which normalization of the content features? (Balanced by gradient shares in every row.)",
         _each("content.normalization", "none", "l2", "instance", "batch"), gradient_shares=True,

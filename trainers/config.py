@@ -65,6 +65,8 @@ class ContentConfig:
     """Layers and their λ_l; the default is the multi-scale loss of 问答酱 (2025)."""
     normalization: Literal["none", "l2", "instance", "batch"] = "l2"
     """Normalization of the features, per image; batch: statistics of the micro-batch."""
+    dynamic_layers: bool = False
+    """Choose λ_l per photo: deep layers count more in complex photos, shallow ones in simple."""
 
 
 @dataclass(frozen=True, config=STRICT)

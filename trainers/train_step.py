@@ -28,7 +28,7 @@ from ..losses.attention import (
     standardize,
     weighting_error,
 )
-from ..losses.content import ContentLoss, content_error, pixel_loss
+from ..losses.content import ContentLoss, content_error, dynamic_layers, pixel_loss
 from ..losses.diffaugment import NUMBERS, diff_augment
 from ..losses.style import StyleLoss
 from ..losses.total_variation import tv_loss
@@ -118,7 +118,9 @@ def generator_terms(
         errors = losses.content.squared_errors(features, result.content)
         attention = _content_weights(result, config)
         channels, terms.extra["attention"] = _channel_weights(result, errors, config)
-        terms.balanced["content"] = losses.content(errors, attention, channels)
+        layers = losses.content.layers
+        chosen = dynamic_layers(photo, layers) if config.content.dynamic_layers else None
+        terms.balanced["content"] = losses.content(errors, attention, channels, chosen)
         if learns_error(config.attention.objective):
             codes = _drawn_codes(
                 networks.codes, result.batch["position"], config.attention.paintings

@@ -65,7 +65,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> Trained:
         if (config.out / "model.safetensors").exists():
             return
         if config.init:
-            names.append(f"{config.attention.objective} {config.attention.target} {config.seed}")
+            names.append(f"{config.attention.objective} {config.attention.budget:g} {config.seed}")
             if len(names) == 4:
                 raise KeyboardInterrupt
         torch.manual_seed(config.seed)
@@ -87,7 +87,7 @@ def test_ablations_share_their_baseline_and_resume_after_an_interruption(
     two = {"learned": {}, "uniform": {"attention.objective": "uniform"}}
     monkeypatch.setitem(ABLATIONS, "objective", Ablation("Which objective?", two))
     study = replace(study, seeds=2)
-    config = AblateConfig(("objective", "target"), study=study)
+    config = AblateConfig(("objective", "budget"), study=study)
     with pytest.raises(KeyboardInterrupt):
         ablate(config)
     assert "8 runs (8 pending), 10 trainings with warm-ups: about" in capsys.readouterr().err
@@ -95,22 +95,22 @@ def test_ablations_share_their_baseline_and_resume_after_an_interruption(
     assert failures == {}
     assert "8 runs (3 done, 5 pending), 6 trainings" in capsys.readouterr().err
     assert trained == [
-        "learned structural 1000", "uniform structural 1000", "learned robust_structural 1000",
-        "learned robust 1000", "learned robust 1000", "learned structural 1001",
-        "uniform structural 1001", "learned robust_structural 1001", "learned robust 1001",
+        "learned 0.5 1000", "uniform 0.5 1000", "learned 0.1 1000", "learned 2 1000",
+        "learned 2 1000", "learned 0.5 1001", "uniform 0.5 1001", "learned 0.1 1001",
+        "learned 2 1001",
     ]  # fmt: skip
 
-    objective, target = results
+    objective, budget = results
     assert [row.title for row in objective.full.rows] == ["learned", "uniform", *CONTROLS]
-    values = list(ABLATIONS["target"].values)
-    assert [row.title for row in target.full.rows] == [*values, *CONTROLS]
-    assert {(d.row, d.against) for d in target.differences} == {
-        (row, "structural") for row in ("robust_structural", "robust")
+    values = list(ABLATIONS["budget"].values)
+    assert [row.title for row in budget.full.rows] == [*values, *CONTROLS]
+    assert {(d.row, d.against) for d in budget.differences} == {
+        (row, "0.5") for row in ("0.1", "2")
     }
-    assert objective.curves["learned"] == target.curves["structural"]
-    assert target.full.rows[0].entries["ssim"].half_interval is not None  # two seeds
-    assert target.full.notes[0] == f"target: {ABLATIONS['target'].question}"
-    assert all(e.paper is None for row in target.full.rows for e in row.entries.values())
+    assert objective.curves["learned"] == budget.curves["0.5"]
+    assert budget.full.rows[0].entries["ssim"].half_interval is not None  # two seeds
+    assert budget.full.notes[0] == f"budget: {ABLATIONS['budget'].question}"
+    assert all(e.paper is None for row in budget.full.rows for e in row.entries.values())
     page = (study.out / "report.html").read_text()
     for name in config.ablations:
         assert {"table.md", "table.tex", "table.csv", "table.json"} == {
@@ -171,11 +171,11 @@ def test_a_failed_run_leaves_the_others_and_exits_with_1(
 def test_dry_run_lists_the_runs_and_trains_none(
     study: StudyConfig, trained: Trained, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = AblateConfig(("encoder", "target"), dry_run=True, study=study)
+    config = AblateConfig(("encoder", "budget"), dry_run=True, study=study)
     assert ablate(config) == ([], {})
     *lines, last = capsys.readouterr().out.splitlines()
     states = {line.rpartition("  ")[2]: line.split("  ")[1].strip() for line in lines}
-    assert states["target: robust"] == states["encoder: vgg16"] == "pending"
+    assert states["budget: 2"] == states["encoder: vgg16"] == "pending"
     assert states["encoder: resnet50"] == "skipped: no weights"
     assert [line.split()[0] for line in lines] == list(distinct_runs(make_tables(config)))
     assert "9 runs (4 pending, 5 skipped: no weights), 6 trainings with warm-ups" in last
@@ -185,7 +185,7 @@ def test_dry_run_lists_the_runs_and_trains_none(
 
 
 def test_grid_and_repeated_ablations_are_one_table(study: StudyConfig) -> None:
-    assert len(make_tables(AblateConfig(("target", "target"), study=study))) == 1
+    assert len(make_tables(AblateConfig(("budget", "budget"), study=study))) == 1
     (table,) = make_tables(AblateConfig(("objective", "channels"), grid=True, study=study))
     assert table.name == "objective+channels"
     assert table.variants.baseline == "learned · off"

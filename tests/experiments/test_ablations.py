@@ -58,7 +58,8 @@ def test_attention_use_varies_what_the_map_is_used_for() -> None:
     }
     assert uses == {
         "loss weight": ("learned", False, False),
-        "strength": ("learned", True, False),
+        "strength": ("observed", True, False),
+        "loss weight and strength": ("learned", True, False),
         "decoder": ("learned", False, True),
         "decoder, trained through it": ("gate", False, False),
         "constant gate (control)": ("uniform", False, True),
@@ -106,7 +107,7 @@ def test_contradictory_combinations_are_refused_in_one_line(
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["color"], "no ablation color; choose from objective, target"),
+        (["color"], "no ablation color; choose from objective, budget"),
         ([], "name at least one ablation"),
         (["layers", "encoder"], "both vary content.layers"),
     ],

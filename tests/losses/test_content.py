@@ -7,7 +7,9 @@ from underdrawing.losses.content import (
     ContentLoss,
     Features,
     attention_at,
+    complexity,
     content_error,
+    dynamic_layers,
     pixel_loss,
 )
 from underdrawing.losses.normalization import NORMALIZATIONS
@@ -155,3 +157,45 @@ def test_resized_attention_with_zeros_is_finite() -> None:
     a = torch.zeros(1, 1, 4, 4)
     a[..., 0, 0] = 16.0
     assert attention_at(a, (7, 7)).isfinite().all()
+
+
+# --- dynamic layer selection ------------------------------------------------------------------
+
+
+def textured(contrast: float) -> Tensor:
+    """Photos whose gradients get more diverse with the contrast."""
+    return 0.5 + contrast * (torch.rand(2, 3, 64, 64) - 0.5)
+
+
+def test_complexity_is_zero_for_a_flat_photo_and_rises_with_the_texture() -> None:
+    flat, some, much = (complexity(textured(c)) for c in (0.0, 0.2, 1.0))
+    assert torch.equal(flat, torch.zeros(2))
+    assert (some < much).all()
+    assert (much <= 1).all()
+
+
+def test_complexity_is_the_entropy_of_the_gradients() -> None:
+    photo = torch.zeros(1, 3, 64, 64)
+    photo[..., 32:] = 0.2  # a step has few magnitudes
+    p = complexity(photo)
+    assert 0 < p < 0.2
+
+
+def test_dynamic_layers_shift_to_deep_layers_in_complex_photos() -> None:
+    layers = dict(PAPER_LAYERS)
+    simple, rich = (dynamic_layers(textured(c), layers) for c in (0.0, 1.0))
+    assert (simple["conv3_2"] > rich["conv3_2"]).all()
+    assert (simple["conv5_2"] < rich["conv5_2"]).all()
+    for weights in (simple, rich):
+        close(torch.stack(list(weights.values())).sum(0), torch.ones(2))
+    assert dynamic_layers(textured(1.0), {"conv4_2": 0.7})["conv4_2"].tolist() == pytest.approx(
+        [0.7] * 2
+    )
+
+
+def test_the_loss_uses_the_weights_of_each_photo() -> None:
+    loss = ContentLoss(PAPER_LAYERS, "none")
+    errors = loss.squared_errors(features(), features())
+    weights = {layer: torch.rand(2, dtype=F64) for layer, _ in PAPER_LAYERS}
+    expected = sum(w * content_error(errors[k]).mean(dim=(1, 2, 3)) for k, w in weights.items())
+    close(loss(errors, layers=weights), expected)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from underdrawing.models.attention import PredictedError
 from underdrawing.models.discriminator import DiscriminatorOutput
 from underdrawing.models.generator import Stylized
 from underdrawing.trainers.checkpoint import saved_step
@@ -54,8 +55,9 @@ class Brightness(nn.Module):
 class Constant(nn.Module):
     """A generator of gray images."""
 
-    def forward(self, photo: Tensor, code: Tensor, attend: bool) -> Stylized:
-        return Stylized(torch.full_like(photo, 0.5), torch.ones(1, 1, 4, 4), {})
+    def forward(self, photo: Tensor, *_: object, **__: object) -> Stylized:
+        ones = torch.ones(1, 1, 4, 4)
+        return Stylized(torch.full_like(photo, 0.5), ones, PredictedError(ones, {}))
 
 
 @pytest.mark.parametrize(("held_out", "memorized"), [(0.9, 0.0), (0.7, 0.5), (0.5, 1.0)])

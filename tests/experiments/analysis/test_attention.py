@@ -19,8 +19,13 @@ def write_run(run: Path, kl: float | None, budget: float = BUDGET) -> Path:
     (run / "config.json").write_text(to_json(config))
     lines: list[dict[str, float | None]] = [{"step": 0, "loss/content": 1.0}]
     for step in range(1, 9 if kl is not None else 1):
-        values = {"kl": kl if step > 8 - LAST else 9.0, "peak": 3.0, "correlation": 0.5}
-        lines.append({"step": step, "loss/attention": 0.25})
+        values = {
+            "kl": kl if step > 8 - LAST else 9.0,
+            "peak": 3.0,
+            "correlation": 0.5,
+            "prediction": 0.25,
+        }
+        lines.append({"step": step})
         lines[-1] |= {f"attention/{name}": value for name, value in values.items()}
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return run
@@ -29,7 +34,7 @@ def write_run(run: Path, kl: float | None, budget: float = BUDGET) -> Path:
 def test_last_logged_lines_are_averaged(tmp_path: Path) -> None:
     assert last_statistics(write_run(tmp_path / "run", 0.125)) == {
         "attention/kl": 0.125, "attention/peak": 3.0, "attention/correlation": 0.5,
-        "loss/attention": 0.25,
+        "attention/prediction": 0.25,
     }  # fmt: skip
 
 

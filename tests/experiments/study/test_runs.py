@@ -72,10 +72,13 @@ def test_inactive_settings_do_not_change_the_key(study: StudyConfig) -> None:
     def key(**settings: Any) -> str:
         return run(study, **settings).key
 
-    uniform, robust = {"attention.objective": "uniform"}, {"attention.target": "robust"}
-    assert key(**uniform) == key(**uniform, **robust)
-    assert key() == key(**{"attention.budget": 2.0})  # only robust targets have a budget
-    assert key(**robust) != key(**robust, **{"attention.budget": 2.0})
+    uniform = {"attention.objective": "uniform"}
+    assert key(**uniform) == key(**uniform, **{"attention.budget": 2.0, "attention.paintings": 1})
+    assert key() != key(**{"attention.budget": 2.0})
+    assert key() != key(**{"attention.paintings": 1})
+    oracle = {"attention.objective": "oracle"}  # has a budget, but learns no error
+    assert key(**oracle) != key(**oracle, **{"attention.budget": 2.0})
+    assert key(**oracle) == key(**oracle, **{"attention.paintings": 1})
     assert key() == key(**{"adversarial.width": 16})  # there is no discriminator
     assert key(**{"balance.adversarial": 1.0}) != key(
         **{"balance.adversarial": 1.0, "adversarial.width": 16}
