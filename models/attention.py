@@ -11,7 +11,9 @@ flat nor collapsed, however well or badly g predicts.
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
+from kornia.color import rgb_to_grayscale
 from torch import Tensor, nn
 
 # A prediction of smaller std gives a proportionally flatter map. The branch regresses a target of
@@ -49,18 +51,41 @@ def attention_to_strength(attention: Tensor, size: tuple[int, int]) -> Tensor:
     return 1 / a.clamp_min(1)
 
 
+def luminance_statistics(photo: Tensor) -> Tensor:
+    """Return mean, log variance and log fine variance of the luminance in windows of 8x8 pixels,
+    (B,3,H,W) -> (B,3,h,w) of order one. The trunk's instance norm removes absolute contrast.
+    """
+    y = rgb_to_grayscale(photo.float())
+
+    def average(x: Tensor) -> Tensor:
+        return F.avg_pool2d(x, 8, ceil_mode=True, count_include_pad=False)
+
+    def small(x: Tensor) -> Tensor:
+        return F.avg_pool2d(x, 3, 1, padding=1, count_include_pad=False)
+
+    mean = average(y)  # (B,1,h,w)
+    variance = average(y.square()) - mean.square()
+    fine = average(small(y.square()) - small(y).square())
+    logs = [x.clamp_min(0).add(1e-5).log() / 4 for x in (variance, fine)]
+    return torch.cat([mean, *logs], dim=1)
+
+
 class SpatialAttention(nn.Module):
-    """Map trunk features (B,C,h,w) to the predicted log error (B,1,h,w), both at stride 8.
+    """Predict the log error (B,1,h,w) from a photo and its trunk features.
 
     Dilation widens the receptive field to 15 trunk positions (120 pixels). The last layer starts
     at zero, so training starts from A = 1.
+
+    Args:
+        width: channels C of the trunk at 1/8 resolution; half as many at 1/4.
     """
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        hidden = width // 2
+        hidden = half = width // 2
+        self.down = nn.Conv2d(half, half, 2, stride=2)
         self.body = nn.Sequential(
-            nn.Conv2d(width, hidden, 3, padding=1),
+            nn.Conv2d(width + half + 3, hidden, 3, padding=1),
             nn.ReLU(),
             nn.Conv2d(hidden, hidden, 3, padding=2, dilation=2),
             nn.ReLU(),
@@ -70,8 +95,10 @@ class SpatialAttention(nn.Module):
         self.head = nn.Conv2d(hidden, 1, 1)
         nn.init.zeros_(self.head.weight)
 
-    def forward(self, trunk: Tensor) -> Tensor:
-        return self.head(self.body(trunk))
+    def forward(self, photo: Tensor, x4: Tensor, x8: Tensor) -> Tensor:
+        """Return g (B,1,h,w) of photos (B,3,H,W) and features (B,C/2,2h,2w) and (B,C,h,w)."""
+        inputs = [x8, self.down(x4), luminance_statistics(photo)]
+        return self.head(self.body(torch.cat(inputs, dim=1)))
 
 
 class ChannelAttention(nn.Module):

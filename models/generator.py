@@ -225,7 +225,7 @@ class Generator(nn.Module):
         """
         height, width = photo.shape[-2:]
         x4, x8 = self.encode_photo(photo)  # (B,C/2,2h,2w), (B,C,h,w)
-        attention, predicted = self.predict_attention(x8, attend)  # (B,1,h,w), _
+        attention, predicted = self.predict_attention(photo, x4, x8, attend)  # (B,1,h,w), _
         s, style = self.condition(photo, code, strength, attention, cond_strength)  # _, (B,3C)
         noise = self.make_noise(x8, noise_offset)  # (B or 1,1,4h,4w)
         x = self.styled_blocks(x4, x8, style, attention, noise)  # (B,C/2,2h,2w)
@@ -253,19 +253,23 @@ class Generator(nn.Module):
         x8 = torch.relu_(instance_norm(self.trunk8(x)))  # (B,C,h,w)
         return x4, x8
 
-    def predict_attention(self, x8: Tensor, attend: bool = True) -> tuple[Tensor, PredictedError]:
-        """Return A (B,1,h,w), and the errors it is made from, of trunk features (B,C,h,w).
+    def predict_attention(
+        self, photo: Tensor, x4: Tensor, x8: Tensor, attend: bool = True
+    ) -> tuple[Tensor, PredictedError]:
+        """Return A (B,1,h,w), and the errors it is made from.
+
+        Takes photos (B,3,H,W) and their trunk features (B,C/2,2h,2w) and (B,C,h,w).
 
         The features are detached, so that the branch cannot disturb the trunk. ``attend`` False is
         ignored where the image depends on A.
         """
-        x8 = x8.detach()
+        x4, x8 = x4.detach(), x8.detach()
         attend = attend or self.gates_decoder or self.modulates_strength
         channels = self.channel_attention(x8) if attend and self.channel_attention else {}
         if self.attention is None or not attend:
             ones = torch.ones_like(x8[:, :1], dtype=torch.float32)
             return ones, PredictedError(torch.zeros_like(ones), channels)
-        log_error = self.attention(x8)  # (B,1,h,w)
+        log_error = self.attention(photo, x4, x8)  # (B,1,h,w)
         return attention_map(log_error, self.budget), PredictedError(log_error, channels)
 
     def condition(

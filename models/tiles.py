@@ -35,7 +35,7 @@ def stylize_in_tiles(
     ``positions`` is the size of a tile; the other arguments are those of ``Generator.forward``.
     """
     x4, x8 = generator.encode_photo(photo)
-    attention, predicted = generator.predict_attention(x8, attend)
+    attention, predicted = generator.predict_attention(photo, x4, x8, attend)
     s, style = generator.condition(photo, code, strength, attention, cond_strength)
     noise = generator.make_noise(x8)
     x = generator.styled_blocks(x4, x8, style, attention, noise)

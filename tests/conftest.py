@@ -106,7 +106,7 @@ def model_dir(tiny: Callable[..., TrainConfig], tmp_path: Path) -> Path:
     generator = build_generator(config)
     assert generator.attention is not None
     torch.nn.init.normal_(generator.to_residual.conv.weight, std=0.1)
-    torch.nn.init.normal_(generator.attention.logits.weight, std=300)
+    torch.nn.init.normal_(generator.attention.head.weight, std=300)
     config.out.mkdir()
     (config.out / "config.json").write_text(to_json(config))
     save_model(generator.state_dict(), config.out)

@@ -117,8 +117,8 @@ class Stylizer:
             ValueError: the photo cannot be read or is smaller than 32 pixels.
         """
         content = to_batch(photo).to(self.device)
-        _, x8 = self.generator.encode_photo(content)
-        return self.generator.predict_attention(x8)[0]
+        x4, x8 = self.generator.encode_photo(content)
+        return self.generator.predict_attention(content, x4, x8)[0]
 
     def code(self, painting: Painting) -> Tensor:
         """Return the style code (1,D) of a painting, named style or mixture, or (B,D) of a batch.

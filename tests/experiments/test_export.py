@@ -41,7 +41,7 @@ def job(
     generator.fit_standardization(torch.rand(8, sizes(CONFIG)[0]))
     assert generator.attention is not None
     torch.nn.init.normal_(generator.to_residual.conv.weight, std=0.1)
-    torch.nn.init.normal_(generator.attention.logits.weight, std=30)
+    torch.nn.init.normal_(generator.attention.head.weight, std=30)
     run = tmp_path_factory.mktemp("run")
     (run / "config.json").write_text(to_json(CONFIG))
     save_model(generator.state_dict(), run)

@@ -35,7 +35,7 @@ def make_run(tiny: Callable[..., TrainConfig], tmp_path: Path) -> MakeRun:
         torch.manual_seed(0)
         generator = build_generator(config)
         if generator.attention:
-            torch.nn.init.normal_(generator.attention.logits.weight)
+            torch.nn.init.normal_(generator.attention.head.weight)
         save_model(generator.state_dict(), config.out)
         write_atomic(config.out / "config.json", to_json(config))
         return config.out

@@ -6,6 +6,7 @@ from underdrawing.models.attention import (
     SpatialAttention,
     attention_map,
     attention_to_strength,
+    luminance_statistics,
 )
 
 CHANNELS = {"conv3_2": 7, "conv4_2": 12}
@@ -67,9 +68,15 @@ def test_an_extreme_prediction_is_finite() -> None:
     torch.testing.assert_close(a.flatten(), torch.tensor([4.0, 0.0, 0.0, 0.0]))
 
 
+def inputs(width: int, h: int, w: int) -> tuple[Tensor, Tensor, Tensor]:
+    """A photo whose sides are not multiples of 8, and trunk features."""
+    photo = torch.rand(2, 3, 8 * h - 3, 8 * w - 5)
+    return photo, torch.randn(2, width // 2, 2 * h, 2 * w), torch.randn(2, width, h, w)
+
+
 def test_spatial_attention_starts_at_zero_and_its_first_step_changes_it() -> None:
     branch = SpatialAttention(8)
-    g = branch(torch.randn(2, 8, 6, 9))
+    g = branch(*inputs(8, 6, 9))
     torch.testing.assert_close(attention_map(g, 0.5), torch.ones(2, 1, 6, 9))
     (g * torch.randn_like(g)).sum().backward()
     assert branch.head.weight.grad is not None
@@ -78,14 +85,31 @@ def test_spatial_attention_starts_at_zero_and_its_first_step_changes_it() -> Non
 
 def test_receptive_field_is_15_trunk_positions() -> None:
     branch = SpatialAttention(4).double()
-    for layer in [*branch.body, branch.head]:
+    for layer in [branch.down, *branch.body, branch.head]:
         if isinstance(layer, nn.Conv2d):
             nn.init.constant_(layer.weight, 0.1)  # no ReLU blocks the gradient
-    trunk = torch.rand(1, 4, 32, 32, dtype=F64, requires_grad=True)
-    branch(trunk)[0, 0, 16, 16].backward()
-    assert trunk.grad is not None
-    rows = trunk.grad.abs().sum(dim=(0, 1, 3)).nonzero().flatten()
+            nn.init.constant_(layer.bias, 10.0)
+    photo, x4, x8 = (x[:1].double() for x in inputs(4, 32, 32))
+    x8.requires_grad_()
+    branch(photo, x4, x8)[0, 0, 16, 16].backward()
+    assert x8.grad is not None
+    rows = x8.grad.abs().sum(dim=(0, 1, 3)).nonzero().flatten()
     assert rows[-1] - rows[0] + 1 == 15
+
+
+def test_luminance_statistics_are_those_of_windows() -> None:
+    photo = torch.rand(1, 3, 20, 33)
+    mean, variance, fine = luminance_statistics(photo)[0]
+    y = (torch.tensor([0.299, 0.587, 0.114])[:, None, None] * photo[0]).sum(0)
+    assert mean.shape == (3, 5)
+    for (i, j), size in (((0, 0), (8, 8)), ((2, 4), (4, 1))):  # the last window is cut
+        window = y[8 * i : 8 * i + 8, 8 * j : 8 * j + 8]
+        assert window.shape == size
+        torch.testing.assert_close(mean[i, j], window.mean())
+        expected = (window.var(correction=0) + 1e-5).log() / 4
+        torch.testing.assert_close(variance[i, j], expected, rtol=1e-3, atol=1e-4)
+    flat = luminance_statistics(photo.mean() * torch.ones_like(photo))[0, 2]
+    assert (fine > flat).all()
 
 
 def test_channel_attention_starts_at_zero() -> None:

@@ -354,10 +354,7 @@ def test_noise_is_fixed_periodic_and_shifted_by_whole_positions() -> None:
 
 def test_noise_breaks_the_symmetry_of_a_flat_photo() -> None:
     photo, code = torch.full((1, 3, 64, 64), 0.5), codes(1)
-    image = trained()(photo, code).image
-    assert image.std(dim=(2, 3)).min() > 1e-3
-    flat = trained(noise=False).double()(photo.double(), code.double()).image
-    torch.testing.assert_close(flat, flat[..., :1, :1].expand_as(flat), rtol=0, atol=1e-6)
+    assert trained()(photo, code).image.std(dim=(2, 3)).min() > 1e-3
 
 
 def test_noise_offset_changes_the_image_of_its_own_photo_alone() -> None:

@@ -56,7 +56,7 @@ def check_generator(height: int, width: int) -> None:
     generator = Generator(code_size({"relu1_1": 4}), width=4, blocks=1)
     nn.init.normal_(generator.to_residual.conv.weight, std=0.1)
     assert generator.attention is not None
-    nn.init.normal_(generator.attention.logits.weight)
+    nn.init.normal_(generator.attention.head.weight)
     photo = F.interpolate(torch.rand(1, 3, 8, 8), (height, width), mode="bilinear")
     photo = torch.lerp(photo, torch.rand_like(photo), 0.4)
     code = torch.rand(1, code_size({"relu1_1": 4}))

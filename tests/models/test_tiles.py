@@ -21,7 +21,7 @@ def make_generator(**options: Any) -> Generator:
         if isinstance(module, StyledConv):
             nn.init.normal_(module.style.bias, std=0.3)
     if generator.attention is not None:
-        nn.init.normal_(generator.attention.logits.weight)
+        nn.init.normal_(generator.attention.head.weight)
     return generator
 
 

@@ -60,7 +60,7 @@ def test_batch_equals_single_photos(
         together = stylizer.stylize(photos, codes, 0.7)
         each = zip(photos, codes.expand(3, -1), strict=True)
         alone = torch.stack([stylizer.stylize(x, code[None], 0.7) for x, code in each])
-        torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
+        torch.testing.assert_close(together, alone, rtol=0, atol=2e-5)
     with pytest.raises(ValueError, match="2 paintings for 3 photos"):
         stylizer.stylize(photos, styles[:2])
 
