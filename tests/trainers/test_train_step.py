@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from underdrawing.data.dataset import Batch, unpack
 from underdrawing.experiments.recipes import RECIPES
-from underdrawing.losses.attention import OBJECTIVES
+from underdrawing.losses.attention import OBJECTIVES, log_structural_error
 from underdrawing.trainers import train_step
 from underdrawing.trainers.checkpoint import saved_step
 from underdrawing.trainers.config import AdversarialConfig, TrainConfig
@@ -22,6 +22,7 @@ from underdrawing.trainers.train_step import (
     forward,
     frozen,
     generator_terms,
+    mean_log_error,
 )
 from underdrawing.trainers.trainer import Trainer, train
 
@@ -366,3 +367,13 @@ def test_line_without_a_valid_step_has_no_losses(
     assert line["skipped"] == 1
     assert "loss/style" not in line
     assert "NaN" not in (run / "metrics.jsonl").read_text()
+
+
+def test_the_branch_learns_the_mean_error_over_paintings(tiny: Tiny) -> None:
+    n = Trainer(tiny("attention")).networks
+    photo = torch.rand(2, 3, 48, 64)
+    codes = n.codes[:3, None]
+    with torch.no_grad():
+        outputs = [n.plain_generator(photo, code.expand(2, -1)).image for code in codes]
+    expected = torch.stack([log_structural_error(x, photo, (6, 8)) for x in outputs]).mean(0)
+    torch.testing.assert_close(mean_log_error(n.plain_generator, photo, codes), expected)
