@@ -3,11 +3,15 @@
 from pathlib import Path
 
 import pytest
+import skimage.data
 import torch
 import underdrawing
 from PIL import Image
+from underdrawing.data.images import to_tensor
+from underdrawing.losses.attention import correlation, kl_to_uniform
 from underdrawing.models import pretrained
 from underdrawing.trainers.model_files import PRETRAINED
+from underdrawing.trainers.train_step import mean_log_error
 
 
 @pytest.fixture
@@ -36,8 +40,26 @@ def test_every_named_style_works_without_an_encoder(
     assert stylizer.stylize(photo, stylizer.styles[0], strength=0).tobytes() == photo.tobytes()
 
 
-def test_its_attention_is_uniform_as_the_branch_is_untrained(photo: Image.Image) -> None:
-    assert torch.equal(underdrawing.load().attention(photo), torch.ones(1, 1, 8, 12))
+def test_its_attention_map_uses_the_budget_on_photos() -> None:
+    stylizer = underdrawing.load()
+    for name in ("astronaut", "chelsea", "coffee"):
+        a = stylizer.attention(Image.fromarray(getattr(skimage.data, name)()))
+        torch.testing.assert_close(a.mean(), torch.tensor(1.0))
+        assert kl_to_uniform(a).item() == pytest.approx(0.5, rel=0.2)
+
+
+def test_its_attention_map_predicts_the_error() -> None:
+    """On photos that it was not trained on, averaged over the named styles."""
+    stylizer, found = underdrawing.load(), []
+    generator = stylizer.generator
+    codes = torch.stack([stylizer.code(name) for name in stylizer.styles])  # (12,1,D)
+    for name in ("astronaut", "chelsea", "coffee"):
+        image = Image.fromarray(getattr(skimage.data, name)()).resize((256, 256))
+        photo = to_tensor(image)[None]
+        with torch.no_grad():
+            predicted = generator(photo, codes[0]).predicted.positions
+        found.append(correlation(predicted, mean_log_error(generator, photo, codes)).item())
+    assert sum(found) / len(found) > 0.4, found
 
 
 def test_its_model_card_lists_every_named_style() -> None:
