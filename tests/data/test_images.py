@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import ExifTags, Image, ImageCms
-from underdrawing.data import images
 from underdrawing.data.images import (
     ImageError,
     read_image,
@@ -468,13 +467,6 @@ def test_a_small_jpeg_may_lose_an_eighth_of_its_rows() -> None:
         read_image(Path("a.jpg"), 32, image[:-9])
 
 
-def test_content_is_read_in_the_place_of_a_file(tmp_path: Path) -> None:
-    path = tmp_path / "upload.png"
-    assert read_image(path, content=encode(noise(5, 4), "PNG")).tobytes() == noise(5, 4).tobytes()
-    with pytest.raises(ImageError, match=r"upload\.png is not an image"):
-        read_image(path, content=b"")
-
-
 @posix
 @pytest.mark.timeout(10)
 def test_what_is_not_a_regular_file_is_an_error(tmp_path: Path) -> None:
@@ -515,16 +507,6 @@ def test_an_enormous_file_is_not_loaded(tmp_path: Path) -> None:
         read_image(path)
 
 
-def test_the_pixel_limit_is_inclusive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "image.png"
-    noise(20, 10).save(path)
-    monkeypatch.setattr(images, "MAX_PIXELS", 200)
-    assert read_image(path).size == (20, 10)
-    monkeypatch.setattr(images, "MAX_PIXELS", 199)
-    with pytest.raises(ImageError, match=r"image\.png has more than .* pixels"):
-        read_image(path)
-
-
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "GIF", "BMP", "TIFF"])
 def test_the_format_is_that_of_the_content(image_format: str, tmp_path: Path) -> None:
     path = tmp_path / "misnamed.webp"
@@ -538,17 +520,6 @@ def test_unlisted_formats_are_not_decoded(image_format: str, tmp_path: Path) -> 
     path.write_bytes(encode(noise(32, 32), image_format))
     with pytest.raises(ImageError, match="is not an image"):
         read_image(path)
-
-
-def test_warnings_of_pillow_are_suppressed(tmp_path: Path) -> None:
-    (tmp_path / "large.png").write_bytes(png_header(9_500, 9_500))  # over Pillow's warning limit
-    (tmp_path / "cut.tif").write_bytes(encode(noise(4, 4), "TIFF")[:-40])
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        for name in ("large.png", "cut.tif"):
-            with pytest.raises(ImageError):
-                read_image(tmp_path / name)
-    assert not caught
 
 
 # --- sizes, tensors, writing ------------------------------------------------------------------
