@@ -1,10 +1,10 @@
 """Workloads of ``underdrawing benchmark``: training step, stylization and data loading.
 
-Each exists in our implementation and as a reference implementation. All networks have random
-weights, which does not change the time.
+Training is also timed in the reference implementation, and loading without the image cache. All
+networks have random weights, which does not change the time.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -24,7 +24,7 @@ from ...trainers.model_files import build_generator, sizes
 from ...trainers.networks import Networks, build_networks, make_accelerator
 from ...trainers.runtime import keep_freed_memory, pick_device, pick_precision
 from ...trainers.train_step import TrainStep
-from .reference import ReferenceTrainer, reference_stylize
+from .reference import ReferenceTrainer
 from .timer import Timing, Work, count_flops, time_calls
 
 OURS, REFERENCE = "ours", "reference"
@@ -51,13 +51,14 @@ class Measurement(NamedTuple):
 
 
 def measure(case: Case, implementation: str) -> Measurement:
-    """Time a case in our or the reference implementation."""
+    """Time a case in our implementation or the reference (train: plain code; data: no cache)."""
     ours = implementation == OURS
     if ours:
         keep_freed_memory()
     if case.part == "data":
         return Measurement(_measure_loading(case, cached=ours), 0, "uint8")
-    work = WORKLOADS[case.part][implementation](case)
+    prepare = _stylize if case.part == "stylize" else _train if ours else _train_reference
+    work = prepare(case)
     device = pick_device(case.config.device)
     bf16 = case.part == "train" and pick_precision(case.config.precision, device) == "bf16"
     timing = time_calls(work, device)
@@ -126,24 +127,6 @@ def _stylize(case: Case) -> Work:
     code = torch.rand(case.batch, sizes(case.config)[0], device=device)
     photo = torch.rand(case.batch, 3, case.size, case.size, device=device)
     return torch.inference_mode()(lambda: generator(photo, code, attend=False))
-
-
-def _stylize_reference(case: Case) -> Work:
-    config, device = case.config, pick_device(case.config.device)
-    encoder = Encoder(config.encoder.name, config.style.layers).to(device)
-    generator = build_generator(config).to(device).eval()
-    photos = torch.rand(case.batch, 3, case.size, case.size, device=device)
-    painting = torch.rand(1, 3, config.size, config.size, device=device)
-    return lambda: [
-        reference_stylize(photo, painting, encoder, generator, config) for photo in photos.split(1)
-    ]
-
-
-#: Part -> name of the implementation -> function that prepares one call.
-WORKLOADS: dict[str, dict[str, Callable[[Case], Work]]] = {
-    "train": {OURS: _train, REFERENCE: _train_reference},
-    "stylize": {OURS: _stylize, REFERENCE: _stylize_reference},
-}
 
 
 # --- data: batches from a folder of JPEG files, with and without the image cache ----------------

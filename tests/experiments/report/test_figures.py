@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from underdrawing.experiments.analysis.results import StudyResult
 from underdrawing.experiments.report.figures import (
     BLUE,
-    Layout,
     curves_figure,
     differences_figure,
     inline,
@@ -32,9 +31,8 @@ def vertical_lines(axes: Any) -> list[float]:
     return [x for x, *more in (line.get_xdata() for line in axes.lines) if set(more) == {x}]
 
 
-@pytest.mark.parametrize("layout", ["wide", "narrow"])
-def test_curves_have_one_panel_per_measured_metric(make_result: Make, layout: Layout) -> None:
-    titles = [a.get_title(loc="left") for a in curves_figure(make_result(), layout).axes]
+def test_curves_have_one_panel_per_measured_metric(make_result: Make) -> None:
+    titles = [a.get_title(loc="left") for a in curves_figure(make_result()).axes]
     assert titles == ["SSIM\N{NO-BREAK SPACE}↑", "KID\N{NO-BREAK SPACE}↓"]
 
 
