@@ -218,11 +218,12 @@ def _still_life(view: _Scene, weather: Array) -> None:
 
 def _noise(rng: Rng, shape: tuple[int, ...], cell: float, stretch: float = 1.0) -> Array:
     """Return fractal noise (H,W) in [0,1] with features `cell` pixels high, `stretch` as wide."""
-    total = np.zeros(shape[:2], np.float32)
+    height, width = shape[:2]
+    total = np.zeros((height, width), np.float32)
     for octave in (1, 2, 4):
-        rows, cols = (max(2, round(octave * n / cell)) for n in (shape[0], shape[1] / stretch))
+        rows, cols = (max(2, round(octave * n / cell)) for n in (height, width / stretch))
         grid = Image.fromarray(rng.random((rows, cols), np.float32))
-        total += np.asarray(grid.resize(shape[1::-1], Image.Resampling.BICUBIC)) / octave
+        total += np.asarray(grid.resize((width, height), Image.Resampling.BICUBIC)) / octave
     return (total - total.min()) / np.ptp(total)
 
 

@@ -16,7 +16,6 @@ from underdrawing.experiments.report.figures import (
     differences_figure,
     inline,
     render,
-    row_style,
 )
 
 Make = Callable[..., StudyResult]
@@ -63,11 +62,6 @@ def test_controls_are_labeled_crosses(make_result: Make) -> None:
 def test_the_matched_gap_is_a_vertical_line(make_result: Make) -> None:
     assert vertical_lines(panel(curves_figure(make_result()), "SSIM")) == [0.4]
     assert not vertical_lines(panel(curves_figure(make_result(gap=None)), "SSIM"))
-
-
-def test_rows_differ_in_color_marker_or_dash() -> None:
-    looks = [tuple(map(row_style(i).get, ("color", "marker", "linestyle"))) for i in range(21)]
-    assert len(set(looks)) == 21
 
 
 def test_differences_show_both_intervals_and_zero(make_result: Make) -> None:
