@@ -27,7 +27,6 @@ from underdrawing.data.images import (
 
 WHITE, RED, BLUE = (255, 255, 255), (255, 0, 0), (0, 0, 255)
 GRID = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3) * 13  # six colors, no symmetry
-posix = pytest.mark.skipif(os.name == "nt", reason="POSIX only")
 
 
 def encode(image: Image.Image, image_format: str, **options: object) -> bytes:
@@ -465,26 +464,6 @@ def test_a_small_jpeg_may_lose_an_eighth_of_its_rows() -> None:
         assert min(read_image(Path("a.jpg"), 32, image[:-cut]).size) >= 32
     with pytest.raises(ImageError, match="much of its end is missing"):  # 8 of 56 rows
         read_image(Path("a.jpg"), 32, image[:-9])
-
-
-@posix
-@pytest.mark.timeout(10)
-def test_what_is_not_a_regular_file_is_an_error(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe.jpg")
-    (tmp_path / "folder.jpg").mkdir()
-    (tmp_path / "zeros.jpg").symlink_to("/dev/zero")
-    (tmp_path / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
-    (tmp_path / "loop.jpg").symlink_to(tmp_path / "loop.jpg")
-    for name, message in {
-        "pipe.jpg": "is not a regular file",
-        "folder.jpg": "is not a regular file",
-        "zeros.jpg": "is not a regular file",
-        "gone.jpg": "is a dangling symbolic link",
-        "loop.jpg": "is a dangling symbolic link",
-        "missing.jpg": "there is no image",
-    }.items():
-        with pytest.raises(ImageError, match=message):
-            read_image(tmp_path / name)
 
 
 def test_a_file_without_permission_is_an_error(

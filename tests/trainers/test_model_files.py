@@ -127,13 +127,6 @@ def test_sizes_are_the_channels_of_the_encoder() -> None:
     assert style_size == COLOR_SIZE + 2 * (64 + 256)
 
 
-def test_model_without_hash_is_loaded(run: Path) -> None:
-    before = load_state(run)
-    rewrite(run)
-    assert read_tensors(run / "model.safetensors").metadata == {}
-    assert all(torch.equal(load_state(run)[name], value) for name, value in before.items())
-
-
 def test_missing_run_or_model_is_named(tmp_path: Path, run: Path) -> None:
     assert "not a run directory" in load_error(tmp_path / "absent")
     (run / "model.safetensors").unlink()
