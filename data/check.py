@@ -1,4 +1,4 @@
-"""Validation of image folders before training: what training leaves out or converts, and advice."""
+"""Validation of image folders before training: what training leaves out or may read wrongly."""
 
 import os
 from collections import defaultdict
@@ -43,14 +43,7 @@ USED = {
     "wrong suffix": ("decoded by content", "rename it"),
     "small": ("enlarged", "find a larger copy or remove it"),
     "narrow": ("cropped to a small part", "crop it or remove it"),
-    "several frames": ("first frame used", "none, if that is the right one"),
-    "CMYK": ("converted to RGB", "none, or save it as sRGB"),
-    "more than 8 bits": ("scaled to 8 bits", "none, or save it with 8 bits"),
-    "1 bit": ("used, black and white", "none, if intended"),
-    "transparent": ("composited over white", "none, if white is right"),
-    "color profile": ("converted to sRGB", "none"),
     "invalid color profile": ("profile ignored", "check its colors"),
-    "EXIF rotation": ("rotated", "none"),
     "invalid EXIF": ("EXIF ignored", "check that it is upright"),
 }
 
@@ -127,31 +120,17 @@ def _check_file(path: Path) -> tuple[list[str], tuple[tuple[int, int], str] | st
 
 def _kinds(image: ImageFile) -> Iterator[str]:
     """Yield the kinds in `USED` of a readable image, except copies."""
-    multi_picture = image.format == "MPO"  # a JPEG that carries a second image, such as its depth
     suffix = Path(os.fsdecode(image.filename)).suffix.lower()
-    if SUFFIXES[suffix] != ("JPEG" if multi_picture else image.format):
+    # An MPO is a JPEG that carries a second image, such as its depth.
+    if SUFFIXES[suffix] != ("JPEG" if image.format == "MPO" else image.format):
         yield "wrong suffix"
     if min(image.size) < SMALL:
         yield "small"
     if max(image.size) > NARROW * min(image.size):
         yield "narrow"
     try:
-        if not multi_picture and getattr(image, "is_animated", False):
-            yield "several frames"
-    except Exception:  # further frames exist but are damaged
-        yield "several frames"
-    if image.mode == "CMYK":
-        yield "CMYK"
-    if image.mode[0] in "IF" or any(";16" in str(tile[3]) for tile in image.tile):
-        yield "more than 8 bits"
-    if image.mode == "1":
-        yield "1 bit"
-    if image.has_transparency_data:
-        yield "transparent"
-    try:
-        if to_srgb(image):
-            yield "color profile"
+        to_srgb(image)
     except Exception:
         yield "invalid color profile"
-    if (exif := orientation(image)) != 1:
-        yield "EXIF rotation" if exif else "invalid EXIF"
+    if orientation(image) is None:
+        yield "invalid EXIF"

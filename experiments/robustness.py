@@ -7,11 +7,11 @@ different photos: 0 means same content, 1 means another photo. A robust loss sta
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from operator import itemgetter
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -27,7 +27,8 @@ from ..losses.content import ContentLoss, pixel_loss
 from ..models.encoder import Encoder
 from ..models.generator import Generator
 from ..models.pretrained import cache_dir
-from ..trainers.model_files import Model, build_encoder, load_model, own_folder
+from ..trainers.config import ContentConfig
+from ..trainers.model_files import build_encoder, load_model, own_folder
 from ..trainers.runtime import pick_device
 from ..trainers.tracking import provenance
 from ..trainers.trainer import collections
@@ -43,16 +44,16 @@ BATCH = 4  # photos
 class RobustnessConfig:
     """Measure content losses under changes of brightness, contrast, noise and JPEG compression."""
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Run directories of trained models with the same encoder."""
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run directory of a trained model."""
     photos: Path | None = None
-    """Folder of photos, used as a whole; default: held-out photos of the first run."""
+    """Folder of photos, used as a whole; default: held-out photos of the run."""
     images: int = 64
     """Maximum number of photos, at least 2."""
     size: int | None = None
-    """Side of the photos in pixels; default: training size of the first run."""
+    """Side of the photos in pixels; default: training size of the run."""
     out: Path | None = None
-    """Folder for robustness.md and .json; default: RUN/robustness of the first run."""
+    """Folder for robustness.md and .json; default: RUN/robustness."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device."""
 
@@ -77,7 +78,6 @@ PERTURBATIONS: dict[str, tuple[Callable[[Tensor, float], Tensor], tuple[float, .
 }
 ANOTHER, PIXEL = "another photo", "pixel"
 
-WeightedLoss = tuple[ContentLoss, Generator | None]  # weighted by A of the generator, if any
 Values = dict[tuple[str, str], Array]  # (perturbation, loss) -> loss per photo (N,)
 
 
@@ -98,35 +98,27 @@ def robustness(config: RobustnessConfig) -> str:
     """Measure the losses, write ``robustness.md`` and ``robustness.json``, return the former.
 
     Raises:
-        ValueError: no run, an invalid run, runs with different encoders, or fewer than two photos.
+        ValueError: no such run, or fewer than two photos.
     """
-    if not config.runs:
-        raise ValueError("give at least one run directory")
     device = pick_device(config.device)
-    out = config.out or own_folder(config.runs[0], "robustness")
-    models = {str(run): load_model(run, device) for run in config.runs}
-    first = next(iter(models.values())).config
-    if len(names := {model.config.encoder.name for model in models.values()}) > 1:
-        raise ValueError(
-            f"the runs have different encoders ({', '.join(sorted(names))}), so their losses "
-            "cannot be compared; measure them separately"
-        )
-    losses = make_losses(models)
-    encoder, weights = build_encoder(first, [x for loss, _ in losses.values() for x in loss.layers])
+    out = config.out or own_folder(config.run, "robustness")
+    generator, trained = load_model(config.run, device)
+    encoder, weights = build_encoder(trained, [layer for layer, _ in trained.content.layers])
+    encoder.to(device)
     if config.photos:
         paths = all_images(read_collection(config.photos, cache_dir()))
     else:
-        paths = list(collections(first)[0].test)
+        paths = list(collections(trained)[0].test)
     paths = order_by_hash(paths)[: config.images]
     if len(paths) < 2:
         raise ValueError(f"got {len(paths)} photos; at least 2 are needed, to compare one with")
-    size = config.size or first.size
+    size = config.size or trained.size
     torch.manual_seed(0)  # for ``add_noise``
     parts = []
     for indices in tqdm(batches(range(len(paths)), BATCH), "photos", unit="batch", leave=False):
         photos = read_squares([paths[i] for i in indices], size, device)
         others = read_squares([paths[i - 1] for i in indices], size, device)
-        parts.append(measure(photos, others, losses, encoder.to(device)))
+        parts.append(measure(photos, others, trained.content, generator, encoder))
     estimates = estimate({key: np.concatenate([part[key] for part in parts]) for key in parts[0]})
     note = f"{len(paths)} photos, {resolution(size)}. Features: {weights.name}."
     content = {
@@ -138,40 +130,26 @@ def robustness(config: RobustnessConfig) -> str:
     return text
 
 
-def make_losses(models: Mapping[str, Model]) -> dict[str, WeightedLoss]:
-    """Make the losses of the heaviest layer, of all layers, and of each run with attention."""
-    content = max((model.config.content for model in models.values()), key=lambda c: len(c.layers))
-    heaviest = max(content.layers, key=itemgetter(1))[0]
-    single = ContentLoss([(heaviest, 1.0)], content.normalization)
-    losses: dict[str, WeightedLoss] = {f"single layer {heaviest}": (single, None)}
-    if len(content.layers) > 1:
-        losses["multi-layer"] = ContentLoss(content.layers, content.normalization), None
-    for run, (generator, config) in models.items():
-        if generator.attention is not None:
-            loss = ContentLoss(config.content.layers, config.content.normalization)
-            losses[f"weighted by A of {run}"] = loss, generator
-    return losses
-
-
 def measure(
-    photos: Tensor, others: Tensor, losses: Mapping[str, WeightedLoss], encoder: Encoder
+    photos: Tensor, others: Tensor, config: ContentConfig, generator: Generator, encoder: Encoder
 ) -> Values:
     """Compute losses to photos (B,3,H,W) of other photos and of the photos perturbed."""
-    attention: dict[str, tuple[Any, ...]] = dict.fromkeys(losses, ())
-    for name, (_, generator) in losses.items():
-        if generator:  # A depends on the photo alone, so any style code will do
-            output = generator(photos, generator.code_mean.expand(len(photos), -1))
-            attention[name] = output.attention, output.channels
+    heaviest = max(config.layers, key=itemgetter(1))[0]
+    single = ContentLoss([(heaviest, 1.0)], config.normalization)
+    multi = ContentLoss(config.layers, config.normalization)
+    # A depends on the photo alone, so any style code will do.
+    output = generator(photos, generator.code_mean.expand(len(photos), -1))
     views = {ANOTHER: others}
     for title, (perturb, severities) in PERTURBATIONS.items():
         views |= {title.format(severity): perturb(photos, severity) for severity in severities}
     content, values = encoder(photos), {}
     for title, view in views.items():
-        features = encoder(view)
+        errors = multi.squared_errors(encoder(view), content)
         values[title, PIXEL] = pixel_loss(view, photos)
-        for name, (loss, _) in losses.items():
-            errors = loss.squared_errors(features, content)
-            values[title, name] = loss(errors, *attention[name])
+        values[title, f"single layer {heaviest}"] = single(errors)
+        values[title, "multi-layer"] = multi(errors)
+        if generator.attention is not None:
+            values[title, "weighted by A"] = multi(errors, output.attention, output.channels)
     return {key: value.double().cpu().numpy() for key, value in values.items()}
 
 

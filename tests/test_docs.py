@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from underdrawing.experiments import benchmark, export
 from underdrawing.experiments.demo import app
 from underdrawing.experiments.main import main
 from underdrawing.experiments.scoring import networks
+from underdrawing.experiments.timing import timer, workloads
 from underdrawing.models import pretrained
 from underdrawing.trainers.config import GeneratorConfig, TrainConfig, to_json
 from underdrawing.trainers.model_files import build_generator, save_model
@@ -29,7 +31,8 @@ FILES = {
 }  # fmt: skip
 FOLDERS = "--photos photos --paintings paintings --workers 0"
 NETWORK = "--generator.width 8 --generator.blocks 1"
-STUDY = f"{FOLDERS} {NETWORK} --warmup 1 --steps 1 --size 32 --batch-size 2 --seeds 1 --pairs 2"
+SHORT = "--warmup 1 --steps 1 --size 32 --batch-size 2 --seeds 1 --pairs 2 --strengths 1"
+STUDY = f"{FOLDERS} {NETWORK} {SHORT}"
 COMMAND = r"^(?:cat \S+ \| )?underdrawing .+$"
 #: Options that make a command short; the last of two equal options counts.
 TINY = {
@@ -67,6 +70,11 @@ def workshop(
         patch.setenv("UNDERDRAWING_CACHE", str(cache))
         patch.setattr(pretrained, "_from_torchvision", lambda name: None)
         patch.setattr(networks, "_lite0", lambda *_: None)
+        patch.setattr(export, "CHECKED_SIZES", ((1, 64, 96),))  # test_export.py checks the others
+        patch.setattr(export, "LARGE_SIZE", (1, 96, 64))
+        patch.setattr(benchmark, "in_fresh_process", lambda f, *arguments: f(*arguments))
+        patch.setattr(workloads, "keep_freed_memory", lambda: None)
+        patch.setattr(timer, "MATRIX", 128)
         patch.chdir(tmp_path_factory.mktemp("workshop"))
         for name, folder in zip(("photos", "paintings"), folders, strict=True):
             shutil.copytree(folder, name)

@@ -28,7 +28,7 @@ def keep_freed_memory() -> None:
     """Make glibc reuse the memory that torch frees; no effect with other C libraries.
 
     By default glibc maps every large tensor anew and the kernel clears each page, which took a
-    third of a training step on a CPU (results/README.md).
+    third of a training step on a CPU.
     """
     if sys.platform != "linux":
         return

@@ -6,23 +6,26 @@ underdrawing app --host 0.0.0.0 --port 8000    # reachable from other machines
 
 import html
 import os
+import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 from threading import Event
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import tyro
+from PIL import Image, ImageFilter
 
+from ...data.convert import to_batch
 from ...data.demo.samples import PHOTOS, shipped
-from ...data.images import save_image
+from ...data.images import read_image, save_image, to_image
+from ...models.generator import MIN_SIDE
 from ...trainers.runtime import Interrupted
 from ...trainers.stylizer import Stylizer, load
+from ...trainers.visualize import overlay
 from ..errors import explain_error
-from .app_handlers import RateLimiter, read_photo, stylize_upload
 
 try:
     import gradio as gr
@@ -32,7 +35,9 @@ except ModuleNotFoundError:
 MAX_BYTES = 32 * 2**20  # of an upload
 LIFETIME = 1800  # seconds until uploads and results are deleted
 QUEUE = 16  # waiting requests
-TIMEOUT = 60.0  # seconds per request
+MAX_SIDE = 2048  # pixels; larger photos are downscaled
+MIN_ALPHA = 32  # of 255, of a pixel that counts as brushed
+BLUR = 0.005  # of a stroke's edge, relative to the longer side
 CANVAS = 800  # pixels a side of the photo under the brush
 CSS = """
 .gradio-container {max-width: 1240px !important; margin: 0 auto !important}
@@ -104,32 +109,27 @@ def running(stylizer: Stylizer, host: str, port: int) -> Iterator[str]:
 
 def build_page(stylizer: Stylizer, folder: Path) -> gr.Blocks:
     """Build the page of a model; results are written to ``folder``, where Gradio deletes them."""
-    limiter, worker = RateLimiter(), ThreadPoolExecutor(1)
 
-    def run(request: gr.Request, function: Any, *arguments: Any) -> Any:
-        with gradio_errors():
-            limiter.count(request.client.host if request.client else "")
-            return run_in_time(worker, function, *arguments)
-
-    def show_photo(path: str | None, request: gr.Request) -> tuple[Any, Any]:
+    def show_photo(path: str | None) -> tuple[Any, Any]:
         if path is None:
             return HIDDEN, ""
-        photo, size = run(request, read_photo, Path(path))
+        with gradio_errors():
+            photo, size = read_photo(Path(path))
         photo.thumbnail((CANVAS, CANVAS))
         canvas = {"background": photo, "layers": [], "composite": None}
         return gr.update(value=canvas, visible=True), size
 
     def show_result(
         photo: str | None, canvas: dict[str, Any] | None, style: str | None, painting: str | None,
-        strength: float, keep_colors: bool, request: gr.Request,
+        strength: float, keep_colors: bool,
     ) -> tuple[Any, ...]:  # fmt: skip
         strokes = canvas["layers"][0] if canvas and canvas["layers"] else None
-        result = run(
-            request, stylize_upload, stylizer, Path(photo) if photo else None, strokes, style,
-            Path(painting) if painting else None, strength, keep_colors,
-        )  # fmt: skip
-        file = Path(mkdtemp(dir=folder)) / f"{Path(photo or '').stem}-stylized.png"
         with gradio_errors():
+            result = stylize_upload(
+                stylizer, Path(photo) if photo else None, strokes, style,
+                Path(painting) if painting else None, strength, keep_colors,
+            )  # fmt: skip
+            file = Path(mkdtemp(dir=folder)) / f"{Path(photo or '').stem}-stylized.png"
             save_image(result.stylized, file)
         download = gr.update(value=str(file), interactive=True)
         return (result.photo, result.stylized), result.text, download, result.attention
@@ -196,18 +196,77 @@ def chosen_sample(event: gr.SelectData) -> str:
     return str(sample_photos()[event.index])
 
 
-def run_in_time(worker: ThreadPoolExecutor, function: Any, *arguments: Any) -> Any:
-    """Call a function in a worker thread; a call that has started runs to its end in any case.
+class Result(NamedTuple):
+    """Images of one size and a line of text; ``attention`` is None if the model has no branch."""
+
+    photo: Image.Image
+    stylized: Image.Image
+    attention: Image.Image | None
+    text: str
+
+
+def read_upload(path: Path) -> Image.Image:
+    """Read an uploaded image; errors name the file without its place on the server.
 
     Raises:
-        ValueError: no result after ``TIMEOUT``.
+        ValueError: the file is not a readable image, too large, or already deleted.
     """
-    job = worker.submit(function, *arguments)
     try:
-        return job.result(TIMEOUT)
-    except TimeoutError:
-        job.cancel()
-        raise ValueError(f"no result after {TIMEOUT:.0f} s: use a smaller photo, or wait") from None
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise ValueError(f"{path.name} was deleted from the server: upload it again") from None
+    return read_image(Path(path.name), content=content)
+
+
+def read_photo(path: Path) -> tuple[Image.Image, str]:
+    """Read an uploaded photo, downscaled to ``MAX_SIDE``; return it with a text on its size.
+
+    Raises:
+        ValueError: as ``read_upload``, or a side is smaller than the model allows.
+    """
+    photo = read_upload(path)
+    text = f"{photo.width}×{photo.height} pixels"
+    if max(photo.size) > MAX_SIDE:
+        photo.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
+        text += f", downscaled to {photo.width}×{photo.height}"
+    if min(photo.size) < MIN_SIDE:
+        raise ValueError(f"{path.name} has {text}; each side must have at least {MIN_SIDE}")
+    return photo, text
+
+
+def protected_region(strokes: Image.Image | None) -> Image.Image | None:
+    """Convert the brush layer to a mask, white with soft edges where brushed; None if empty."""
+    if strokes is None:
+        return None
+    mask = strokes.convert("RGBA").getchannel("A").point(lambda a: 255 * (a >= MIN_ALPHA))
+    blurred = mask.filter(ImageFilter.GaussianBlur(BLUR * max(mask.size)))
+    return blurred if mask.getbbox() else None
+
+
+def stylize_upload(
+    stylizer: Stylizer, photo: Path | None, strokes: Image.Image | None, named_style: str | None,
+    painting: Path | None, strength: float, keep_colors: bool,
+) -> Result:  # fmt: skip
+    """Stylize an uploaded photo; an uploaded painting takes precedence over the named style.
+
+    Raises:
+        ValueError: no photo, no style, or an unreadable file.
+    """
+    if photo is None:
+        raise ValueError("choose a photo first")
+    if painting is None and named_style not in stylizer.styles:
+        raise ValueError("choose a style or a painting first")
+    start = time.perf_counter()
+    content, _ = read_photo(photo)
+    code = stylizer.code(read_upload(painting) if painting else str(named_style))
+    protect = protected_region(strokes)
+    stylized = stylizer.stylize(content, code, strength, protect=protect, keep_colors=keep_colors)
+    attention = None
+    if stylizer.generator.attention is not None:
+        attention = to_image(overlay(to_batch(content), stylizer.attention(content).cpu())[0])
+    seconds = time.perf_counter() - start
+    text = f"{content.width}×{content.height} pixels in {seconds:.1f} s"
+    return Result(content, stylized, attention, text)
 
 
 @contextmanager

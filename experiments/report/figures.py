@@ -24,8 +24,7 @@ from ..analysis.intervals import mean_and_interval
 from ..analysis.results import StudyResult
 from ..analysis.tables import Column
 
-Layout = Literal["wide", "narrow"]
-LAYOUTS = {"wide": (7.2, 3), "narrow": (3.1, 1)}  # width in inches, panels side by side
+WIDTH, ACROSS = 7.2, 3  # inches, panels side by side
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#888888")
 MARKERS = ("o", "s", "^", "D", "v", "P", "<")
 DASHES = ("-", "--", ":")  # rows 8 to 14 are dashed, the next seven dotted
@@ -43,7 +42,7 @@ STYLE: dict[Any, Any] = {
 }  # fmt: skip
 
 
-def curves_figure(result: StudyResult, layout: Layout = "wide") -> Figure:
+def curves_figure(result: StudyResult) -> Figure:
     """Plot every metric over the style gap closed: rows with 95 % bands, controls as crosses."""
     runs = [curve for seeds in result.curves.values() for curve in seeds]
     columns = [
@@ -55,7 +54,7 @@ def curves_figure(result: StudyResult, layout: Layout = "wide") -> Figure:
     if result.gap is not None:
         legend.append(Line2D([], [], label=f"matched gap, {result.gap:.2f}", **GUIDE))
     with rc_context(STYLE):
-        figure, panels = make_panels(columns, layout, 1.9, legend)
+        figure, panels = make_panels(columns, 1.9, legend)
         for column, axes in zip(columns, panels, strict=True):
             axes.set_xlabel("style gap closed")
             axes.margins(0.06, 0.1)
@@ -102,7 +101,7 @@ def plot_control(axes: Axes, name: str, scores: Scores, key: str) -> None:
     )  # fmt: skip
 
 
-def differences_figure(result: StudyResult, layout: Layout = "wide") -> Figure:
+def differences_figure(result: StudyResult) -> Figure:
     """Plot the differences between rows as a forest plot: a panel per metric with all pairs."""
     columns = [c for c in result.full.columns if any(d.key == c.key for d in result.differences)]
     pairs = list(dict.fromkeys((d.row, d.against) for d in result.differences))
@@ -115,7 +114,7 @@ def differences_figure(result: StudyResult, layout: Layout = "wide") -> Figure:
         Line2D([], [], color=BLUE, marker="o", linestyle="", mfc="white", label="not significant"),
     ]
     with rc_context(STYLE):
-        figure, panels = make_panels(columns, layout, 0.7 + 0.13 * lines, legend, sharey=True)
+        figure, panels = make_panels(columns, 0.7 + 0.13 * lines, legend, sharey=True)
         for column, axes in zip(columns, panels, strict=True):
             found = {(d.row, d.against): d for d in result.differences if d.key == column.key}
             plot_differences(axes, list(found.values()), [pairs.index(pair) for pair in found])
@@ -144,20 +143,15 @@ def plot_differences(axes: Axes, differences: Sequence[Difference], y: Sequence[
 
 
 def make_panels(
-    columns: Sequence[Column],
-    layout: Layout,
-    height: float,
-    legend: Sequence[Line2D],
-    sharey: bool = False,
+    columns: Sequence[Column], height: float, legend: Sequence[Line2D], sharey: bool = False
 ) -> tuple[Figure, list[Axes]]:
     """Make one titled panel per metric, each ``height`` inches with its labels, over a legend."""
-    width, most = LAYOUTS[layout]
-    across = min(most, len(columns))
+    across = min(ACROSS, len(columns))
     down = math.ceil(len(columns) / across)
     entry = 0.45 + 0.05 * max(len(str(handle.get_label())) for handle in legend)  # inches
-    legend_columns = min(4, max(1, int(width / entry)))
+    legend_columns = min(4, max(1, int(WIDTH / entry)))
     legend_height = 0.15 * math.ceil(len(legend) / legend_columns)
-    figure = Figure((width, down * height + legend_height + 0.15), layout="constrained")
+    figure = Figure((WIDTH, down * height + legend_height + 0.15), layout="constrained")
     figure.legend(handles=legend, loc="outside lower center", ncols=legend_columns)
     grid = figure.subplots(down, across, squeeze=False, sharey=sharey).ravel().tolist()
     for axes in grid[len(columns) :]:

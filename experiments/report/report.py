@@ -83,12 +83,11 @@ def draw_figures(result: StudyResult, folder: Path, several: bool) -> dict[str, 
         ("differences", differences_figure, result.differences),
     ):
         if data:
-            file, wide, narrow = prefix + name, draw(result, "wide"), draw(result, "narrow")
-            svg = render(wide, "svg", file)
+            file, figure = prefix + name, draw(result)
+            svg = render(figure, "svg", file)
             write_atomic(folder / f"{file}.svg", svg)
-            write_atomic(folder / f"{file}.pdf", render(wide, "pdf", file))
-            small = render(narrow, "svg", f"{file}-narrow")
-            drawn[name] = {"file": file, "wide": inline(svg), "narrow": inline(small)}
+            write_atomic(folder / f"{file}.pdf", render(figure, "pdf", file))
+            drawn[name] = {"file": file, "svg": inline(svg)}
     return drawn
 
 

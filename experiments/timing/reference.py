@@ -1,4 +1,4 @@
-"""Reference implementation of training and stylization, written the way published code usually is.
+"""Reference implementation of training, written the way published code usually is.
 
 float32, default memory layout, no compilation; every loss makes its own encoder passes, real and
 fake images go through the discriminator one after the other, and every loss is read at every step.
@@ -146,11 +146,3 @@ def reference_style_code(painting: Tensor, encoder: Encoder, config: TrainConfig
         flat = x.flatten(2)
         parts += [flat.mean(-1), (flat.var(-1, correction=0) + 1e-5).sqrt()]
     return torch.cat(parts, dim=1)
-
-
-@torch.no_grad()
-def reference_stylize(
-    photo: Tensor, painting: Tensor, encoder: Encoder, generator: Generator, config: TrainConfig
-) -> Tensor:
-    """Stylize one photo (1,3,H,W), computing the style code of the painting (1,3,H,W) each time."""
-    return generator(photo, reference_style_code(painting, encoder, config)).image

@@ -1,4 +1,4 @@
-"""Measure time, memory and FLOPs of a function, and the machine's peak rates."""
+"""Measure time, memory and FLOPs of a function, and the machine's peak rate."""
 
 import gc
 import multiprocessing
@@ -84,13 +84,6 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
             time_calls(lambda: F.conv2d(image, kernels), device).median_s,
         )
     return 2 * n**3 / seconds
-
-
-def peak_bandwidth() -> float:
-    """Measure the bytes per second that one core copies in memory."""
-    source = torch.zeros(64 * 2**20, dtype=torch.uint8)
-    target = torch.empty_like(source)
-    return source.numel() / time_calls(lambda: target.copy_(source), torch.device("cpu")).median_s
 
 
 def in_fresh_process(function: Callable[..., T], *arguments: Any) -> T:

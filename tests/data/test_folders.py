@@ -164,23 +164,14 @@ def test_each_side_of_a_small_folder_has_a_minimum_of_the_lowest_hashes(
         assert train >= max(least, min(count, 1))
 
 
-def test_copies_are_on_one_side(tmp_path: Path) -> None:
-    paths = write_images(tmp_path, 100)
-    (tmp_path / "copies").mkdir()
-    copies = [Path(shutil.copy(path, tmp_path / "copies")) for path in paths[::2]]
-    sides = side_of(read_collection(tmp_path))
-    assert [sides[path] for path in paths[::2]] == [sides[copy] for copy in copies]
-    assert {sides[copy] for copy in copies} == {"train", "validation", "test"}
-
-
 @small
-def test_copies_in_a_small_folder_are_on_one_side(tmp_path: Path) -> None:
-    paths = write_images(tmp_path, 9)
+@pytest.mark.parametrize("count", [100, 9])
+def test_copies_are_on_one_side(count: int, tmp_path: Path) -> None:
+    paths = write_images(tmp_path, count)
     copies = [Path(shutil.copy(path, path.with_name(f"copy-{path.name}"))) for path in paths]
-    collection = read_collection(tmp_path)
-    assert counts(collection) == [6, 6, 6]
-    sides = side_of(collection)
+    sides = side_of(read_collection(tmp_path))
     assert [sides[path] for path in paths] == [sides[copy] for copy in copies]
+    assert {sides[copy] for copy in copies} == {"train", "validation", "test"}
 
 
 def test_a_small_folder_is_one_warning(tmp_path: Path) -> None:
@@ -217,15 +208,6 @@ def test_unreadable_files_are_left_out_and_others_keep_their_side(tmp_path: Path
     dangling.symlink_to(tmp_path / "nowhere.jpg")
     with pytest.warns(UserWarning, match=r"gone\.jpg"):
         assert dangling not in side_of(read_collection(tmp_path))
-
-
-def test_more_than_a_fifth_unreadable_is_an_error(tmp_path: Path) -> None:
-    paths = write_images(tmp_path, 10)
-    for path in paths[:3]:
-        path.write_bytes(b"")
-    with pytest.raises(ValueError, match=r"3 of 10 images in .* are unreadable") as caught:
-        read_collection(tmp_path)
-    assert all(str(path) in str(caught.value) for path in paths[:3])
 
 
 # --- the record of checked files --------------------------------------------------------------

@@ -121,15 +121,6 @@ def test_an_image_does_not_depend_on_its_batch(layout: torch.memory_format) -> N
 
 
 @LAYOUTS
-def test_known_values(layout: torch.memory_format) -> None:
-    x = torch.tensor([1.0, 3.0]).repeat(2, 3, 4, 5).contiguous(memory_format=layout)
-    torch.testing.assert_close(instance_norm(x), x - 2, rtol=1e-4, atol=0)
-    scale, bias = torch.tensor([[0.0, 1.0, 2.0]] * 2), torch.tensor([[0.0, 5.0, -5.0]] * 2)
-    expected = (1 + scale[..., None, None]) * (x - 2) + bias[..., None, None]
-    torch.testing.assert_close(adain(x, scale, bias), expected, rtol=1e-4, atol=1e-4)
-
-
-@LAYOUTS
 @pytest.mark.parametrize("value", [0.0, 0.3, 255.0])
 def test_flat_planes_become_zero(layout: torch.memory_format, value: float) -> None:
     x = torch.full((2, 3, 31, 17), value).contiguous(memory_format=layout)

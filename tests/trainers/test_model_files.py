@@ -127,13 +127,6 @@ def test_sizes_are_the_channels_of_the_encoder() -> None:
     assert style_size == COLOR_SIZE + 2 * (64 + 256)
 
 
-def test_model_without_hash_is_loaded(run: Path) -> None:
-    before = load_state(run)
-    rewrite(run)
-    assert read_tensors(run / "model.safetensors").metadata == {}
-    assert all(torch.equal(load_state(run)[name], value) for name, value in before.items())
-
-
 def test_missing_run_or_model_is_named(tmp_path: Path, run: Path) -> None:
     assert "not a run directory" in load_error(tmp_path / "absent")
     (run / "model.safetensors").unlink()
@@ -195,16 +188,6 @@ def test_config_of_another_or_impossible_model_is_refused(
     run: Path, changes: dict[str, Any]
 ) -> None:
     (run / "config.json").write_text(json.dumps(changes))
-    assert "config.json" in load_error(run)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"\xff\xfe{}", b"[" * 900_000, b" " * 2_000_000, b"null", b'{"steps": 1, "steps": 2}'],
-    ids=range(6),
-)
-def test_invalid_config_is_refused(run: Path, content: bytes) -> None:
-    (run / "config.json").write_bytes(content)
     assert "config.json" in load_error(run)
 
 

@@ -36,17 +36,6 @@ def test_only_the_frozen_convolutions_are_stored_in_bfloat16(
         assert {value.dtype for value in module.state_dict().values()} == {torch.float32}
 
 
-def test_memory_layout_of_each_network(tiny: Tiny) -> None:
-    networks = Trainer(tiny()).networks
-    modules = networks.modules() | {"encoder": networks.encoder}
-    for name, channels_last in (("encoder", True), ("discriminator", True), ("generator", False)):
-        weights = [m.weight for m in modules[name].modules() if isinstance(m, nn.Conv2d)]
-        for weight in weights:
-            if min(weight.shape) > 1:  # otherwise both layouts are the same
-                contiguous = weight.is_contiguous(memory_format=torch.channels_last)
-                assert contiguous == channels_last
-
-
 def test_optimizers_use_the_betas_of_the_config(tiny: Tiny) -> None:
     config = tiny()
     optimizer = replace(config.optimizer, betas=(0.1, 0.2), betas_discriminator=(0.3, 0.4))

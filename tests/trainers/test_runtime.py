@@ -8,8 +8,6 @@ import sys
 import pytest
 import torch
 from underdrawing.trainers.runtime import (
-    M_MMAP_MAX,
-    M_TRIM_THRESHOLD,
     has_bfloat16,
     keep_freed_memory,
     out_of_memory,
@@ -33,27 +31,6 @@ default = faults()
 keep_freed_memory()
 print(default, faults())
 """
-
-
-class CLibrary:
-    """A C library that records calls of ``mallopt``."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[int, int]] = []
-
-    def mallopt(self, option: int, value: int) -> int:
-        self.calls.append((option, value))
-        return 1
-
-
-@pytest.mark.parametrize("system", ["linux", "darwin", "win32"])
-def test_malloc_is_tuned_on_linux_only(system: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    library = CLibrary()
-    monkeypatch.setattr(sys, "platform", system)
-    monkeypatch.setattr(ctypes, "CDLL", lambda _: library)
-    keep_freed_memory()
-    expected = [(M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1)] if system == "linux" else []
-    assert library.calls == expected
 
 
 def test_c_library_without_mallopt_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,3 @@
-import multiprocessing
-import os
-import signal
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -105,25 +101,3 @@ def test_file_without_hash_is_read(tmp_path: Path) -> None:
     tensors, metadata = read_tensors(tmp_path / "file")
     assert torch.equal(tensors["a"], BASE)
     assert metadata == {"format": "pt"}
-
-
-def _write_forever(path: Path) -> None:
-    for number in range(10**9):
-        write_tensors(path, {"number": torch.full((50_000,), number)}, number=str(number))
-
-
-def test_killed_writer_leaves_a_complete_file(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    for delay in (0.0, 0.005, 0.02):
-        context = multiprocessing.get_context("fork")
-        writer = context.Process(target=_write_forever, args=(path,), daemon=True)
-        writer.start()
-        while not path.is_file():
-            time.sleep(0.001)
-        time.sleep(delay)
-        assert writer.pid is not None
-        os.kill(writer.pid, signal.SIGKILL)
-        writer.join()
-        tensors, metadata = read_tensors(path)
-        assert (tensors["number"] == int(metadata["number"])).all()
-        path.unlink()

@@ -244,23 +244,6 @@ def test_no_option_waits_for_the_device(
 # --- metrics ----------------------------------------------------------------------------------
 
 
-def test_attention_metrics_are_computed_at_logged_steps_only(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls, original = [], train_step.attention_statistics
-
-    def counting(attention: Tensor, error: Tensor) -> object:
-        calls.append(len(attention))
-        return original(attention, error)
-
-    monkeypatch.setattr(train_step, "attention_statistics", counting)
-    run = train(tiny("attention", steps=5, log_every=2))
-    assert [line["step"] for line in read_metrics(run)] == [2, 4, 5]
-    assert calls == [2, 2, 2]
-    names = {"attention/peak", "attention/kl", "attention/correlation", "attention/prediction"}
-    assert all(names <= set(line) for line in read_metrics(run))
-
-
 def test_logged_loss_is_the_mean_since_the_last_line(tiny: Tiny, tmp_path: Path) -> None:
     """And the logging interval does not change the weights."""
     each = train(tiny(steps=4, log_every=1, out=tmp_path / "each"))

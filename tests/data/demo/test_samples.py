@@ -2,7 +2,6 @@ from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 from underdrawing.data.demo import samples
@@ -39,14 +38,6 @@ def test_photos_are_rgb_files_of_one_scale(small: Samples) -> None:
             assert image.mode == "RGB"
             assert min(image.size) == samples.SIDE
             assert max(image.size) <= 2 * samples.SIDE
-
-
-def test_tiles_do_not_overlap() -> None:
-    rows, cols = np.indices((514, 771), np.uint8)
-    whole, *tiles = samples._whole_and_tiles(Image.fromarray(np.stack([rows, cols, rows], -1)))
-    assert whole.size == (384, 256)
-    assert len(tiles) == 6
-    assert all(min(tile.size) == 256 for tile in tiles)
 
 
 def test_every_technique_is_in_every_split(small: Samples) -> None:

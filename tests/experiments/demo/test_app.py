@@ -4,10 +4,7 @@ import re
 import shutil
 import socket
 import sys
-import threading
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.request import ProxyHandler, build_opener
 
@@ -21,9 +18,8 @@ from underdrawing.trainers.style_codes import write_styles
 from underdrawing.trainers.stylizer import Stylizer, load
 
 gradio = pytest.importorskip("gradio", reason="the extra `app` is not installed")
-from underdrawing.experiments.demo import app, app_handlers
-from underdrawing.experiments.demo.app_handlers import (
-    RateLimiter,
+from underdrawing.experiments.demo import app
+from underdrawing.experiments.demo.app import (
     protected_region,
     read_photo,
     read_upload,
@@ -101,7 +97,7 @@ def test_bad_upload_is_named_without_its_folder(tmp_path: Path) -> None:
 def test_large_photo_is_downscaled_and_narrow_one_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app_handlers, "MAX_SIDE", 100)
+    monkeypatch.setattr(app, "MAX_SIDE", 100)
     path = tmp_path / "large.png"
     Image.new("RGB", (400, 200)).save(path)
     photo, text = read_photo(path)
@@ -110,35 +106,6 @@ def test_large_photo_is_downscaled_and_narrow_one_refused(
     Image.new("RGB", (400, 40)).save(path)
     with pytest.raises(ValueError, match=r"large.png has 400×40 .* at least 32"):
         read_photo(path)
-
-
-def test_rate_limit_is_per_client_and_minute(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app_handlers, "PER_MINUTE", 2)
-    monkeypatch.setattr(app_handlers, "MAX_CLIENTS", 2)
-    clock = [0.0]
-    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    limiter = RateLimiter()
-    limiter.count("a")
-    limiter.count("a")
-    clock[0] = 20.0
-    with pytest.raises(ValueError, match="more than 2 requests in a minute: wait 40 s"):
-        limiter.count("a")
-    limiter.count("b")
-    clock[0] = 61.0
-    limiter.count("a")
-    limiter.count("c")
-    assert list(limiter.times) == ["a", "c"]  # memory is bounded
-
-
-def test_slow_request_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app, "TIMEOUT", 0.05)
-    worker, gate = ThreadPoolExecutor(1), threading.Event()
-    for _ in range(2):  # the second call never starts
-        with pytest.raises(ValueError, match="no result after 0 s"):
-            app.run_in_time(worker, gate.wait)
-    gate.set()
-    monkeypatch.setattr(app, "TIMEOUT", 60.0)
-    assert app.run_in_time(worker, max, 1, 2) == 2
 
 
 def test_expected_errors_are_escaped_and_bugs_pass() -> None:

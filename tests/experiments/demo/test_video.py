@@ -163,13 +163,6 @@ def test_frame_times_and_sound_are_copied(job: VideoConfig, clip: Clip, suffix: 
     assert abs(lag) <= Fraction(1, 1000)  # Matroska counts milliseconds
 
 
-def test_seven_frames_are_all_written(
-    job: VideoConfig, clip: Clip, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(video, "PART", 60)
-    assert len(times(stylize(job, clip=clip("seven.mp4", frames=7)))) == 7
-
-
 def test_sound_that_the_container_cannot_hold_becomes_aac(job: VideoConfig) -> None:
     """PCM from AVI has no channel layout, which FFmpeg's MP4 muxer refuses at the very end."""
     source = write_clip(Path("a.avi"), [texture(48, 64)] * 10, codec="mpeg4", stereo=True)

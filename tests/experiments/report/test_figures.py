@@ -12,12 +12,10 @@ from matplotlib.figure import Figure
 from underdrawing.experiments.analysis.results import StudyResult
 from underdrawing.experiments.report.figures import (
     BLUE,
-    Layout,
     curves_figure,
     differences_figure,
     inline,
     render,
-    row_style,
 )
 
 Make = Callable[..., StudyResult]
@@ -32,9 +30,8 @@ def vertical_lines(axes: Any) -> list[float]:
     return [x for x, *more in (line.get_xdata() for line in axes.lines) if set(more) == {x}]
 
 
-@pytest.mark.parametrize("layout", ["wide", "narrow"])
-def test_curves_have_one_panel_per_measured_metric(make_result: Make, layout: Layout) -> None:
-    titles = [a.get_title(loc="left") for a in curves_figure(make_result(), layout).axes]
+def test_curves_have_one_panel_per_measured_metric(make_result: Make) -> None:
+    titles = [a.get_title(loc="left") for a in curves_figure(make_result()).axes]
     assert titles == ["SSIM\N{NO-BREAK SPACE}↑", "KID\N{NO-BREAK SPACE}↓"]
 
 
@@ -65,11 +62,6 @@ def test_controls_are_labeled_crosses(make_result: Make) -> None:
 def test_the_matched_gap_is_a_vertical_line(make_result: Make) -> None:
     assert vertical_lines(panel(curves_figure(make_result()), "SSIM")) == [0.4]
     assert not vertical_lines(panel(curves_figure(make_result(gap=None)), "SSIM"))
-
-
-def test_rows_differ_in_color_marker_or_dash() -> None:
-    looks = [tuple(map(row_style(i).get, ("color", "marker", "linestyle"))) for i in range(21)]
-    assert len(set(looks)) == 21
 
 
 def test_differences_show_both_intervals_and_zero(make_result: Make) -> None:

@@ -121,7 +121,7 @@ def test_samples_are_images_with_descriptions(page: Page) -> None:
 
 
 def test_figures_are_inline_and_linked_files(page: Page, folder: Path) -> None:
-    assert page.tags.count("svg") == 4  # two figures, for wide and for narrow screens
+    assert page.tags.count("svg") == 2
     assert len(page.all("id")) == len(set(page.all("id")))
     files = page.all("href")
     assert {"figures/curves.pdf", "figures/differences.svg"} <= set(files)

@@ -18,11 +18,10 @@ def test_time_calls_covers_the_whole_call(monkeypatch: pytest.MonkeyPatch) -> No
     assert timer.time_calls(lambda: time.sleep(0.01), CPU).median_s >= 0.01
 
 
-def test_peak_rates_are_positive(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_peak_rate_is_positive(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timer, "REPEATS", 3)
     monkeypatch.setattr(timer, "MATRIX", 128)
     assert timer.peak_flops(CPU, torch.float32) > 1e6
-    assert timer.peak_bandwidth() > 1e6
 
 
 def test_fresh_process_is_another_process() -> None:
