@@ -34,7 +34,7 @@ from ..trainers.trainer import collections
 from .analysis.intervals import Array, resampled_means
 from .analysis.tables import markdown
 from .main import run_command
-from .scoring.protocol import all_images, batches, order_by_hash, read_squares, resolution
+from .scoring.protocol import batches, read_squares, resolution
 
 BATCH = 4  # photos
 
@@ -114,10 +114,10 @@ def robustness(config: RobustnessConfig) -> str:
     losses = make_losses(models)
     encoder, weights = build_encoder(first, [x for loss, _ in losses.values() for x in loss.layers])
     if config.photos:
-        paths = all_images(read_collection(config.photos, cache_dir()))
+        paths = read_collection(config.photos, cache_dir()).distinct()
     else:
-        paths = list(collections(first)[0].test)
-    paths = order_by_hash(paths)[: config.images]
+        paths = collections(first)[0].distinct("test")
+    paths = paths[: config.images]
     if len(paths) < 2:
         raise ValueError(f"got {len(paths)} photos; at least 2 are needed, to compare one with")
     size = config.size or first.size
