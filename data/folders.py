@@ -44,24 +44,33 @@ class Collection:
         """The paths by the name of their side of the split."""
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
+    def distinct(self, *sides: str) -> list[Path]:
+        """Return one file of each distinct image on these sides, or on all, ordered by content, so
+        that a prefix is a random choice that does not depend on names.
+        """
+        paths = [path for side in sides or self.sides for path in self.sides[side]]
+        by_content = {self.digest(path): path for path in sorted(paths, reverse=True)}
+        return [by_content[digest] for digest in sorted(by_content)]
+
     @cached_property
     def sha256(self) -> str:
         """Hash of the images' content and sides, which ignores names, places and times of files."""
-        content = {side: sorted(map(self._digest, paths)) for side, paths in self.sides.items()}
+        content = {side: sorted(map(self.digest, paths)) for side, paths in self.sides.items()}
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def manifest(self) -> dict[str, object]:
         """Return each file's name and SHA-256 per side, and one SHA-256 of all content."""
         files = {
             side: [
-                {"name": f"{path.parent.name}/{path.name}", "sha256": self._digest(path)}
+                {"name": f"{path.parent.name}/{path.name}", "sha256": self.digest(path)}
                 for path in paths
             ]
             for side, paths in self.sides.items()
         }
         return {"sha256": self.sha256, **files}
 
-    def _digest(self, path: Path) -> str:
+    def digest(self, path: Path) -> str:
+        """Return the SHA-256 of a file's content."""
         return self.digests.get(path) or content_hash(path)
 
 

@@ -58,13 +58,15 @@ class AblationTable(NamedTuple):
     rows: dict[str, list[StudyRun]]  # by title, one per seed
 
 
-def make_tables(config: AblateConfig) -> list[AblationTable]:
-    """Return the tables to compute, each ablation once; raises what ``variants`` raises."""
+def make_tables(config: AblateConfig, data: Sequence[str]) -> list[AblationTable]:
+    """Return the tables to compute, each ablation once, on images with these content hashes; raises
+    what ``variants`` raises.
+    """
     names, tables = list(dict.fromkeys(config.ablations)), []
     for chosen in [[name] for name in names] if names and not config.grid else [names]:
         title, found = "+".join(chosen), variants(chosen)
         rows = {
-            value: [make_run(config.study, f"{title}: {value}", recipe, seed)
+            value: [make_run(config.study, f"{title}: {value}", recipe, seed, data)
                     for seed in range(config.study.seeds)]
             for value, recipe in found.recipes.items()
         }  # fmt: skip
@@ -92,8 +94,11 @@ def ablate(config: AblateConfig) -> tuple[list[StudyResult], dict[str, str]]:
         ValueError: unusable options or folders, no weights for a metric network, or a baseline
             that cannot be trained at all.
     """
-    tables = make_tables(config)
-    scorer, runs = make_scorer(config.study), distinct_runs(tables)
+    for name in config.ablations:
+        variants([name])  # refuses unknown names before images are read
+    scorer = make_scorer(config.study)
+    tables = make_tables(config, scorer.data)
+    runs = distinct_runs(tables)
     plan, seconds = make_study_plan(scorer, runs), None
     if plan.to_train:
         # The slowest baseline is the one with a discriminator.
@@ -124,7 +129,8 @@ def table_result(
     curves, skipped = make_curves(table.rows, scores, reasons, controls["identity"])
     return make_study_result(
         table.name, curves, controls,
-        [column._replace(paper=None) for column in make_columns(scorer.networks)], scorer.cards(),
+        [column._replace(paper=None) for column in make_columns(scorer.networks)],
+        scorer.cards(controls),
         compare=[(row, baseline) for row in curves if row != baseline],
         gap=scorer.study.matched_gap, notes=[*table.questions, *scorer.notes()],
         skipped=skipped | {row: f"refused: {why}" for row, why in table.variants.refused.items()},

@@ -6,7 +6,7 @@ Several GPUs: ``accelerate launch -m underdrawing.experiments.evaluate RUN``, wi
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -14,11 +14,14 @@ import tyro
 
 from ..data.files import write_atomic
 from ..data.folders import read_collection
+from ..data.record import check_images, read_record
+from ..metrics.distribution import MIN_IMAGES
 from ..metrics.scores import MetricNetworks, Scores, make_cards
 from ..models.pretrained import cache_dir
 from ..trainers.config import TrainConfig
 from ..trainers.model_files import load_config, load_model, own_folder
 from ..trainers.runtime import join_processes
+from ..trainers.trainer import collections
 from .analysis.curves import Curve
 from .analysis.results import (
     Section,
@@ -36,10 +39,10 @@ from .scoring.networks import make_networks
 from .scoring.protocol import (
     CONTROLS,
     PairPaths,
-    all_images,
     each,
-    images_to_score,
     make_manifest,
+    reference_features,
+    reference_paintings,
     resolution,
     score_methods,
     together,
@@ -62,9 +65,9 @@ class EvaluateConfig:
     write_manifest: Path | None = None
     """Only write the pairs to this CSV file, for another method to stylize."""
     photos: Path | None = None
-    """Folder of photos, used as a whole; default: held-out photos of the run."""
+    """Folder of photos, used as a whole unless the run is trained on them; default: its own."""
     paintings: Path | None = None
-    """Folder of paintings, used as a whole; default: held-out paintings of the run."""
+    """Folder of paintings: styles and, apart from them, the reference set; likewise."""
     split: Literal["test", "validation"] = "test"
     """Held-out images of the run: choose on validation, evaluate on test once."""
     pairs: int = 256
@@ -87,7 +90,7 @@ class EvaluationSet(NamedTuple):
     """Pairs to evaluate on."""
 
     pairs: list[PairPaths]
-    paintings: Sequence[Path]  # reference set of KID
+    references: Sequence[Path]  # reference set of FID and KID
     methods: dict[str, Outputs]  # other methods, by name
     note: str  # description for the table
 
@@ -106,7 +109,7 @@ def evaluate(config: EvaluateConfig) -> StudyResult:
     processes, out = join_processes(config.device), output_folder(config)
     device = processes.device
     models = {str(run): load_model(run, device) for run in config.runs}
-    trained = [model.config for model in models.values()]
+    trained = [models[str(run)].config for run in config.runs]
     size = config.size or (trained[0].size if trained else SIZE)
     data = choose_pairs(config, trained)
     titles = [*map(str, config.runs), *data.methods, *CONTROLS]
@@ -117,7 +120,8 @@ def evaluate(config: EvaluateConfig) -> StudyResult:
         networks = make_networks(device, config.weights_dir)
         generators = [trained_method(model, device, names[run]) for run, model in models.items()]
     stylize = together(each(CONTROLS), saved_outputs(data.methods), *generators)
-    scores = score_methods(stylize, data.pairs, data.paintings, networks, size, device)
+    features = reference_features(data.references, networks, size, device)
+    scores = score_methods(stylize, data.pairs, features, networks, size, device)
     curves = {
         run: Curve((0.0, *config.strengths), (scores["identity"], *(scores[name] for name in at)))
         for run, at in names.items()
@@ -133,35 +137,65 @@ def evaluate(config: EvaluateConfig) -> StudyResult:
 def choose_pairs(config: EvaluateConfig, trained: Sequence[TrainConfig]) -> EvaluationSet:
     """Choose pairs by the options and the configurations of the runs.
 
+    A given folder with the content that the first run was trained on is that run's own, moved:
+    only its held-out images are used.
+
     Raises:
-        ValueError: no images, runs with different images, or an invalid manifest.
+        ValueError: no images, runs with different images, images that have changed since, or an
+            invalid manifest.
     """
     if config.outputs or config.manifest:
-        methods = read_methods(config.outputs, config.manifest, config.photos, config.paintings)
-        pairs = list(next(iter(methods.values())))
-        paintings, source = list(dict.fromkeys(painting for _, painting in pairs)), "the manifest"
-        if config.paintings:
-            source = str(config.paintings)
-            paintings = all_images(read_collection(config.paintings, cache_dir()))
-        note = f"{len(pairs)} pairs of the manifest, KID against the {len(paintings)} paintings of "
-        return EvaluationSet(pairs, paintings, methods, note + source)
+        return listed_pairs(config, trained)
     if not trained and not (config.photos and config.paintings):
         raise ValueError("no pairs: give a run directory, or both --photos and --paintings")
-    sources = {(config.photos or t.photos, config.paintings or t.paintings) for t in trained}
-    if len(sources) > 1:
-        raise ValueError(
-            "the runs were trained on different images, so their held-out images differ; "
-            "give --photos and --paintings that no run was trained on"
-        )
-    first = trained[0] if trained else TrainConfig()
-    processes, folders = join_processes(config.device), (config.photos, config.paintings)
+    given = {"photos": config.photos, "paintings": config.paintings}
+    records = [read_record(run / "manifest.json") for run in config.runs]
+    for kind in (kind for kind, folder in given.items() if not folder):
+        sources = {
+            record[kind]["sha256"] if record else getattr(run, kind)
+            for record, run in zip(records, trained, strict=True)
+        }
+        if len(sources) > 1:
+            raise ValueError(
+                "the runs were trained on different images, so their held-out images differ; "
+                "give --photos and --paintings that no run was trained on"
+            )
+    processes, first = join_processes(config.device), trained[0] if trained else TrainConfig()
     with processes.main_process_first():  # the main process checks the folders
-        main = processes.is_main_process
-        photos, paintings = images_to_score(first, *folders, config.split, main)
+        data = replace(first, **{kind: folder for kind, folder in given.items() if folder})
+        images = dict(zip(given, collections(data, processes.is_main_process), strict=True))
+    record = records[0] if records else None
+    own = {
+        kind: collection
+        for kind, collection in images.items()
+        if not given[kind] or (record and record[kind]["sha256"] == collection.sha256)
+    }
+    if config.runs:
+        advice = "restore them, or give --photos and --paintings of other images"
+        check_images(config.runs[0] / "manifest.json", own, advice)
+    photos, paintings = (
+        c.distinct(config.split) if kind in own else c.distinct() for kind, c in images.items()
+    )
+    if "paintings" not in own and len(paintings) >= 2 * MIN_IMAGES:
+        paintings = paintings[: len(paintings) // 2]  # the others are the reference set
     pairs = make_manifest(photos, paintings, config.pairs)
-    held_out = "" if any(folders) else "held-out "
-    note = f"{len(pairs)} {held_out}pairs, KID against {len(paintings)} paintings"
-    return EvaluationSet(pairs, paintings, {}, note)
+    references = reference_paintings(images["paintings"], pairs)
+    held_out = "held-out " if len(own) == len(images) else ""
+    note = f"{len(pairs)} {held_out}pairs, KID against {len(references)} other paintings"
+    return EvaluationSet(pairs, references, {}, note)
+
+
+def listed_pairs(config: EvaluateConfig, trained: Sequence[TrainConfig]) -> EvaluationSet:
+    """Read the pairs of manifests; raises what ``read_methods`` raises."""
+    methods = read_methods(config.outputs, config.manifest, config.photos, config.paintings)
+    pairs = list(next(iter(methods.values())))
+    folder, references = config.paintings or (trained[0].paintings if trained else None), []
+    if folder and (config.paintings or folder.is_dir()):
+        with join_processes(config.device).main_process_first():
+            references = reference_paintings(read_collection(folder, cache_dir()), pairs)
+    against = f"KID against {len(references)} other paintings of {folder}"
+    note = f"{len(pairs)} pairs of the manifest, {against if references else 'no set for KID'}"
+    return EvaluationSet(pairs, references, methods, note)
 
 
 def make_result(
@@ -177,7 +211,7 @@ def make_result(
     return make_study_result(
         "Evaluation", {run: [curve] for run, curve in curves.items()},
         {name: scores[name] for name in CONTROLS}, columns,
-        make_cards(networks, len(data.pairs), len(data.paintings), resolution(size)),
+        make_cards(networks, scores, len(data.references), resolution(size)),
         compare=[(run, runs[0]) for run in runs[1:]],
         points={name: scores[name] for name in data.methods}, notes=notes,
         sections=[curve_section(run, curve, columns) for run, curve in curves.items()],

@@ -103,7 +103,7 @@ def standard() -> StudyConfig:
     """
     return replace(
         quick(), preset="standard", out=Path("runs/reproduce-standard"), warmup=4000, steps=4000,
-        size=256, batch_size=16, seeds=3, pairs=1024, strengths=CURVE, workers=8,
+        size=256, batch_size=16, seeds=3, pairs=2500, strengths=CURVE, workers=8,
     )  # fmt: skip
 
 

@@ -48,7 +48,8 @@ def reproduce(study: StudyConfig) -> tuple[StudyResult, dict[str, str]]:
     scorer = make_scorer(study)
     rows = {
         row.title: [
-            make_run(study, row.title, RECIPES[row.recipe](), s) for s in range(study.seeds)
+            make_run(study, row.title, RECIPES[row.recipe](), seed, scorer.data)
+            for seed in range(study.seeds)
         ]
         for row in ROWS
     }
@@ -58,7 +59,7 @@ def reproduce(study: StudyConfig) -> tuple[StudyResult, dict[str, str]]:
     curves, skipped = make_curves(rows, scores, failures, controls["identity"])
     titles = {row.recipe: row.title for row in ROWS}
     result = make_study_result(
-        TITLE, curves, controls, make_columns(scorer.networks), scorer.cards(),
+        TITLE, curves, controls, make_columns(scorer.networks), scorer.cards(controls),
         compare=[(row.title, titles[row.baseline]) for row in ROWS if row.baseline],
         papers={row.title: row.paper for row in ROWS}, gap=study.matched_gap, skipped=skipped,
         notes=[*scorer.notes(), FOOTNOTE, ENDPOINT],

@@ -35,7 +35,7 @@ from ..trainers.trainer import collections
 from .analysis.intervals import Array, resampled_means
 from .analysis.tables import markdown
 from .main import run_command
-from .scoring.protocol import all_images, batches, order_by_hash, read_squares, resolution
+from .scoring.protocol import batches, read_squares, resolution
 
 BATCH = 4  # photos
 
@@ -106,10 +106,10 @@ def robustness(config: RobustnessConfig) -> str:
     encoder, weights = build_encoder(trained, [layer for layer, _ in trained.content.layers])
     encoder.to(device)
     if config.photos:
-        paths = all_images(read_collection(config.photos, cache_dir()))
+        paths = read_collection(config.photos, cache_dir()).distinct()
     else:
-        paths = list(collections(trained)[0].test)
-    paths = order_by_hash(paths)[: config.images]
+        paths = collections(trained)[0].distinct("test")
+    paths = paths[: config.images]
     if len(paths) < 2:
         raise ValueError(f"got {len(paths)} photos; at least 2 are needed, to compare one with")
     size = config.size or trained.size

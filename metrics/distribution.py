@@ -4,18 +4,19 @@ import torch
 from torch import Tensor
 
 MIN_IMAGES = 20  # per set; below, the sampling error exceeds the distances of interest
+MIN_OUTPUTS = 1000  # for the Fréchet distance, whose bias grows as sets shrink
 
 
-def frechet_distance(a: Tensor, b: Tensor) -> float | None:
+def frechet_distance(outputs: Tensor, paintings: Tensor) -> float | None:
     """Compute the Fréchet distance of two feature sets (N,D) in float64 (Heusel et al. 2017).
 
     ||μ_a - μ_b||² + tr(Σ_a + Σ_b - 2 (Σ_a Σ_b)^½). Call it "FID" only on Inception-2048 features.
-    None if a set has fewer than ``MIN_IMAGES`` images or no more images than feature dimensions:
-    the covariances would be singular and the distance biased upwards.
+    Biased upwards, more so for small sets: compare only values of equal N. None for fewer than
+    ``MIN_OUTPUTS`` outputs or ``MIN_IMAGES`` paintings.
     """
-    if min(len(a), len(b)) < max(MIN_IMAGES, a.shape[1] + 1):
+    if len(outputs) < MIN_OUTPUTS or len(paintings) < MIN_IMAGES:
         return None
-    a, b = a.double(), b.double()
+    a, b = outputs.double(), paintings.double()
     means = (a.mean(0) - b.mean(0)).square().sum()
     cov_a, cov_b = torch.cov(a.T), torch.cov(b.T)
     # The eigenvalues of Σ_a Σ_b are real and non-negative; rounding may push some below zero.

@@ -1,7 +1,8 @@
 """Score outputs: pure functions of images, with the feature networks injected."""
 
+import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .cards import Card
-from .distribution import MIN_IMAGES, frechet_distance, kernel_distance
+from .distribution import MIN_IMAGES, MIN_OUTPUTS, frechet_distance, kernel_distance
 from .perceptual import lpips, ssim_scores
 from .style_gap import style_gap_closed
 
@@ -102,7 +103,7 @@ class PairMetrics(NamedTuple):
     lpips: Tensor  # (N,)
     style_gap: Tensor  # (N,)
     outputs: Tensor  # (N,D), pooled features
-    photos: Tensor  # (N,D), pooled features
+    image_id: Tensor  # (N,) int64, equal for equal outputs
     style_gap_independent: Tensor | None = None  # (N,), by the second network
     outputs_independent: Tensor | None = None  # (N,D), pooled features of the second network
 
@@ -119,9 +120,9 @@ class Scores:
     lpips: float
     frechet: float | None  # to the reference paintings
     kernel: float | None  # to the reference paintings
-    frechet_photos: float | None  # to the photos: a diagnostic, low without stylization
     style_gap: float
     pairs: int
+    outputs: int  # distinct ones, which the distances between sets are computed from
     left_out: int  # pairs without a style gap (NaN), excluded from its mean
     per_pair: dict[str, list[float]]
     photo: list[int]  # index of each pair's photo among the distinct ones, from 0
@@ -142,7 +143,7 @@ def pair_metrics(
         lpips(output.perceptual, photo.perceptual),
         style_gap_closed(output.style, photo.style, style),
         output.pooled,
-        photo.pooled,
+        image_ids(output.images),
     )
     if style_independent is None:
         return metrics
@@ -154,14 +155,24 @@ def pair_metrics(
     )
 
 
+def image_ids(images: Tensor) -> Tensor:
+    """Return a number (B,) int64 per image (B,3,H,W) in [0,1]: a hash of its 8-bit values."""
+    pixels = (images * 255).round().byte().cpu().contiguous().numpy()
+    hashes = [hashlib.sha256(image.tobytes()).digest()[:8] for image in pixels]
+    return torch.tensor([int.from_bytes(h, "big", signed=True) for h in hashes])
+
+
 def aggregate(
     batches: Sequence[PairMetrics],
     photo: Sequence[int],
     painting: Sequence[int],
-    paintings: Tensor,
+    paintings: Tensor | None = None,
     paintings_independent: Tensor | None = None,
 ) -> Scores:
     """Aggregate the metrics of all pairs of one method.
+
+    Distances between sets count each distinct output once: repeated images would pass for variety,
+    and bias KID, whose unbiased form excludes an image's similarity to itself.
 
     Args:
         batches: metrics of the pairs, in manifest order.
@@ -174,13 +185,14 @@ def aggregate(
     by_name = {name: getattr(metrics, name) for name in PER_PAIR}
     columns = {name: x.double().cpu() for name, x in by_name.items() if x is not None}
     valid, second_gap = ~columns["style_gap"].isnan(), columns.get("style_gap_independent")
-    # Several outputs of one photo do not make the set of images larger.
-    enough = len(set(photo)) >= MIN_IMAGES
+    # The first of each group of equal outputs, in manifest order.
+    ids = metrics.image_id.tolist()
+    distinct = torch.tensor(sorted({image: i for i, image in reversed([*enumerate(ids)])}.values()))
 
     def between(
         distance: Callable[[Tensor, Tensor], float | None], a: Tensor | None, b: Tensor | None
     ) -> float | None:
-        return distance(a, b) if enough and a is not None and b is not None else None
+        return None if a is None or b is None else distance(a[distinct.to(a.device)], b)
 
     return Scores(
         ssim=float(columns["ssim"].mean()),
@@ -188,9 +200,9 @@ def aggregate(
         lpips=float(columns["lpips"].mean()),
         frechet=between(frechet_distance, metrics.outputs, paintings),
         kernel=between(kernel_distance, metrics.outputs, paintings),
-        frechet_photos=between(frechet_distance, metrics.outputs, metrics.photos),
         style_gap=float(columns["style_gap"][valid].mean()),
         pairs=len(valid),
+        outputs=len(distinct),
         left_out=int((~valid).sum()),
         per_pair={name: column.tolist() for name, column in columns.items()},
         photo=list(photo),
@@ -202,30 +214,40 @@ def aggregate(
     )
 
 
-def make_cards(networks: MetricNetworks, pairs: int, paintings: int, resolution: str) -> list[Card]:
-    """Make a card for each metric in ``Scores``."""
+def make_cards(
+    networks: MetricNetworks, scores: Mapping[str, Scores], references: int, resolution: str
+) -> list[Card]:
+    """Make a card for each metric in ``Scores``.
+
+    Args:
+        networks: as used for the scores.
+        scores: of methods on the same pairs, by name; those with equal outputs are noted.
+        references: number of distinct reference paintings.
+        resolution: how images were resized.
+    """
+    pairs = max(method.pairs for method in scores.values())
+    fewer = [f"{name} {m.outputs}" for name, m in scores.items() if m.outputs < pairs]
 
     def card(name: str, network: FeatureExtractor | None, reference: str, note: str = "") -> Card:
         network_name, sha256 = (network.name, network.weights_sha256) if network else ("none", "")
         return Card(name, network_name, sha256, pairs, reference, resolution, note)
 
     photo, painting = "the photo of each pair", "the painting of each pair"
-    references = f"{paintings} reference paintings"
-    minimum = f"requires ≥ {MIN_IMAGES} distinct images per set"
-    frechet = f"{minimum}, and more than feature dimensions"
-    kernel = f"unbiased, whole sets; {minimum}"
+    paintings = f"{references} distinct paintings, none of them a style of a pair"
+    once = "N counts each distinct output once" + (f" ({', '.join(fewer)})" if fewer else "")
+    frechet = f"{once}; requires ≥ {MIN_OUTPUTS} outputs; biased by N: compare only equal N"
+    kernel = f"{once}; unbiased, whole sets; requires ≥ {MIN_IMAGES} distinct images per set"
     cards = [
         card("SSIM", None, photo, "luminance, 11x11 Gaussian window"),
         card("SSIM worst tenth", None, photo, "mean over the worst tenth of positions"),
         card(networks.lpips_name, networks.perceptual, photo),
-        card(networks.frechet_name, networks.pooled, references, frechet),
-        card(networks.kernel_name, networks.pooled, references, kernel),
-        card(f"{networks.frechet_name} to photos", networks.pooled, "the photos", frechet),
+        card(networks.frechet_name, networks.pooled, paintings, frechet),
+        card(networks.kernel_name, networks.pooled, paintings, kernel),
         card("Style gap closed", networks.style, painting),
     ]
     if second := networks.independent:
         cards += [
-            card(f"KID ({second.name})", second.pooled, references, kernel),
+            card(f"KID ({second.name})", second.pooled, paintings, kernel),
             card(f"Style gap closed ({second.name})", second.style, painting),
         ]
     return cards

@@ -219,7 +219,8 @@ class Generator(nn.Module):
             strength: a number, (B,) or (B,1,H,W), in [0,1].
             attend: compute A; False skips the branch where only the image is needed.
             cond_strength: strength that conditions the network, a number or (B,); by default the
-                spatial mean of ``strength``, as in training.
+                spatial mean of ``strength``, as in training. With ``modulates_strength`` the
+                network is told the mean of s^A in both cases.
             noise_offset: (B,2) in [0,1), shifts the noise of each image; random in training, by
                 default 0.
         """
@@ -284,12 +285,15 @@ class Generator(nn.Module):
         b, _, height, width = photo.shape
         s = torch.as_tensor(strength, dtype=photo.dtype, device=photo.device)
         s = s.view(-1, 1, 1, 1) if s.dim() < 4 else s  # (B or 1,1,H or 1,W or 1)
+        told = s  # what the network is told the spatial mean of
+        if cond_strength is not None:
+            told = torch.as_tensor(cond_strength, dtype=photo.dtype, device=photo.device)
+            told = told.view(-1, 1, 1, 1)  # (B or 1,1,1,1)
         if self.modulates_strength:
             a = F.interpolate(attention.detach(), scale_factor=STRIDE, mode="bilinear")
-            s = s ** a[..., :height, :width].clamp_min(1e-6)  # (B,1,H,W); 0^0 would be 1
-        if cond_strength is None:
-            cond_strength = s.mean(dim=(1, 2, 3))  # (B,) or (1,)
-        cond = torch.as_tensor(cond_strength, dtype=photo.dtype, device=photo.device).expand(b)
+            a = a[..., :height, :width].clamp_min(1e-6)  # (B,1,H,W); 0^0 would be 1
+            s, told = s**a, told**a
+        cond = told.mean(dim=(1, 2, 3)).expand(b)
         return s, self.style(torch.cat([self.standardize(code), cond[:, None]], dim=1))  # (B,3C)
 
     def make_noise(self, x8: Tensor, offset: Tensor | None = None) -> Tensor | None:

@@ -300,10 +300,12 @@ def validation_message(error: ValidationError) -> str:
     return f"{name} is {reprlib.repr(first['input'])}; {allowed}"
 
 
-#: Settings that may change when a run is resumed: they do not affect the result.
+#: Settings that may change when a run is resumed: they do not affect the result, or name a place
+#: whose content is compared instead (images, initial model, weights of the encoder).
 RUNTIME_ONLY = {
-    "recipe", "out", "device", "compile", "cache_images", "workers", "accumulate", "log_every",
-    "image_every", "save_every", "keep_checkpoints", "validate_every", "max_skipped",
+    "photos", "paintings", "init", "encoder.weights_dir", "recipe", "out", "device", "compile",
+    "cache_images", "workers", "accumulate", "log_every", "image_every", "save_every",
+    "keep_checkpoints", "validate_every", "max_skipped",
 }  # fmt: skip
 
 
@@ -313,9 +315,9 @@ def identity_settings(config: TrainConfig) -> dict[str, Any]:
     for name, value in json.loads(to_json(config)).items():
         if isinstance(value, dict):
             settings |= {f"{name}.{key}": inner for key, inner in value.items()}
-        elif name not in RUNTIME_ONLY:
+        else:
             settings[name] = value
-    return settings
+    return {name: value for name, value in settings.items() if name not in RUNTIME_ONLY}
 
 
 def differences(old: TrainConfig, new: TrainConfig) -> list[str]:

@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from .. import __version__
-from ..data.files import name_file_in_errors, write_atomic
+from ..data.files import content_hash, name_file_in_errors, write_atomic
 from ..models.pretrained import Pretrained
 from .config import TrainConfig, to_json
+from .model_files import model_folder
 
 PACKAGES = ("torch", "torchvision", "kornia", "accelerate", "torchmetrics", "safetensors", "pillow")
 
@@ -96,22 +97,31 @@ def write_description(
             f"{run} was started with other weights of {pretrained.name} than those found now "
             f"({pretrained.source}); choose another --out, or pass --encoder.weights-dir"
         )
-    current = data | {"precision": precision}
-    previous = before["data"] | {"precision": before["precision"]} if before else current
-    for name, value in current.items():
-        if previous[name] != value:
-            warnings.warn(
-                f"{name} changed since {run} was started; resuming, but the result will differ "
-                "from an uninterrupted run",
-                stacklevel=2,
-            )
+    if before and before["precision"] != precision:
+        warnings.warn(
+            f"precision changed since {run} was started; resuming, but the result will differ "
+            "from an uninterrupted run",
+            stacklevel=2,
+        )
     about = provenance(
         encoder=encoder, device=str(accelerator.device), processes=accelerator.num_processes,
-        precision=precision, data=data,
+        precision=precision, data=data, init=initial_model(config),
     )  # fmt: skip
     write_atomic(run / "config.json", to_json(config))
     write_atomic(run / "manifest.json", json.dumps(manifest, indent=1))
     write_atomic(path, json.dumps(about, indent=1))
+
+
+def initial_model(config: TrainConfig) -> str | None:
+    """Return the SHA-256 of the model that a run starts from; None if it starts from scratch."""
+    return content_hash(model_folder(config.init) / "model.safetensors") if config.init else None
+
+
+def started_from(run: Path) -> str | None:
+    """Return ``initial_model`` as recorded in a run directory."""
+    path = run / "run.json"
+    about = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return about.get("init")
 
 
 def provenance(**more: Any) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from ..data.demo.samples import sample_collections
 from ..data.files import locked, remove_stale_parts, write_atomic
 from ..data.folders import Collection, read_collection
 from ..data.image_cache import CachedImages, UncachedImages, build_cache, cached_side
+from ..data.record import check_images
 from ..models.pretrained import cache_dir
 from .balance import TERMS
 from .checkpoint import load_checkpoint, save_checkpoint, saved_step
@@ -28,7 +29,7 @@ from .model_files import build_encoder, load_config, save_model
 from .networks import build_networks, make_accelerator, style_codes
 from .runtime import Interrupted, join_processes, stop_signals
 from .schedule import is_due
-from .tracking import Tracker, write_description
+from .tracking import Tracker, initial_model, started_from, write_description
 from .train_step import ForwardResult, TrainStep
 from .validation import Validation
 from .visualize import training_grid
@@ -65,11 +66,15 @@ def begin(config: TrainConfig) -> "Trainer | None":
 
 
 def check_run_dir(config: TrainConfig) -> None:
-    """Refuse a run directory of another configuration; runtime settings and more steps are fine."""
+    """Refuse a run directory of another configuration; runtime settings and more steps are fine,
+    and the same initial model elsewhere.
+    """
     if not (config.out / "config.json").is_file():
         return
     old = load_config(config.out)
     changed = differences(replace(old, steps=max(old.steps, config.steps)), config)
+    if old.init != config.init and started_from(config.out) != initial_model(config):
+        changed.append(f"init: {old.init} -> {config.init}")
     if changed:
         raise ValueError(
             f"{config.out} was made with another configuration; choose another --out, or the same "
@@ -106,6 +111,11 @@ class Trainer:
         self.device, self.is_main = self.accelerator.device, self.accelerator.is_main_process
         with self.accelerator.main_process_first():  # rank 0 fills the caches
             self.photos, self.paintings = collections(config, notify=self.is_main)
+            check_images(
+                config.out / "manifest.json",
+                {"photos": self.photos, "paintings": self.paintings},
+                "restore them to resume it, or choose another --out",
+            )
             self.dataset = PairDataset(
                 self._images("photos", self.photos), self._images("paintings", self.paintings),
                 config.size, config.seed, config.full_strength_prob, config.crop_scale,

@@ -12,6 +12,7 @@ from ..losses.adversarial import mean_logit
 from ..losses.attention import correlation, learns_error
 from ..losses.content import pixel_loss
 from ..models.style_code import style_code
+from .balance import Balance
 from .config import TrainConfig, content_layers
 from .networks import Networks
 from .train_step import Losses, mean_log_error
@@ -55,7 +56,10 @@ class Validation:
     ) -> dict[str, float]:
         """Return metrics by name; empty without held-out images.
 
-        ``validation/total`` is the content and style loss, weighted as configured.
+        ``validation/total`` is the sum of content and style loss, with the weights at the end of
+        the run. Under gradient balance these depend on the step and the configured numbers are
+        shares, so it is the product of the losses to the power of their shares: a relative change
+        of a loss counts by its share.
         ``validation/prediction`` is the correlation of the log error that the attention branch
         predicts from a photo with the one measured over ``CODES`` training paintings.
         ``validation/memorized`` is the overfitting of D, r_v of Karras et al. 2020, Eq. 1: 0 if
@@ -71,12 +75,15 @@ class Validation:
         # Each row is zero on all processes but one, so the sum is exact.
         means = accelerator.reduce(rows, "sum").double().mean(0).tolist()
         content, style, prediction, logit_train, logit_held_out, logit_stylized = means
-        weights = self.config.balance
+        balance = self.config.balance
+        weights = Balance(balance, torch.device("cpu")).weights(1.0)  # no norms: the shares
+        c, s = weights["content"].item(), weights["style"].item()
+        total = c * content + s * style
+        if balance.kind == "gradient":
+            total = content**c * style**s
         metrics = {
-            "validation/content": content,
-            "validation/style": style,
-            "validation/total": weights.content * content + weights.style * style,
-        }
+            "validation/content": content, "validation/style": style, "validation/total": total,
+        }  # fmt: skip
         if learns_error(self.config.attention.objective):
             metrics["validation/prediction"] = prediction
         if networks.plain_discriminator is not None and logit_train != logit_stylized:

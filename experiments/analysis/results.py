@@ -124,7 +124,7 @@ def matched_table(
         }
         note = "not reached" if entries[STRENGTH.key].measured is None else ""
         lines.append(TableRow(name, False, entries, note))
-    note = f"Metrics interpolated on each method's content/style curve at style gap = {gap:.3g}."
+    note = f"Metrics interpolated on each method's content/style curve at style gap = {gap:.3f}."
     return Table(columns, lines, [], [note])
 
 
@@ -180,7 +180,7 @@ def differences_note(result: StudyResult) -> str:
         over_seeds = "not available with one seed, so no difference is called significant"
     metrics = [c.title for c in result.full.columns if c.key in PER_PAIR and c.key not in UNMATCHED]
     return (
-        f"At style gap = {result.gap}. Interval over seeds: {over_seeds}. Interval over pairs: "
+        f"At style gap = {result.gap:.3f}. Interval over seeds: {over_seeds}. Interval over pairs: "
         "pigeonhole bootstrap of photos and paintings (Owen 2007), each sample matched by its own "
         f"curve ({', '.join(metrics)}). “better” and “worse” only where all intervals exclude zero."
     )

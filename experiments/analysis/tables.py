@@ -21,11 +21,11 @@ LATEX = str.maketrans(
 
 
 class Paper(NamedTuple):
-    """Values of one row in the paper's table."""
+    """Values of one row in the paper's table, with the paper's own digits."""
 
-    ssim: float
-    lpips: float
-    frechet: float
+    ssim: str
+    lpips: str
+    frechet: str
 
 
 class PaperRow(NamedTuple):
@@ -39,12 +39,15 @@ class PaperRow(NamedTuple):
 
 #: Rows in the paper's order. The paper has no row for attention without a discriminator.
 ROWS = (
-    PaperRow("pixel-style", "pixel + style", Paper(0.72, 0.18, 45.2), None),
-    PaperRow("single-layer", "content, single layer", Paper(0.85, 0.12, 32.7), "pixel-style"),
-    PaperRow("multi-layer", "content, multi-layer", Paper(0.89, 0.10, 28.1), "single-layer"),
+    PaperRow("pixel-style", "pixel + style", Paper("0.72", "0.18", "45.2"), None),
+    PaperRow("single-layer", "content, single layer", Paper("0.85", "0.12", "32.7"), "pixel-style"),
+    PaperRow("multi-layer", "content, multi-layer", Paper("0.89", "0.10", "28.1"), "single-layer"),
     PaperRow("attention", "+ attention", None, "multi-layer"),
     PaperRow(
-        "attention-adversarial", "+ attention + adversarial ¹", Paper(0.91, 0.09, 25.4), "attention"
+        "attention-adversarial",
+        "+ attention + adversarial ¹",
+        Paper("0.91", "0.09", "25.4"),
+        "attention",
     ),
 )
 FOOTNOTE = (
@@ -79,14 +82,14 @@ class Entry:
 
     measured: float | None
     half_interval: float | None  # 95 %, over seeds
-    paper: float | None
+    paper: str | None  # as printed there
 
     @property
     def difference(self) -> float | None:
         """Measured − paper."""
         if self.measured is None or self.paper is None:
             return None
-        return self.measured - self.paper
+        return self.measured - float(self.paper)
 
 
 @dataclass(frozen=True)
@@ -150,13 +153,13 @@ def make_table_row(
 def entry_text(entry: Entry, digits: int) -> str:
     """Format ``paper · measured ± interval · difference``, without the parts that are missing."""
     if entry.measured is None:
-        return "n/a" if entry.paper is None else f"{entry.paper:g} · n/a"
+        return "n/a" if entry.paper is None else f"{entry.paper} · n/a"
     measured = f"{entry.measured:.{digits}f}"
     if entry.half_interval is not None:
         measured += f" ± {entry.half_interval:.{digits}f}"
     if entry.paper is None:
         return measured
-    return f"{entry.paper:g} · {measured} · {entry.difference:+.{digits}f}"
+    return f"{entry.paper} · {measured} · {entry.difference:+.{digits}f}"
 
 
 def _cells(row: TableRow, columns: Sequence[Column]) -> list[str]:

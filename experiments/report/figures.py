@@ -52,7 +52,7 @@ def curves_figure(result: StudyResult) -> Figure:
     ]
     legend = [Line2D([], [], label=name, **row_style(i)) for i, name in enumerate(result.curves)]
     if result.gap is not None:
-        legend.append(Line2D([], [], label=f"matched gap, {result.gap:.2f}", **GUIDE))
+        legend.append(Line2D([], [], label=f"matched gap, {result.gap:.3f}", **GUIDE))
     with rc_context(STYLE):
         figure, panels = make_panels(columns, 1.9, legend)
         for column, axes in zip(columns, panels, strict=True):

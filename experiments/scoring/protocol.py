@@ -1,10 +1,7 @@
 """Evaluation protocol: score methods on a fixed manifest of held-out (photo, painting) pairs."""
 
-import hashlib
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -16,13 +13,12 @@ from ...data.images import read_image, square
 from ...metrics.scores import MetricNetworks, PairMetrics, Scores, aggregate, pair_metrics
 from ...models.color import color_statistics
 from ...models.style_code import match_color, style_code
-from ...trainers.config import TrainConfig
 from ...trainers.model_files import Model, build_encoder
 from ...trainers.runtime import join_processes, map_over_processes
-from ...trainers.trainer import collections
 
 T = TypeVar("T")
 PairPaths = tuple[Path, Path]  # photo, painting
+REFERENCES = 5000  # paintings; more would take longer than scoring
 
 
 class PairBatch(NamedTuple):
@@ -40,7 +36,12 @@ StylizeFn = Callable[[PairBatch], dict[str, Tensor]]  # outputs (B,3,S,S) in [0,
 def make_manifest(photos: Sequence[Path], paintings: Sequence[Path], pairs: int) -> list[PairPaths]:
     """Choose ``pairs`` distinct pairs, or all there are; each image is used equally often.
 
-    The choice depends on file names alone. A smaller manifest is a prefix of a larger one.
+    A smaller manifest is a prefix of a larger one.
+
+    Args:
+        photos, paintings: distinct images in the order of ``Collection.distinct``, so that the
+            choice depends on their content alone.
+        pairs: at most so many.
 
     Raises:
         ValueError: there is no photo or no painting, or ``pairs`` is less than 1.
@@ -52,7 +53,6 @@ def make_manifest(photos: Sequence[Path], paintings: Sequence[Path], pairs: int)
         )
     if pairs < 1:
         raise ValueError(f"pairs is {pairs}; it must be at least 1")
-    photos, paintings = order_by_hash(photos), order_by_hash(paintings)
     n, m = len(photos), len(paintings)
     # Both lists are cycled; the extra shift after every lcm(n, m) pairs avoids repeated pairs.
     return [
@@ -60,29 +60,15 @@ def make_manifest(photos: Sequence[Path], paintings: Sequence[Path], pairs: int)
     ]
 
 
-def images_to_score(
-    trained: TrainConfig, photos: Path | None, paintings: Path | None, split: str, notify: bool
-) -> tuple[list[Path], list[Path]]:
-    """List photos and paintings: all images of a given folder, else a split of the run's own."""
-    folders = (photos, paintings)
-    config = replace(
-        trained, photos=photos or trained.photos, paintings=paintings or trained.paintings
-    )
-    found = [
-        all_images(collection) if folder else list(getattr(collection, split))
-        for folder, collection in zip(folders, collections(config, notify), strict=True)
-    ]
-    return found[0], found[1]
+def reference_paintings(paintings: Collection, manifest: Sequence[PairPaths]) -> list[Path]:
+    """Return the reference set of FID and KID: distinct paintings that are no pair's style.
 
-
-def all_images(collection: Collection) -> list[Path]:
-    """List the images of all splits, sorted."""
-    return sorted([*collection.train, *collection.validation, *collection.test])
-
-
-def order_by_hash(paths: Sequence[Path]) -> list[Path]:
-    """Order files by a hash of their names, so that a prefix mixes all folders."""
-    return sorted(paths, key=lambda p: (hashlib.sha256(os.fsencode(p.name)).digest(), p))
+    With the styles themselves as reference, KID is biased: outputs and references then share
+    images, and the unbiased form leaves out comparisons within a set only. At most ``REFERENCES``.
+    """
+    styles = {paintings.digest(path) for path in {painting for _, painting in manifest}}
+    rest = [path for path in paintings.distinct() if paintings.digest(path) not in styles]
+    return rest[:REFERENCES]
 
 
 def read_squares(paths: Sequence[Path], size: int, device: torch.device) -> Tensor:
@@ -100,7 +86,7 @@ def resolution(size: int) -> str:
 def score_methods(
     stylize: StylizeFn,
     manifest: Sequence[PairPaths],
-    paintings: Sequence[Path],
+    references: Sequence[Tensor],
     networks: MetricNetworks,
     size: int,
     device: torch.device,
@@ -114,7 +100,7 @@ def score_methods(
     Args:
         stylize: the methods.
         manifest: (photo, painting) files.
-        paintings: reference set of the distances between sets.
+        references: ``reference_features``.
         networks: feature extractors of the metrics.
         size: side of the squares that photos and paintings are resized to.
         device: where to compute.
@@ -131,21 +117,28 @@ def score_methods(
             metrics[name] = pair_metrics(networks.extract_features(output), photo, *goals)
         return metrics
 
-    def reference_batch(paths: Sequence[Path]) -> list[Tensor]:
-        return networks.reference_features(read_squares(paths, size, device))
-
     scored = map_over_processes(processes, score_batch, batches(manifest, batch_size), "scoring")
-    references = map_over_processes(
-        processes, reference_batch, batches(paintings, batch_size), "reference paintings"
-    )
-    features = [torch.cat(parts) for parts in zip(*references, strict=True)]
     photo, painting = map(image_ids, zip(*manifest, strict=True))
     scores = {
-        name: aggregate([batch[name] for batch in scored], photo, painting, *features)
+        name: aggregate([batch[name] for batch in scored], photo, painting, *references)
         for name in scored[0]
     }
     assert all(s.pairs == len(manifest) for s in scores.values())
     return scores
+
+
+@torch.no_grad()
+def reference_features(
+    paintings: Sequence[Path], networks: MetricNetworks, size: int, device: torch.device
+) -> list[Tensor]:
+    """Return the features (R,D) of reference paintings by each network; none without paintings."""
+
+    def one_batch(paths: Sequence[Path]) -> list[Tensor]:
+        return networks.reference_features(read_squares(paths, size, device))
+
+    processes = join_processes(device.type)
+    parts = map_over_processes(processes, one_batch, batches(paintings, 8), "reference paintings")
+    return [torch.cat(part) for part in zip(*parts, strict=True)]
 
 
 def image_ids(paths: Sequence[Path]) -> list[int]:

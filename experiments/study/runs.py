@@ -6,6 +6,7 @@ reused, and a run that several tables need is trained once.
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -43,16 +44,21 @@ class StudyRun:
         return self.dir.name
 
 
-def make_run(study: StudyConfig, title: str, recipe: TrainConfig, seed: int) -> StudyRun:
-    """Return the run of a recipe with the data, sizes, steps and seeds of the study."""
+def make_run(
+    study: StudyConfig, title: str, recipe: TrainConfig, seed: int, data: Sequence[str]
+) -> StudyRun:
+    """Return the run of a recipe with the data, sizes, steps and seeds of the study.
+
+    ``data`` are the content hashes of the study's photos and paintings.
+    """
     start = _with_study(_warmup_recipe(recipe), study, study.warmup, seed)
-    start = replace(start, out=study.out / "runs" / settings_key(start))
+    start = replace(start, out=study.out / "runs" / settings_key(start, data))
     config = _with_study(drop_inactive_settings(recipe), study, study.steps, 1000 + seed)
     config = replace(
         config, init=start.out,
         optimizer=replace(config.optimizer, warmup=5),  # the generator is already trained
     )  # fmt: skip
-    config = replace(config, out=study.out / "runs" / settings_key(config))
+    config = replace(config, out=study.out / "runs" / settings_key(config, data))
     return StudyRun(title, seed, config, start)
 
 
@@ -97,10 +103,11 @@ def drop_inactive_settings(config: TrainConfig) -> TrainConfig:
     return replace(config, attention=attention, adversarial=adversarial)
 
 
-def settings_key(config: TrainConfig) -> str:
-    """Return a hash of every setting that affects the result, with the key of ``init`` for its
-    path.
+def settings_key(config: TrainConfig, data: Sequence[str]) -> str:
+    """Return a hash of every setting that affects the result, of the images' content, and of the
+    key of ``init``.
     """
-    init = Path(config.init.name) if config.init else None
-    settings = {"version": CACHE_VERSION} | identity_settings(replace(config, init=init))
+    settings = identity_settings(config) | {
+        "version": CACHE_VERSION, "data": list(data), "init": config.init and config.init.name,
+    }  # fmt: skip
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]

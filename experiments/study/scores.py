@@ -3,12 +3,16 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ...data.files import DAY, remove_stale_parts, write_atomic
+from ...data.folders import Collection
+from ...data.record import check_images
 from ...metrics.cards import Card
 from ...metrics.scores import MetricNetworks, Scores, make_cards
 from ...trainers.config import TrainConfig, differences
@@ -26,6 +30,8 @@ from ..scoring.protocol import (
     StylizeFn,
     each,
     make_manifest,
+    reference_features,
+    reference_paintings,
     resolution,
     score_methods,
     trained_method,
@@ -42,10 +48,20 @@ class StudyScorer:
     study: StudyConfig
     networks: MetricNetworks
     manifest: list[PairPaths]
-    paintings: Sequence[Path]  # reference set of FID and KID
-    data_sha256: list[object]  # of the file listings of photos and paintings
+    paintings: Collection
+    data: list[str]  # content hashes of photos and paintings
     device: torch.device
     is_main: bool  # whether this process writes files
+
+    @cached_property
+    def references(self) -> list[Path]:
+        """The reference set of FID and KID."""
+        return reference_paintings(self.paintings, self.manifest)
+
+    @cached_property
+    def reference_features(self) -> list[Tensor]:
+        """Its features, for all runs."""
+        return reference_features(self.references, self.networks, self.study.size, self.device)
 
     def score_run(self, run: StudyRun) -> RunScores:
         """Score a trained run at the strengths of the study, and cache the scores."""
@@ -69,8 +85,9 @@ class StudyScorer:
 
     def _compute(self, name: str, method: StylizeFn, settings: list[str]) -> dict[str, Scores]:
         scores = score_methods(
-            method, self.manifest, self.paintings, self.networks, self.study.size, self.device
-        )
+            method, self.manifest, self.reference_features, self.networks, self.study.size,
+            self.device,
+        )  # fmt: skip
         if self.is_main:
             # Younger parts may belong to another process.
             remove_stale_parts(self._path(name).parent, older_than=DAY)
@@ -91,15 +108,15 @@ class StudyScorer:
         return {
             "size": self.study.size,
             "strengths": list(self.study.strengths),
-            "data": self.data_sha256,
-            "pairs": [f"{photo.name} {painting.name}" for photo, painting in self.manifest],
+            "data": self.data,
+            "pairs": len(self.manifest),  # which the data determine, with their number
             "networks": [[e.name, e.weights_sha256] for e in self.networks.all],
         }
 
-    def cards(self) -> list[Card]:
-        """Return the cards of all metrics."""
+    def cards(self, scores: Mapping[str, Scores]) -> list[Card]:
+        """Return the cards of all metrics, given the scores of methods by name."""
         size = resolution(self.study.size)
-        return make_cards(self.networks, len(self.manifest), len(self.paintings), size)
+        return make_cards(self.networks, scores, len(self.references), size)
 
     def notes(self) -> list[str]:
         """Return how a table was made and how to read it."""
@@ -121,22 +138,30 @@ class StudyScorer:
 def make_scorer(study: StudyConfig) -> StudyScorer:
     """Load the metric networks, choose the pairs, and write them to ``OUT/manifest.json``.
 
+    ``OUT/images.json`` records the images, which must stay the same.
+
     Raises:
-        ValueError: unusable folders, no held-out images, or no weights for a metric network.
+        ValueError: unusable folders, other images than before, no held-out images, or no weights
+            for a metric network.
     """
     processes = join_processes(study.device)
     data = TrainConfig(photos=study.photos, paintings=study.paintings)
     with processes.main_process_first():  # which fills the caches
         photos, paintings = collections(data, processes.is_main_process)
         networks = make_networks(processes.device, study.weights_dir)
-    held_out = [getattr(collection, study.split) for collection in (photos, paintings)]
-    manifest = make_manifest(held_out[0], held_out[1], study.pairs)
+    images = {"photos": photos, "paintings": paintings}
+    record = study.out / "images.json"
+    check_images(record, images, "restore them to continue it, or choose another --out")
+    manifest = make_manifest(
+        photos.distinct(study.split), paintings.distinct(study.split), study.pairs
+    )
     if processes.is_main_process:
         pairs = [[photo.name, painting.name] for photo, painting in manifest]
         write_atomic(study.out / "manifest.json", json.dumps(pairs, indent=1))
-    sha256 = [collection.manifest()["sha256"] for collection in (photos, paintings)]
+        write_atomic(record, json.dumps({name: c.manifest() for name, c in images.items()}))
+    data = [photos.sha256, paintings.sha256]
     return StudyScorer(
-        study, networks, manifest, held_out[1], sha256, processes.device, processes.is_main_process
+        study, networks, manifest, paintings, data, processes.device, processes.is_main_process
     )
 
 

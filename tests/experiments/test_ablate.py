@@ -177,7 +177,8 @@ def test_dry_run_lists_the_runs_and_trains_none(
     states = {line.rpartition("  ")[2]: line.split("  ")[1].strip() for line in lines}
     assert states["budget: 2"] == states["encoder: vgg16"] == "pending"
     assert states["encoder: resnet50"] == "skipped: no weights"
-    assert [line.split()[0] for line in lines] == list(distinct_runs(make_tables(config)))
+    tables = make_tables(config, scores.make_scorer(study).data)
+    assert [line.split()[0] for line in lines] == list(distinct_runs(tables))
     assert "9 runs (4 pending, 5 skipped: no weights), 6 trainings with warm-ups" in last
     assert "about 6 minutes (60 s/step in a trial" in last
     assert trained == []
@@ -185,8 +186,8 @@ def test_dry_run_lists_the_runs_and_trains_none(
 
 
 def test_grid_and_repeated_ablations_are_one_table(study: StudyConfig) -> None:
-    assert len(make_tables(AblateConfig(("budget", "budget"), study=study))) == 1
-    (table,) = make_tables(AblateConfig(("objective", "channels"), grid=True, study=study))
+    assert len(make_tables(AblateConfig(("budget", "budget"), study=study), ())) == 1
+    (table,) = make_tables(AblateConfig(("objective", "channels"), grid=True, study=study), ())
     assert table.name == "objective+channels"
     assert table.variants.baseline == "learned · off"
     assert len(table.rows) == 14

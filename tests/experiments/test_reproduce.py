@@ -36,7 +36,7 @@ def test_every_row_is_trained_scored_and_written_and_the_rest_reused(
     assert [row.title for row in result.full.rows] == TITLES + list(CONTROLS)
     assert [row.title for row in result.matched.rows] == TITLES
     ssim = result.full.rows[0].entries["ssim"]
-    assert ssim.paper == 0.72
+    assert ssim.paper == "0.72"
     assert ssim.half_interval is not None  # two seeds
     compared = {(d.row, d.against) for d in result.differences}
     assert compared == {(TITLES[i], TITLES[i - 1]) for i in range(1, 5)}

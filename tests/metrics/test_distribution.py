@@ -17,7 +17,7 @@ def correlated(count: int, size: int, seed: int) -> Tensor:
 
 @pytest.mark.parametrize("size", [2, 32])
 def test_frechet_distance_equals_the_formula_with_scipys_matrix_root(size: int) -> None:
-    a, b = correlated(80, size, 0), correlated(60, size, 1)
+    a, b = correlated(1000, size, 0), correlated(1060, size, 1)
     cov_a, cov_b = (np.cov(x.double().numpy(), rowvar=False) for x in (a, b))
     means = (a.double().mean(0) - b.double().mean(0)).square().sum().item()
     expected = means + np.trace(cov_a + cov_b - 2 * sqrtm(cov_a @ cov_b).real)
@@ -26,7 +26,7 @@ def test_frechet_distance_equals_the_formula_with_scipys_matrix_root(size: int) 
 
 
 def test_frechet_distance_is_finite_for_singular_covariances() -> None:
-    a, b = (correlated(100, 4, seed) @ normal(4, 16, seed + 9) for seed in (0, 1))
+    a, b = (correlated(1000, 4, seed) @ normal(4, 16, seed + 9) for seed in (0, 1))
     eigenvalues = torch.linalg.eigvals(torch.cov(a.T.double()) @ torch.cov(b.T.double()))
     assert eigenvalues.real.min() < 0  # by rounding
     distance = frechet_distance(a, b)
@@ -35,19 +35,13 @@ def test_frechet_distance_is_finite_for_singular_covariances() -> None:
 
 
 @pytest.mark.parametrize(
-    ("n", "m", "size", "available"),
-    [
-        (16, 99, 16, False),
-        (99, 16, 16, False),
-        (17, 17, 16, False),  # more than dimensions, less than MIN_IMAGES
-        (20, 20, 16, True),
-        (20, 20, 20, False),
-    ],
+    ("outputs", "paintings", "available"),
+    [(999, 999, False), (1000, 19, False), (1000, 20, True), (20, 1000, False)],
 )
-def test_frechet_distance_needs_more_images_than_dimensions(
-    n: int, m: int, size: int, available: bool
+def test_frechet_distance_needs_a_thousand_outputs(
+    outputs: int, paintings: int, available: bool
 ) -> None:
-    distance = frechet_distance(correlated(n, size, 0), correlated(m, size, 1))
+    distance = frechet_distance(correlated(outputs, 4, 0), correlated(paintings, 4, 1))
     assert (distance is not None) == available
 
 
@@ -82,9 +76,9 @@ def test_kernel_distance_needs_a_minimum_of_images_per_set() -> None:
 def test_distances_equal_those_of_torch_fidelity() -> None:
     fid = pytest.importorskip("torch_fidelity.metric_fid", reason="torch-fidelity not installed")
     kid = pytest.importorskip("torch_fidelity.metric_kid", reason="torch-fidelity not installed")
-    a, b = correlated(80, 16, 0), correlated(80, 16, 1)
+    a, b = correlated(1000, 16, 0), correlated(1000, 16, 1)
     statistics = (fid.fid_features_to_statistics(x) for x in (a, b))
     expected = fid.fid_statistics_to_metric(*statistics, verbose=False)
     assert frechet_distance(a, b) == pytest.approx(expected[fid.KEY_METRIC_FID], rel=1e-5)
-    expected = kid.kid_features_to_metric(a, b, kid_subsets=1, kid_subset_size=80, verbose=False)
+    expected = kid.kid_features_to_metric(a, b, kid_subsets=1, kid_subset_size=1000, verbose=False)
     assert kernel_distance(a, b) == pytest.approx(expected[kid.KEY_METRIC_KID_MEAN], rel=1e-5)

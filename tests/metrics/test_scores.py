@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 from torch import Tensor
+from underdrawing.metrics import distribution
 from underdrawing.metrics.distribution import frechet_distance, kernel_distance
 from underdrawing.metrics.perceptual import LPIPS_LAYERS, lpips, lpips_vector, ssim_scores
 from underdrawing.metrics.scores import (
@@ -101,7 +102,8 @@ def score(
     return aggregate(measured, photo, painting, *paintings)
 
 
-def test_scores_are_the_metrics_over_all_pairs() -> None:
+def test_scores_are_the_metrics_over_all_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distribution, "MIN_OUTPUTS", 24)
     scores = score()
     mean, worst = ssim_scores(STYLIZED, CONTENT)
     distance = lpips(ONE.perceptual(STYLIZED), ONE.perceptual(CONTENT))
@@ -110,10 +112,10 @@ def test_scores_are_the_metrics_over_all_pairs() -> None:
         assert scores.per_pair[name] == pytest.approx(values.tolist(), rel=1e-5)
         assert getattr(scores, name) == pytest.approx(values.mean().item(), rel=1e-5)
     outputs, paintings = ONE.pooled(STYLIZED), ONE.pooled(REFERENCES)
+    assert scores.frechet is not None
     assert scores.frechet == pytest.approx(frechet_distance(outputs, paintings))
     assert scores.kernel == pytest.approx(kernel_distance(outputs, paintings))
-    assert scores.frechet_photos == pytest.approx(frechet_distance(outputs, ONE.pooled(CONTENT)))
-    assert (scores.pairs, scores.left_out) == (24, 0)
+    assert (scores.pairs, scores.outputs, scores.left_out) == (24, 24, 0)
 
 
 def test_second_network_scores_with_the_same_formulas() -> None:
@@ -147,20 +149,48 @@ def test_pairs_without_a_style_gap_are_excluded_from_its_mean_only() -> None:
     assert scores.ssim == pytest.approx(ssim_scores(STYLIZED, content)[0].mean().item(), rel=1e-5)
 
 
-def test_distances_between_sets_need_distinct_photos() -> None:
-    distances = ("frechet", "kernel", "frechet_photos", "kernel_independent")
-    enough, few = score(photo=[i % 20 for i in DISTINCT]), score(photo=[i // 2 for i in DISTINCT])
-    assert all(getattr(enough, name) is not None for name in distances)
-    assert all(getattr(few, name) is None for name in distances)
-    assert (few.ssim, few.per_pair) == (enough.ssim, enough.per_pair)
-    same_painting = score(painting=[0] * 24)
-    assert all(getattr(same_painting, name) == getattr(enough, name) for name in distances)
+def test_each_distinct_output_counts_once_in_distances_between_sets() -> None:
+    """Repeated outputs are no variety: they change neither distance nor N."""
+    networks = make_networks()
+
+    def kernel(outputs: Tensor) -> Scores:
+        features = networks.extract_features(outputs)
+        metrics = pair_metrics(features, features, networks.style(REFERENCES[: len(outputs)]))
+        photo = list(range(len(outputs)))
+        return aggregate([metrics], photo, photo, networks.pooled(REFERENCES))
+
+    once, repeated = kernel(STYLIZED[:20]), kernel(torch.cat([STYLIZED[:20], STYLIZED[:4]]))
+    assert once.kernel is not None
+    assert repeated.kernel == pytest.approx(once.kernel)
+    assert (once.outputs, repeated.outputs, repeated.pairs) == (20, 20, 24)
+    assert kernel(torch.cat([STYLIZED[:19], STYLIZED[:1]])).kernel is None
+
+
+def test_kernel_distance_of_two_halves_of_a_collection_is_about_zero() -> None:
+    """Paintings as output, against the paintings that are no style; not the styles themselves."""
+    images = make_images(240, 3, 0.0, 1.0) * torch.linspace(0.2, 1, 240)[:, None, None, None]
+    images = images[torch.randperm(240, generator=torch.Generator().manual_seed(0))]
+    styles, others = images[:120], images[120:]
+    features = ONE.extract_features(styles)
+    metrics = pair_metrics(features, features, ONE.style(styles))
+    ids = list(range(120))
+    kernel = aggregate([metrics], ids, ids, ONE.pooled(others)).kernel
+    biased = aggregate([metrics], ids, ids, ONE.pooled(styles)).kernel
+    assert kernel is not None
+    assert biased is not None
+    spread = ONE.pooled(others).std().item()
+    assert abs(kernel) < 0.02 * spread
+    assert biased < 0
 
 
 def test_distances_to_paintings_need_enough_references() -> None:
     scores = score(references=19)
     assert scores.frechet is scores.kernel is scores.kernel_independent is None
-    assert scores.frechet_photos is not None
+
+
+def test_frechet_distance_needs_a_thousand_outputs() -> None:
+    assert score().frechet is None
+    assert score().kernel is not None
 
 
 def test_scores_survive_json_also_without_the_fields_of_a_second_network() -> None:
@@ -195,19 +225,21 @@ def test_extractors_of_one_network_share_a_forward_pass() -> None:
 
 
 def test_cards_name_networks_weights_and_references() -> None:
-    cards = make_cards(TWO, 48, 32, "64 px")
+    one = score()
+    reference = "32 distinct paintings, none of them a style of a pair"
+    methods = {"row": replace(one, pairs=48, outputs=48), "same": replace(one, pairs=48, outputs=1)}
+    cards = make_cards(TWO, methods, 32, "64 px")
     assert [(card.name, card.network, card.weights_sha256, card.reference) for card in cards] == [
         ("SSIM", "none", "", "the photo of each pair"),
         ("SSIM worst tenth", "none", "", "the photo of each pair"),
         ("toy LPIPS", "perceptual net", "b", "the photo of each pair"),
-        ("toy Fréchet", "pooled net", "c", "32 reference paintings"),
-        ("toy KID", "pooled net", "c", "32 reference paintings"),
-        ("toy Fréchet to photos", "pooled net", "c", "the photos"),
+        ("toy Fréchet", "pooled net", "c", reference),
+        ("toy KID", "pooled net", "c", reference),
         ("Style gap closed", "style net", "a", "the painting of each pair"),
-        ("KID (second net)", "second, pooled", "e", "32 reference paintings"),
+        ("KID (second net)", "second, pooled", "e", reference),
         ("Style gap closed (second net)", "second, style", "d", "the painting of each pair"),
     ]
     assert {(card.images, card.resolution) for card in cards} == {(48, "64 px")}
-    limited = [card.name for card in cards if "requires ≥ 20 distinct images" in card.note]
-    assert limited == ["toy Fréchet", "toy KID", "toy Fréchet to photos", "KID (second net)"]
-    assert make_cards(ONE, 48, 32, "64 px") == cards[:-2]
+    counted = [card.name for card in cards if "each distinct output once (same 1)" in card.note]
+    assert counted == ["toy Fréchet", "toy KID", "KID (second net)"]
+    assert make_cards(ONE, methods, 32, "64 px") == cards[:-2]

@@ -185,6 +185,15 @@ def test_conditioning_strength_defaults_to_the_spatial_mean() -> None:
     assert torch.equal(generator(photo, code, strength).image, expected)
 
 
+def test_modulated_strength_conditions_the_network_in_use_as_in_training() -> None:
+    """In training the network is told the mean of s^A; in use, the strength s is passed."""
+    generator, photo, code = trained(modulates_strength=True), photos(), codes()
+    expected = generator(photo, code, 0.4).image
+    for cond in (0.4, torch.tensor([0.4, 0.4])):
+        image = generator(photo, code, torch.full((2, 1, 40, 48), 0.4), True, cond).image
+        torch.testing.assert_close(image, expected, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("strength", [0.0, torch.zeros(2), torch.zeros(2, 1, 40, 48)])
 @pytest.mark.parametrize("modulates_strength", [False, True])
 def test_strength_zero_returns_the_photo_exactly(

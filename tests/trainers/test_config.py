@@ -219,5 +219,5 @@ def test_differences_are_the_changed_settings_that_affect_the_result(names: set[
 
 
 def test_difference_shows_old_and_new_value() -> None:
-    lines = differences(TrainConfig(), changed(TrainConfig(), {"photos", "optimizer.betas"}))
-    assert lines == ["photos: None -> some/folder", "optimizer.betas: [0.9, 0.99] -> [0.5, 0.9]"]
+    lines = differences(TrainConfig(), changed(TrainConfig(), {"size", "optimizer.betas"}))
+    assert lines == ["size: 256 -> 77", "optimizer.betas: [0.9, 0.99] -> [0.5, 0.9]"]

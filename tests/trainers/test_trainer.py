@@ -1,6 +1,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,12 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from underdrawing.data.dataset import RawBatch
 from underdrawing.data.folders import Collection
 from underdrawing.data.image_cache import CachedImages, UncachedImages
 from underdrawing.experiments.recipes import RECIPES
 from underdrawing.losses.attention import OBJECTIVES
 from underdrawing.trainers import trainer
+from underdrawing.trainers.checkpoint import saved_step
 from underdrawing.trainers.config import AdversarialConfig, TrainConfig
 from underdrawing.trainers.model_files import load_model, load_state
 from underdrawing.trainers.runtime import Interrupted
@@ -109,13 +112,55 @@ def test_run_directory_records_the_origin_of_data_and_weights(tiny: Tiny) -> Non
     assert list((run / "tensorboard").iterdir())
 
 
-def test_changed_data_are_reported_when_a_run_resumes(tiny: Tiny) -> None:
+def test_run_with_changed_images_is_refused(
+    tiny: Tiny, folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    photos = Path(shutil.copytree(folders[0], tmp_path / "photos"))
+    run = train(tiny(photos=photos))
+    extra, gone, changed = photos / "new.png", photos / "00.png", photos / "01.png"
+    for path, color in ((extra, "red"), (changed, "blue")):
+        Image.new("RGB", (40, 40), color).save(path)
+    gone.unlink()
+    message = (
+        r"the photos are not those .*run was made with \(1 added, 1 removed, 1 changed\); .*--out"
+    )
+    with pytest.raises(ValueError, match=message):
+        train(tiny(photos=photos, steps=3))
+    assert saved_step(run) == 2
+
+
+def test_run_resumes_with_moved_and_renamed_images(
+    tiny: Tiny, folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(tiny(steps=3, out=tmp_path / "whole"))
+    train(tiny())
+    shutil.copytree(folders[0], tmp_path / "elsewhere")
+    for path in list((tmp_path / "elsewhere").iterdir()):
+        path.rename(path.with_name(f"renamed-{path.name}"))
+    monkeypatch.chdir(tmp_path)
+    resumed = train(tiny(photos=Path("elsewhere"), steps=3))
+    assert [line["step"] for line in read_metrics(resumed)] == [1, 2, 3]
+    assert (
+        json.loads((resumed / "manifest.json").read_text())["photos"]["sha256"]
+        == (json.loads((whole / "manifest.json").read_text())["photos"]["sha256"])
+    )
+
+
+def test_run_resumes_with_its_initial_model_elsewhere_but_not_with_another(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    first, other = (train(tiny(seed=seed, out=tmp_path / f"{seed}")) for seed in (0, 1))
+    train(tiny(init=first))
+    moved = first.rename(tmp_path / "moved")
+    train(tiny(init=moved, steps=3))
+    for init in (other, None):
+        with pytest.raises(ValueError, match=r"init: .*moved -> "):
+            train(tiny(init=init, steps=4))
+
+
+def test_other_encoder_weights_are_refused(tiny: Tiny) -> None:
     run = train(tiny())
     about = json.loads((run / "run.json").read_text())
-    about["data"]["photos"] = "other"
-    (run / "run.json").write_text(json.dumps(about))
-    with pytest.warns(UserWarning, match="photos changed since .* was started"):
-        train(tiny(steps=3))
     about["encoder"]["sha256"] = "other"
     (run / "run.json").write_text(json.dumps(about))
     with pytest.raises(ValueError, match="started with other weights of vgg16"):

@@ -23,14 +23,32 @@ def validate(trainer: Trainer, **changes: object) -> dict[str, float]:
     return trainer.validation(networks, trainer.train_step.losses, trainer.accelerator)
 
 
-def test_total_is_weighted_as_configured(tiny: Tiny) -> None:
-    trainer = Trainer(tiny())
+@pytest.mark.parametrize("kind", ["fixed", "schedule"])
+def test_total_has_the_weights_at_the_end_of_the_run(tiny: Tiny, kind: str) -> None:
+    trainer = Trainer(tiny(balance=replace(tiny().balance, kind=kind)))
     metrics, balance = validate(trainer), trainer.config.balance
     content, style = metrics["validation/content"], metrics["validation/style"]
-    expected = balance.content * content + balance.style * style
-    assert metrics["validation/total"] == pytest.approx(expected)
+    weight = balance.content * (balance.shift**-0.5 if kind == "schedule" else 1)
+    assert metrics["validation/total"] == pytest.approx(weight * content + balance.style * style)
     assert style > 0
     assert metrics == validate(trainer)
+
+
+def test_total_under_gradient_balance_does_not_depend_on_the_scale_of_a_loss(tiny: Tiny) -> None:
+    """Gradient shares are not loss weights: a loss in other units must select the same model."""
+    config = tiny(balance=replace(tiny().balance, kind="gradient", content=0.5, style=0.5))
+    trainer = Trainer(config)
+    losses = trainer.train_step.losses
+    style = losses.style.forward
+
+    def totals() -> tuple[float, float]:
+        better = validate(trainer)["validation/total"]
+        return better, validate(trainer, averaged=Constant())["validation/total"]
+
+    before = totals()
+    losses.style.forward = lambda *x: 1000 * style(*x)  # type: ignore[method-assign]
+    after = totals()
+    assert before[0] / before[1] == pytest.approx(after[0] / after[1], rel=1e-3)
 
 
 def test_validation_does_not_change_training(tiny: Tiny, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def make_scores() -> Callable[..., Scores]:
         values = {"ssim": ssim, "ssim_worst": ssim - 0.3, "lpips": 1 - ssim, "style_gap": gap}
         per_pair = {k: (value + away * (k != "style_gap")).tolist() for k, value in values.items()}
         return Scores(
-            **values, frechet=frechet, kernel=kernel, frechet_photos=None, pairs=n, left_out=0,
+            **values, frechet=frechet, kernel=kernel, pairs=n, outputs=n, left_out=0,
             per_pair=per_pair, photo=list(range(n)), painting=list(range(n)),
         )  # fmt: skip
 

@@ -45,7 +45,10 @@ def make_result(
             for name, prices in PRICES.items()
         }
         controls = dict(zip(CONTROLS, (make_scores(0, 1), make_scores(0.2, 0.9)), strict=True))
-        options = {"compare": [("b", "a")], "papers": {"a": Paper(0.7, 0.2, 45.2)}} | options
+        options = {
+            "compare": [("b", "a")],
+            "papers": {"a": Paper("0.70", "0.20", "45.2")},
+        } | options
         return make_study_result(
             "Toy", curves if rows is None else rows, controls, make_columns(networks), [], **options
         )
@@ -70,7 +73,7 @@ def test_full_table_has_rows_then_points_then_controls(
         ("color only", True, ""),
     ]
     assert result.full.rows[0].entries["ssim"].measured == pytest.approx(1 - 0.51 * REACH)
-    assert result.full.rows[0].entries["ssim"].paper == 0.7
+    assert result.full.rows[0].entries["ssim"].paper == "0.70"
 
 
 def test_matched_table_is_read_at_the_common_gap(
@@ -187,7 +190,7 @@ def test_one_seed_is_never_significant(make_result: MakeResult, make_curve: Make
     assert all("…" in row[5] for row in rows if row[2] == "SSIM ↑")
     assert "not available with one seed" in differences_note(result)
     note = differences_note(make_result(gap=0.2))
-    assert "At style gap = 0.2." in note
+    assert "At style gap = 0.200." in note
     assert "of 3 seeds" in note
     assert "(SSIM, LPIPS, SSIM worst tenth)" in note
 
@@ -236,7 +239,7 @@ def test_write_result_creates_md_tex_csv_json(
     found = {(row["table"], row["row"], row["metric"]): row for row in rows}
     entry, row = result.full.rows[0].entries["ssim"], found[FULL, "a", "SSIM"]
     for name in ("paper", "measured", "difference", "half_interval"):
-        assert float(row[name]) == getattr(entry, name)
+        assert row[name] == str(getattr(entry, name))
     assert found[FULL, "identity", "SSIM"]["paper"] == ""
 
     tree = json.loads(written["table.json"])

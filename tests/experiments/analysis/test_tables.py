@@ -51,11 +51,11 @@ def test_rows_are_the_papers_and_each_is_compared_with_an_earlier_one() -> None:
     ("entry", "difference", "text"),
     [
         (Entry(None, None, None), None, "n/a"),
-        (Entry(None, None, 45.2), None, "45.2 · n/a"),
+        (Entry(None, None, "45.2"), None, "45.2 · n/a"),
         (Entry(0.5, None, None), None, "0.500"),
         (Entry(0.5, 0.0123, None), None, "0.500 ± 0.012"),
-        (Entry(0.75, None, 0.5), 0.25, "0.5 · 0.750 · +0.250"),
-        (Entry(0.25, 0.05, 0.5), -0.25, "0.5 · 0.250 ± 0.050 · -0.250"),
+        (Entry(0.75, None, "0.50"), 0.25, "0.50 · 0.750 · +0.250"),
+        (Entry(0.25, 0.05, "0.50"), -0.25, "0.50 · 0.250 ± 0.050 · -0.250"),
     ],
 )
 def test_entry_shows_what_is_available(entry: Entry, difference: float | None, text: str) -> None:
@@ -73,14 +73,19 @@ def test_row_has_means_over_seeds_and_the_papers_values(
     assert row.entries["ssim"].measured == pytest.approx(0.7)
     assert row.entries["ssim"].difference == pytest.approx(-0.02)
     assert row.entries["ssim"].half_interval == pytest.approx(12.706 * 0.1, rel=1e-3)
-    assert (row.entries["frechet"].measured, row.entries["frechet"].paper) == (45.0, 45.2)
+    assert (row.entries["frechet"].measured, row.entries["frechet"].paper) == (45.0, "45.2")
     assert row.entries["style_gap"].paper is row.entries["kernel"].paper is None
 
     seeds[1] = make_scores(0.5, 0.8, frechet=None)
     row = make_table_row("row", seeds, ROWS[0].paper, columns)
-    assert row.entries["frechet"] == Entry(None, None, 45.2)
+    assert row.entries["frechet"] == Entry(None, None, "45.2")
     row = make_table_row("row", seeds, None, columns)
     assert all(entry.paper is entry.difference is None for entry in row.entries.values())
+
+
+def test_papers_values_keep_their_trailing_zeros(make_table: Callable[..., Table]) -> None:
+    for form in (to_markdown, to_latex, to_text):
+        assert "0.10 " in form(make_table())
 
 
 def test_only_fid_is_compared_with_the_papers(make_table: Callable[..., Table]) -> None:

@@ -21,8 +21,9 @@ CARD = Card("SSIM", "VGG16 <b>", "0123456789abcdef" * 4, 48, "photos", "96 px", 
 
 def scores(ssim: float, kernel: float, gap: float) -> Scores:
     return Scores(
-        ssim=ssim, ssim_worst=0.0, lpips=0.0, frechet=None, kernel=kernel, frechet_photos=None,
-        style_gap=gap, pairs=1, left_out=0, per_pair={}, photo=[0], painting=[0],
+        ssim=ssim, ssim_worst=0.0, lpips=0.0, frechet=None, kernel=kernel,
+        style_gap=gap, pairs=1, outputs=1, left_out=0,
+        per_pair={}, photo=[0], painting=[0],
     )  # fmt: skip
 
 

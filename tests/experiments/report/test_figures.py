@@ -101,5 +101,5 @@ def test_svg_keeps_names_as_plain_text(make_result: Make) -> None:
     svg = inline(render(curves_figure(make_result()), "svg", "name"))
     root = ElementTree.fromstring(svg)  # noqa: S314 (our own)
     assert svg.startswith("<svg")
-    assert {"plain", "<b>new</b> $a$", "identity", "matched gap, 0.40"} <= set(root.itertext())
+    assert {"plain", "<b>new</b> $a$", "identity", "matched gap, 0.400"} <= set(root.itertext())
     assert not any(group.get("id") for group in root.iter("{http://www.w3.org/2000/svg}g"))

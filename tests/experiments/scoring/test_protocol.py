@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
+from underdrawing.data.folders import Collection as Images
 from underdrawing.data.folders import split
 from underdrawing.data.images import read_image
 from underdrawing.experiments.scoring import protocol
@@ -21,6 +22,8 @@ from underdrawing.experiments.scoring.protocol import (
     each,
     make_manifest,
     read_squares,
+    reference_features,
+    reference_paintings,
     score_methods,
     together,
     trained_method,
@@ -82,12 +85,36 @@ def test_manifest_draws_from_all_folders_in_proportion(part: str) -> None:
         assert abs(drawn[kind] - expected) < 2 * expected**0.5
 
 
-def test_manifest_depends_on_file_names_only() -> None:
-    photos, paintings = names("photos", 40), names("paintings", 30)
-    manifest = make_manifest(photos, paintings, 50)
-    assert make_manifest(photos[::-1], paintings[::-1], 50) == manifest
-    moved = make_manifest(names("other/folder", 40), paintings, 50)
-    assert [photo.name for photo, _ in moved] == [photo.name for photo, _ in manifest]
+def test_manifest_depends_on_the_content_of_files_and_has_no_pair_twice(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    contents = [rng.bytes(9) for _ in range(12)]
+
+    def manifest(order: list[int], folder: Path) -> list[tuple[bytes, ...]]:
+        """Pairs, by content, of files that are named in this order; copies included."""
+        folder.mkdir()
+        for name, i in enumerate(order):
+            (folder / f"{name:02}").write_bytes(contents[i])
+        files = Images((), (), tuple(folder.iterdir()))
+        distinct = files.distinct("test")
+        assert len(distinct) == len(contents)
+        return [tuple(x.read_bytes() for x in pair) for pair in make_manifest(*[distinct] * 2, 99)]
+
+    first = manifest([*range(12)], tmp_path / "a")
+    assert len(set(first)) == 99
+    assert manifest([*range(11, -1, -1), 3, 5], tmp_path / "b") == first
+
+
+def test_references_are_distinct_paintings_that_are_no_style(tmp_path: Path) -> None:
+    files = [tmp_path / f"{i}" for i in range(8)]
+    for i, path in enumerate(files):
+        path.write_bytes(bytes([i % 6]))  # the last two are copies of the first two
+    paintings = Images(tuple(files[:4]), (), tuple(files[4:]))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_bytes(bytes([3]))
+    manifest = [(Path("photo"), files[6]), (Path("photo"), elsewhere)]
+    found = {path.read_bytes()[0] for path in reference_paintings(paintings, manifest)}
+    assert found == {1, 2, 4, 5}
+    assert len(reference_paintings(paintings, manifest)) == 4
 
 
 @pytest.mark.parametrize(
@@ -128,7 +155,8 @@ def score_all(
 ) -> dict[str, Scores]:
     paintings = sorted({painting for _, painting in manifest})
     networks = make_networks(network)
-    return score_methods(each(methods), manifest, paintings, networks, SIZE, CPU, batch)
+    references = reference_features(paintings, networks, SIZE, CPU)
+    return score_methods(each(methods), manifest, references, networks, SIZE, CPU, batch)
 
 
 def score(
@@ -231,8 +259,7 @@ def test_methods_get_each_pair_once_in_order_without_gradients(manifest: list[Pa
         pairs.extend(batch.pairs)
         return {"toy": batch.content}
 
-    paintings = sorted({painting for _, painting in manifest})
-    score_methods(spy, manifest, paintings, make_networks(pixels), SIZE, CPU, batch_size=5)
+    score_methods(spy, manifest, [], make_networks(pixels), SIZE, CPU, batch_size=5)
     assert pairs == manifest
 
 

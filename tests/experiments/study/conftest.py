@@ -21,7 +21,7 @@ def study(tmp_path: Path) -> StudyConfig:
 @pytest.fixture
 def runs(study: StudyConfig) -> list[StudyRun]:
     names = ("multi-layer", "attention", "attention-adversarial")
-    return [make_run(study, name, RECIPES[name](), 0) for name in names]
+    return [make_run(study, name, RECIPES[name](), 0, ("photos", "paintings")) for name in names]
 
 
 @pytest.fixture

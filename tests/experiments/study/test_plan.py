@@ -27,7 +27,7 @@ def make_plan(study: StudyConfig, runs: dict[str, StudyRun], *scored: str) -> St
 def by_name(study: StudyConfig) -> dict[str, StudyRun]:
     study = replace(study, steps=10, warmup=100)
     names = ("pixel-style", "single-layer", "multi-layer", "attention")
-    return {name: make_run(study, name, RECIPES[name](), 0) for name in names}
+    return {name: make_run(study, name, RECIPES[name](), 0, ()) for name in names}
 
 
 @pytest.mark.usefixtures("offline")
@@ -60,7 +60,7 @@ def test_encoders_without_weights_are_skipped(
     monkeypatch.setattr(pretrained, "PACKAGES", {})
     recipe = RECIPES["attention"]()
     runs = {
-        name: make_run(study, name, with_settings(recipe, {"encoder.name": name}), 0)
+        name: make_run(study, name, with_settings(recipe, {"encoder.name": name}), 0, ())
         for name in ("vgg16", "vgg19")
     }
     plan = make_plan(study, runs)
@@ -70,5 +70,5 @@ def test_encoders_without_weights_are_skipped(
 
 
 def test_timing_a_step_writes_nothing(small_study: StudyConfig) -> None:
-    assert 0 < time_step(make_run(small_study, "row", RECIPES["attention"](), 0)) < 60
+    assert 0 < time_step(make_run(small_study, "row", RECIPES["attention"](), 0, ())) < 60
     assert not small_study.out.exists()

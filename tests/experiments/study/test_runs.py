@@ -11,9 +11,11 @@ from underdrawing.experiments.study.runs import StudyRun, make_run, settings_key
 from underdrawing.trainers import runtime
 from underdrawing.trainers.config import GeneratorConfig, TrainConfig
 
+DATA = ("photos", "paintings")
+
 
 def run(study: StudyConfig, seed: int = 0, **settings: Any) -> StudyRun:
-    return make_run(study, "row", with_settings(RECIPES["attention"](), settings), seed)
+    return make_run(study, "row", with_settings(RECIPES["attention"](), settings), seed, DATA)
 
 
 def test_run_has_the_studys_settings_and_continues_from_its_start(study: StudyConfig) -> None:
@@ -24,7 +26,8 @@ def test_run_has_the_studys_settings_and_continues_from_its_start(study: StudyCo
         assert (config.workers, config.generator.width) == (3, 8)
     assert found.config.init == found.start.out
     assert found.config.seed != found.start.seed
-    assert (found.dir, found.key) == (study.out / "runs" / found.key, settings_key(found.config))
+    assert found.key == settings_key(found.config, DATA)
+    assert found.dir == study.out / "runs" / found.key
     assert found.start.out.parent == found.dir.parent
 
 
@@ -34,27 +37,35 @@ def test_run_has_the_studys_settings_and_continues_from_its_start(study: StudyCo
 def test_key_ignores_settings_without_effect_on_the_result() -> None:
     config = TrainConfig()
     for same in ({"recipe": "x"}, {"out": Path("x")}, {"workers": 9}, {"device": "cpu"}):
-        assert settings_key(with_settings(config, same)) == settings_key(config)
+        assert settings_key(with_settings(config, same), DATA) == settings_key(config, DATA)
 
 
 def test_key_depends_on_every_setting_with_an_effect() -> None:
     others: tuple[dict[str, Any], ...] = (
         {}, {"seed": 1}, {"steps": 7}, {"full_strength_prob": 0.25}, {"attention.budget": 2.0},
-        {"photos": Path("x")}, {"init": Path("runs/0123")}, {"init": Path("runs/4567")},
+        {"init": Path("runs/0123")}, {"init": Path("runs/4567")},
     )  # fmt: skip
-    keys = {settings_key(with_settings(TrainConfig(), other)) for other in others}
+    keys = {settings_key(with_settings(TrainConfig(), other), DATA) for other in others}
     assert len(keys) == len(others)
+
+
+def test_key_depends_on_the_content_of_the_images_not_on_their_place() -> None:
+    here, there = TrainConfig(photos=Path("x")), TrainConfig(photos=Path("/y/x"))
+    assert settings_key(here, DATA) == settings_key(there, DATA)
+    assert settings_key(here, DATA) != settings_key(here, ("other", "paintings"))
+    weights = with_settings(here, {"encoder.weights_dir": Path("w")})
+    assert settings_key(weights, DATA) == settings_key(here, DATA)
 
 
 def test_key_ignores_the_directory_of_the_start() -> None:
     near, far = (replace(TrainConfig(), init=Path(place) / "0123") for place in ("a", "/b/c"))
-    assert settings_key(near) == settings_key(far)
+    assert settings_key(near, DATA) == settings_key(far, DATA)
 
 
 def test_key_depends_on_the_cache_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = settings_key(TrainConfig())
+    before = settings_key(TrainConfig(), DATA)
     monkeypatch.setattr(module, "CACHE_VERSION", module.CACHE_VERSION + 1)
-    assert settings_key(TrainConfig()) != before
+    assert settings_key(TrainConfig(), DATA) != before
 
 
 def test_key_depends_on_the_precision_of_the_machine(

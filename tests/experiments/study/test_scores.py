@@ -52,15 +52,32 @@ def test_each_split_has_its_own_cache(small_study: StudyConfig, scored: list[Any
     assert len(scored) == 2
 
 
+def test_moved_and_renamed_images_keep_scores_and_pairs(
+    small_study: StudyConfig, scored: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, data = controls(small_study), make_scorer(small_study).data
+    assert small_study.photos is not None
+    moved = small_study.photos.rename(tmp_path / "moved")
+    for i, path in enumerate(sorted(moved.iterdir())):
+        path.rename(moved / f"renamed-{9 - i % 10}{i}.png")
+    monkeypatch.chdir(tmp_path)
+    for folder in (moved, Path("moved"), Path("./moved/../moved")):
+        study = replace(small_study, photos=folder)
+        assert controls(study) == first
+        assert make_scorer(study).data == data
+    assert len(scored) == 1
+
+
 @pytest.mark.parametrize("folder", ["photos", "paintings"])
-def test_changed_images_are_scored_again(
+def test_a_study_with_changed_images_is_refused(
     folder: str, small_study: StudyConfig, scored: list[Any]
 ) -> None:
-    before = controls(small_study)
-    pair = 0 if folder == "photos" else 1
-    Image.fromarray(np.full((64, 64, 3), 90, np.uint8)).save(scored[0][0][pair])
-    assert controls(small_study)["color only"] != before["color only"]
-    assert len(scored) == 2
+    controls(small_study)
+    path = scored[0][0][0 if folder == "photos" else 1]
+    Image.fromarray(np.full((64, 64, 3), 90, np.uint8)).save(path)
+    message = rf"the {folder} are not those .*out was made with \(0 added, 0 removed, 1 changed\)"
+    with pytest.raises(ValueError, match=message):
+        controls(small_study)
 
 
 def without_photos(path: Path) -> None:
@@ -84,7 +101,7 @@ def test_damaged_or_outdated_caches_are_replaced(
 
 def test_run_is_scored_at_the_studys_strengths(small_study: StudyConfig, scored: list[Any]) -> None:
     study = replace(small_study, strengths=(0.25, 1.0))
-    run = make_run(study, "row", RECIPES["multi-layer"](), 0)
+    run = make_run(study, "row", RECIPES["multi-layer"](), 0, ())
     save_model(build_generator(run.config).state_dict(), run.dir)
     (run.dir / "config.json").write_text(to_json(run.config))
     scorer = make_scorer(study)
@@ -103,7 +120,7 @@ def test_curves_start_at_the_photo_and_rows_with_a_missing_run_are_skipped(
 ) -> None:
     photo = controls(small_study)["identity"]
     rows = {
-        name: [make_run(small_study, name, RECIPES[name](), seed) for seed in range(2)]
+        name: [make_run(small_study, name, RECIPES[name](), seed, ()) for seed in range(2)]
         for name in ("multi-layer", "attention")
     }
     scores: dict[str, dict[str, Scores]] = {
@@ -122,4 +139,7 @@ def test_notes_and_cards_state_the_protocol(small_study: StudyConfig) -> None:
     notes = " ".join(scorer.notes())
     assert f"Photos: {small_study.photos}. Paintings: {small_study.paintings}." in notes
     assert "Evaluated on 9 held-out pairs (test) at 32 px" in notes
-    assert {card.name for card in scorer.cards()} >= {"SSIM", "toy LPIPS", "toy KID"}
+    cards = {card.name: card for card in scorer.cards(scorer.score_controls())}
+    assert cards.keys() >= {"SSIM", "toy LPIPS", "toy KID"}
+    assert cards["toy KID"].reference == "6 distinct paintings, none of them a style of a pair"
+    assert "(identity 3, style image as output 3)" in cards["toy KID"].note
