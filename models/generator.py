@@ -9,7 +9,8 @@
 
 f is a logit. ``base`` is f(photo), moved by the strength s towards the painting's colors. The
 residual starts at zero, so training starts from the recolored photo. Where s = 0, the image is the
-photo exactly.
+photo exactly. For larger strokes, the residual of a reduced photo is enlarged; the base, which
+holds the photo's detail, is always computed at full size.
 
 Shapes: B batch; H x W the photo; h = ceil(H/8), w = ceil(W/8); C ``width``; D ``style_size``.
 """
@@ -58,6 +59,29 @@ def make_noise_field() -> Tensor:
     """Return the fixed standard normal noise (NOISE_SIDE,NOISE_SIDE)."""
     generator = torch.Generator().manual_seed(NOISE_SEED)
     return torch.randn(NOISE_SIDE, NOISE_SIDE, generator=generator, device="cpu")
+
+
+def reduce_photo(photo: Tensor, stroke_size: float) -> Tensor:
+    """Reduce photos (B,3,H,W) by ``stroke_size`` >= 1, for ``Generator.forward``.
+
+    Raises:
+        ValueError: a side would be shorter than ``MIN_SIDE``.
+    """
+    height, width = photo.shape[-2:]
+    size = round(height / stroke_size), round(width / stroke_size)
+    if min(size) < MIN_SIDE:
+        raise ValueError(
+            f"stroke size {stroke_size:g} reduces the photo to {size[1]}x{size[0]} pixels; each "
+            f"side must be at least {MIN_SIDE}: use {min(height, width) // MIN_SIDE} or less"
+        )
+    return F.interpolate(photo, size, mode="bilinear", antialias=True)
+
+
+def fit_to_photo(x: Tensor, photo: Tensor, reduced: Tensor | None) -> Tensor:
+    """Cut the padding off maps (B,C,8h,8w); enlarge those of a reduced photo to (B,C,H,W)."""
+    height, width = (photo if reduced is None else reduced).shape[-2:]
+    x = x[..., :height, :width]
+    return x if reduced is None else F.interpolate(x, photo.shape[-2:], mode="bicubic")
 
 
 class UpsampleConv(nn.Module):
@@ -210,6 +234,7 @@ class Generator(nn.Module):
         attend: bool = True,
         cond_strength: Tensor | float | None = None,
         noise_offset: Tensor | None = None,
+        reduced: Tensor | None = None,
     ) -> Stylized:
         """Stylize photos.
 
@@ -223,16 +248,18 @@ class Generator(nn.Module):
                 network is told the mean of s^A in both cases.
             noise_offset: (B,2) in [0,1), shifts the noise of each image; random in training, by
                 default 0.
+            reduced: the photo at the size at which strokes are painted, by default its own; h and w
+                are then those of ``reduced``. See ``reduce_photo``.
         """
-        height, width = photo.shape[-2:]
-        x4, x8 = self.encode_photo(photo)  # (B,C/2,2h,2w), (B,C,h,w)
-        attention, predicted = self.predict_attention(photo, x4, x8, attend)  # (B,1,h,w), _
-        s, style = self.condition(photo, code, strength, attention, cond_strength)  # _, (B,3C)
+        small = photo if reduced is None else reduced
+        x4, x8 = self.encode_photo(small)  # (B,C/2,2h,2w), (B,C,h,w)
+        attention, predicted = self.predict_attention(small, x4, x8, attend)  # (B,1,h,w), _
+        s, style = self.condition(photo, code, strength, attention, cond_strength, reduced)
         noise = self.make_noise(x8, noise_offset)  # (B or 1,1,4h,4w)
         x = self.styled_blocks(x4, x8, style, attention, noise)  # (B,C/2,2h,2w)
         x = torch.relu_(self.up2(x, style, noise))  # (B,C/4,4h,4w)
         x = torch.relu_(self.up3(x, style, noise))  # (B,C/4,4h,4w)
-        residual = self.to_residual(x)[..., :height, :width]  # (B,3,8h,8w) cut to (B,3,H,W)
+        residual = fit_to_photo(self.to_residual(x), photo, reduced)  # (B,3,8h,8w) to (B,3,H,W)
         image = self.compose(residual, photo, code, s, color_statistics(photo))  # (B,3,H,W)
         return Stylized(image, attention, predicted)
 
@@ -280,9 +307,10 @@ class Generator(nn.Module):
         strength: Tensor | float,
         attention: Tensor,
         cond_strength: Tensor | float | None = None,
+        reduced: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return the strength (B or 1,1,H or 1,W or 1) and the style (B,3C) for the blocks."""
-        b, _, height, width = photo.shape
+        b = len(photo)
         s = torch.as_tensor(strength, dtype=photo.dtype, device=photo.device)
         s = s.view(-1, 1, 1, 1) if s.dim() < 4 else s  # (B or 1,1,H or 1,W or 1)
         told = s  # what the network is told the spatial mean of
@@ -291,7 +319,7 @@ class Generator(nn.Module):
             told = told.view(-1, 1, 1, 1)  # (B or 1,1,1,1)
         if self.modulates_strength:
             a = F.interpolate(attention.detach(), scale_factor=STRIDE, mode="bilinear")
-            a = a[..., :height, :width].clamp_min(1e-6)  # (B,1,H,W); 0^0 would be 1
+            a = fit_to_photo(a, photo, reduced).clamp_min(1e-6)  # (B,1,H,W); 0^0 would be 1
             s, told = s**a, told**a
         cond = told.mean(dim=(1, 2, 3)).expand(b)
         return s, self.style(torch.cat([self.standardize(code), cond[:, None]], dim=1))  # (B,3C)

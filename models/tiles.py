@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .color import color_statistics
-from .generator import Generator, Stylized, layout
+from .generator import Generator, Stylized, fit_to_photo, layout
 
 REACH = 1  # rows that a decoder kernel needs on each side, at the resolution of its input
 POSITIONS = 2**18  # of a tile, at the resolution of the layer's input; smaller tiles are slower
@@ -28,28 +28,30 @@ def stylize_in_tiles(
     strength: Tensor | float = 1.0,
     attend: bool = True,
     cond_strength: Tensor | float | None = None,
+    reduced: Tensor | None = None,
     positions: int = POSITIONS,
 ) -> Stylized:
-    """Return ``generator(photo, code, strength, attend, cond_strength)`` up to rounding.
+    """Return the generator's output up to rounding.
 
     ``positions`` is the size of a tile; the other arguments are those of ``Generator.forward``.
     """
-    x4, x8 = generator.encode_photo(photo)
-    attention, predicted = generator.predict_attention(photo, x4, x8, attend)
-    s, style = generator.condition(photo, code, strength, attention, cond_strength)
+    small = photo if reduced is None else reduced
+    x4, x8 = generator.encode_photo(small)
+    attention, predicted = generator.predict_attention(small, x4, x8, attend)
+    s, style = generator.condition(photo, code, strength, attention, cond_strength, reduced)
     noise = generator.make_noise(x8)
     x = generator.styled_blocks(x4, x8, style, attention, noise)
     del x4, x8  # 1.6 GB for 8192x8192 pixels
     for layer in (generator.up2, generator.up3):
         x = torch.relu_(layer.apply_style(convolve(layer.conv, x, positions), style, noise))
+    residual = fit_to_photo(convolve(generator.to_residual, x, positions), photo, reduced)
+    del x
     colors, image = color_statistics(photo), torch.empty_like(photo)
-    height, width = photo.shape[-2:]
-    for top, bottom in row_ranges(x[..., : (height + 1) // 2, :], positions):  # without the padding
-        rows = slice(2 * top, min(2 * bottom, height))
-        residual = conv_rows(generator.to_residual, x, top, bottom)
-        residual = residual[..., : rows.stop - rows.start, :width]
+    for rows in (slice(*tile) for tile in row_ranges(photo, 4 * positions)):
         s_rows = s[..., rows, :] if s.shape[-2] > 1 else s
-        image[..., rows, :] = generator.compose(residual, photo[..., rows, :], code, s_rows, colors)
+        image[..., rows, :] = generator.compose(
+            residual[..., rows, :], photo[..., rows, :], code, s_rows, colors
+        )
     return Stylized(image, attention, predicted)
 
 

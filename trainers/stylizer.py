@@ -22,12 +22,14 @@ from ..data.convert import ImageLike, as_given, to_batch, to_map
 from ..data.masks import region_weights
 from ..models.attention import attention_to_strength
 from ..models.color import keep_chroma, with_colors_of
+from ..models.generator import reduce_photo
 from ..models.tiles import stylize_in_tiles
 from .model_files import SHIPPED, Model, load_model, model_folder
 from .runtime import pick_device
 from .style_codes import StyleCodes
 
 MAX_UNTILED = 2**22  # pixels; larger images are processed one at a time, in tiles
+STROKE_SIDE = 768  # pixels of the shorter side, above which strokes grow with the photo by default
 
 #: An image, the name of a named style, a style code; or a mapping of several to their weights.
 Painting = ImageLike | Mapping[str, Any]
@@ -73,6 +75,7 @@ class Stylizer:
         protect: ImageLike | None = None,
         mask: ImageLike | None = None,
         keep_colors: bool = False,
+        stroke_size: float | None = None,
     ) -> Any:
         """Stylize photos; returns the type that was given, and a PIL image for a path.
 
@@ -92,19 +95,30 @@ class Stylizer:
             mask: an image whose colors assign paintings to regions; ``painting`` then maps colors
                 to paintings, ``{"black": "a.jpg", "#ff0000": "b.jpg"}``.
             keep_colors: stylize luma only; the chroma (YCbCr) stays the photo's.
+            stroke_size: 1 or more. Strokes are painted on a photo reduced by this factor, enlarged,
+                and added to the recolored photo, whose detail stays. By default strokes keep their
+                size up to a shorter side of 768 pixels, and grow with the photo from there on.
 
         Raises:
             ValueError: an argument has the wrong type, shape or range, or a file cannot be read.
         """
         if isinstance(photo, list):
-            stylize = partial(self.stylize, protect=protect, mask=mask, keep_colors=keep_colors)
+            stylize = partial(
+                self.stylize, protect=protect, mask=mask, keep_colors=keep_colors,
+                stroke_size=stroke_size,
+            )  # fmt: skip
             return [stylize(one, painting, strength) for one in photo]
         content = to_batch(photo).to(self.device)
         s = self._strength(content, strength, protect)
+        if stroke_size is None:
+            stroke_size = max(1, min(content.shape[-2:]) / STROKE_SIDE)
+        if not stroke_size >= 1:
+            raise ValueError(f"stroke size is {stroke_size}; it must be at least 1")
+        reduced = reduce_photo(content, stroke_size) if stroke_size > 1 else None
         if mask is None:
-            stylized = self._stylize(content, painting, s, keep_colors)
+            stylized = self._stylize(content, reduced, painting, s, keep_colors)
         else:
-            stylized = self._stylize_regions(content, painting, s, keep_colors, mask)
+            stylized = self._stylize_regions(content, reduced, painting, s, keep_colors, mask)
         return as_given(stylized, photo)
 
     @torch.no_grad()
@@ -156,7 +170,10 @@ class Stylizer:
             return s * attention_to_strength(self.attention(content), size)
         return s if protect is None else s * (1 - to_map(protect, size).to(self.device))
 
-    def _stylize(self, content: Tensor, painting: Painting, s: Tensor, keep_colors: bool) -> Tensor:
+    def _stylize(
+        self, content: Tensor, reduced: Tensor | None, painting: Painting, s: Tensor,
+        keep_colors: bool,
+    ) -> Tensor:  # fmt: skip
         code, b = self.code(painting), len(content)
         if len(code) not in (1, b):
             raise ValueError(f"{len(code)} paintings for {b} photos: give one, or one per photo")
@@ -165,16 +182,21 @@ class Stylizer:
             code = with_colors_of(code, content)
         maximum = s.amax(dim=(1, 2, 3))
         if content[0, 0].numel() <= MAX_UNTILED:
-            stylized = self.generator(content, code, s, False, maximum).image
+            stylized = self.generator(content, code, s, False, maximum, reduced=reduced).image
         else:
             each = zip(*(x.split(1) for x in (content, code, s, maximum)), strict=True)
-            tiled = [stylize_in_tiles(self.generator, x, c, s, False, m) for x, c, s, m in each]
+            small = [None] * b if reduced is None else reduced.split(1)
+            tiled = [
+                stylize_in_tiles(self.generator, x, c, s, False, m, r)
+                for (x, c, s, m), r in zip(each, small, strict=True)
+            ]
             stylized = torch.cat([one.image for one in tiled])
         return keep_chroma(stylized, content) if keep_colors else stylized
 
     def _stylize_regions(
-        self, content: Tensor, paintings: Painting, s: Tensor, keep_colors: bool, mask: ImageLike
-    ) -> Tensor:
+        self, content: Tensor, reduced: Tensor | None, paintings: Painting, s: Tensor,
+        keep_colors: bool, mask: ImageLike,
+    ) -> Tensor:  # fmt: skip
         """Stylize the whole photo once per painting; blend the results by the region weights."""
         if not isinstance(paintings, Mapping):
             raise ValueError("with a mask, painting must be a mapping of the mask's colors")
@@ -182,5 +204,5 @@ class Stylizer:
         weights = region_weights(mask, list(paintings), (height, width)).to(self.device)
         stylized = torch.zeros_like(content)
         for weight, painting in zip(weights, paintings.values(), strict=True):
-            stylized += weight * self._stylize(content, painting, s, keep_colors)
+            stylized += weight * self._stylize(content, reduced, painting, s, keep_colors)
         return stylized.clamp_(0, 1)
