@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from ..data.files import write_atomic
 from ..trainers.config import EncoderConfig, GeneratorConfig, TrainConfig
 from ..trainers.runtime import pick_device
+from .paths import check_output
 from .timing.timer import in_fresh_process, machine, peak_bandwidth, peak_flops
 from .timing.workloads import BASELINES, OURS, REFERENCE, Case, Measurement, measure
 
@@ -64,6 +65,8 @@ class BenchmarkConfig:
             raise ValueError("--parts and --images need at least one value")
         if min(*self.sizes, *self.images, 1 if self.batch is None else self.batch) < 1:
             raise ValueError("--sizes, --batch and --images must be at least 1")
+        if self.json:
+            check_output(self.json, [".json"])
 
 
 def cases(config: BenchmarkConfig) -> list[Case]:
