@@ -20,6 +20,7 @@ from ..data.files import write_atomic
 from ..trainers.config import EncoderConfig, GeneratorConfig, TrainConfig
 from ..trainers.runtime import pick_device
 from .analysis.tables import markdown
+from .paths import check_output
 from .timing.timer import in_fresh_process, machine, peak_flops
 from .timing.workloads import OURS, REFERENCE, Case, measure
 
@@ -58,6 +59,8 @@ class BenchmarkConfig:
             raise ValueError("--parts needs at least one of train, stylize, data")
         if min(*self.sizes, 1 if self.batch is None else self.batch, 1) < 1:
             raise ValueError("--sizes and --batch must be at least 1")
+        if self.json:
+            check_output(self.json, [".json"])
 
 
 def cases(config: BenchmarkConfig) -> list[Case]:

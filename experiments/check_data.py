@@ -16,6 +16,7 @@ from ..data.check import LEFT_OUT, USED, Report, check_folders
 from ..data.files import one_line, write_atomic
 from ..data.folders import is_small
 from .main import run_command
+from .paths import check_output
 
 NAMED = 3  # files named per kind
 #: Kind of file -> what training does with it, advice.
@@ -92,6 +93,8 @@ def command(arguments: list[str]) -> None:
     config = tyro.cli(CheckConfig, prog="underdrawing check-data", args=arguments)
     if not config.folders:
         raise ValueError("no folder given: underdrawing check-data PHOTOS PAINTINGS")
+    if config.json:
+        check_output(config.json, [".json"])
     reports = check_folders(config.folders)
     print("\n\n".join(map(to_text, reports)), flush=True)
     if config.json:

@@ -25,6 +25,8 @@ ADVICE = {
     errno.EROFS: "choose a writable folder",
     errno.EACCES: "change its permissions or choose another path",
     errno.EPERM: "change its permissions or choose another path",
+    errno.EEXIST: "it is a file, not a folder: choose another path",
+    errno.ENOTDIR: "a part of it is a file, not a folder: choose another path",
     errno.EMFILE: "raise the limit of open files (ulimit -n) or lower --workers",
 }
 WORKER_KILLED = re.compile(r"DataLoader worker|shared memory|</torch_")

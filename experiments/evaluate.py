@@ -33,6 +33,7 @@ from .analysis.results import (
 )
 from .analysis.tables import Column, Table, make_columns, make_table_row
 from .main import run_command
+from .paths import check_output
 from .presets import check_rising
 from .scoring.external import Outputs, read_methods, saved_outputs, write_manifest
 from .scoring.networks import make_networks
@@ -106,6 +107,10 @@ def evaluate(config: EvaluateConfig) -> StudyResult:
     if not (config.runs or config.outputs or config.manifest):
         raise ValueError("nothing to evaluate: give a run directory, or --outputs and --manifest")
     check_rising(config.strengths)
+    if config.json:
+        check_output(config.json, [".json"], [run / "config.json" for run in config.runs])
+    if config.manifest:
+        check_output(output_folder(config) / "table.csv", [".csv"], [config.manifest])
     processes, out = join_processes(config.device), output_folder(config)
     device = processes.device
     models = {str(run): load_model(run, device) for run in config.runs}
@@ -239,6 +244,7 @@ def command(arguments: list[str]) -> None:
     config = tyro.cli(EvaluateConfig, prog="underdrawing evaluate", args=arguments)
     main = join_processes(config.device).is_main_process
     if config.write_manifest:
+        check_output(config.write_manifest, [".csv"], filter(None, [config.manifest]))
         pairs = choose_pairs(config, [load_config(run) for run in config.runs]).pairs
         if main:
             write_manifest(config.write_manifest, pairs)

@@ -25,6 +25,7 @@ from ..data.files import write_atomic
 from ..models.generator import MIN_SIDE, Generator
 from ..trainers.model_files import load_model, model_folder
 from ..trainers.style_codes import StyleCodes
+from .paths import check_output
 
 INPUTS, OUTPUTS = ("photo", "code", "strength"), ("stylized", "attention")
 TOLERANCE = 1e-3
@@ -66,6 +67,7 @@ def export(config: ExportConfig) -> float:
     """
     if not all(find_spec(package) for package in ("onnxscript", "onnxruntime")):
         raise ValueError("export needs more packages: pip install 'underdrawing[export]'")
+    check_output(config.onnx, [".onnx"])
     run = model_folder(config.run)
     generator, train_config = load_model(run)
     codes = StyleCodes(run, train_config, torch.device("cpu"))

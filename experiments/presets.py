@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from ..trainers.config import GeneratorConfig
+from .paths import check_output
 
 CURVE = (0.25, 0.5, 0.75, 1.0)
 
@@ -59,6 +60,8 @@ class StudyConfig:
 
     def __post_init__(self) -> None:
         check_rising(self.strengths)
+        if self.json:
+            check_output(self.json, [".json"])
 
 
 def check_rising(strengths: Sequence[float]) -> None:

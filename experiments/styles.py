@@ -11,9 +11,10 @@ from typing import Literal
 import tyro
 from PIL import Image, ImageDraw, ImageFont
 
-from ..data.images import read_image, save_image
+from ..data.images import SUFFIXES, read_image, save_image
 from ..trainers.style_codes import write_styles
 from ..trainers.stylizer import Stylizer, load
+from .paths import check_output
 from .stylize import parse_pairs
 
 SIDE = 320  # pixels, the longer side of an image on the contact sheet
@@ -43,11 +44,13 @@ def list_styles(config: StylesConfig) -> tuple[str, ...]:
     Raises:
         ValueError: there is no such model, painting or photo, or no named style to preview.
     """
+    added = parse_pairs(config.add) if config.add else {}
+    if config.photo:
+        check_output(config.out, SUFFIXES, [config.photo, *map(Path, added.values())])
     stylizer = load(config.model, config.device)
-    if config.add:
+    if added:
         if config.model is None:
             raise ValueError("--add needs a model of your own: name it with --model")
-        added = parse_pairs(config.add)
         codes = {name: stylizer.code(Path(painting)) for name, painting in added.items()}
         write_styles(config.model, stylizer.codes.styles | codes)
         stylizer = load(config.model, config.device)

@@ -6,12 +6,16 @@ underdrawing stylize photo.jpg --mask regions.png --style black=a.jpg,white=b.jp
 cat photo.jpg | underdrawing stylize - --style painting.jpg > stylized.png
 """
 
+import errno
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Annotated, Any, Literal
 
 import torch
@@ -21,17 +25,34 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..data.convert import to_batch
-from ..data.images import MAX_BYTES, encode_image, read_image, save_image, to_image
+from ..data.files import name_file_in_errors
+from ..data.images import (
+    MAX_BYTES,
+    check_side,
+    encode_image,
+    read_image,
+    save_image,
+    to_image,
+)
 from ..data.masks import parse_colors
 from ..data.prefetch import prefetch_map
-from ..trainers.runtime import free_memory
+from ..trainers.runtime import free_memory, out_of_memory
 from ..trainers.stylizer import Stylizer, load
 from ..trainers.visualize import overlay
-from .paths import STREAM, output_paths
+from .errors import explain_error
+from .paths import STREAM, output_paths, overlay_path
 
 AHEAD = 2  # images read before, and written after, the one being stylized
 BYTES_PER_PIXEL = 160  # peak memory of stylizing, measured at 2048x2048 to 8192x8192
 FORMATS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
+#: Errors that concern the name of one file. Others, such as a full disk, will affect all files.
+NAME_ERRORS = {errno.ENAMETOOLONG, errno.EISDIR, errno.EINVAL, errno.EILSEQ}
+#: A comma separates regions only where COLOR= follows, as file names may contain commas, too.
+NEXT_PAIR = re.compile(r",(?=[^,=()]+(?:\([^()]*\))?=|$)")
+WEIGHT = re.compile(r":([-+.\de]+)(?:,(?!$)|$)")
+
+
+Result = dict[Path, Image.Image] | Exception  # file -> image to write, or why there is none
 
 
 @dataclass(frozen=True)
@@ -65,17 +86,19 @@ class StylizeConfig:
 
 
 def stylize(config: StylizeConfig) -> list[Path]:
-    """Write one stylized image per photo; return their paths. Bad photos are reported and skipped.
+    """Write one stylized image per photo, print and return their paths.
+
+    Several photos: one that cannot be read, stylized or written is reported and skipped.
 
     Raises:
         ValueError: there are no photos, no such model or style, options contradict each other or
-            are out of range, or photos were skipped.
-        OSError: a result cannot be written.
+            are out of range, an output is an input, or photos were skipped.
+        OSError: no result can be written, for instance as the disk is full.
     """
     if not 0 <= config.strength <= 1:
         raise ValueError(f"--strength is {config.strength}; it must be in [0, 1]")
     stylizer = load(config.model, config.device)
-    painting, title = codes_and_title(stylizer, config.style, config.mix, config.mask is not None)
+    painting, styles = codes_and_styles(stylizer, config.style, config.mix, config.mask is not None)
     mask = read_image(config.mask) if config.mask else None
     if mask and isinstance(painting, dict):
         parse_colors(list(painting))  # raises for unknown colors
@@ -85,34 +108,65 @@ def stylize(config: StylizeConfig) -> list[Path]:
     if config.protect not in (None, "attention"):
         options["protect"] = read_image(Path(config.protect))
     suffix = FORMATS[config.format]
-    paths = output_paths(config.photos, config.out, title, suffix)
+    inputs = [Path(file) for file in (*styles, config.mask, config.protect) if file]
+    paths = output_paths(
+        config.photos, config.out, title(styles), suffix, inputs, config.attention
+    )  # fmt: skip
     if config.attention and STREAM in paths.values():
         raise ValueError("--attention writes a second image: name a folder or file with --out")
 
-    def results(photos: Iterable[Image.Image | ValueError]) -> Iterator[dict[Path, Image.Image]]:
+    if STREAM not in paths.values():  # an unwritable folder is reported before any work
+        folder = next(iter(paths.values())).parent
+        with name_file_in_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            TemporaryFile(dir=folder).close()
+
+    def results(photos: Iterable[Image.Image | Exception]) -> Iterator[Result]:
         for (photo, path), image in zip(paths.items(), photos, strict=True):
             try:
-                if isinstance(image, ValueError):
+                if isinstance(image, Exception):
                     raise image
                 check_memory(photo, image.size, stylizer.device)
-                files = {path: stylizer.stylize(image, painting, config.strength, **options)}
-                if config.attention:
-                    heat = overlay(to_batch(image), stylizer.attention(image).cpu())[0]
-                    files[path.with_stem(f"{path.stem}-attention")] = to_image(heat)
+                with name_photo(photo):
+                    check_side(image.size, suffix if path == STREAM else path.suffix)
+                    files = {path: stylizer.stylize(image, painting, config.strength, **options)}
+                    if config.attention:
+                        heat = overlay(to_batch(image), stylizer.attention(image).cpu())[0]
+                        files[overlay_path(path)] = to_image(heat)
                 yield files
             except ValueError as error:
-                print(f"underdrawing: skipped: {error}", file=sys.stderr)
+                yield error
 
     with ThreadPoolExecutor(2) as pool:  # files are read and written during inference
         photos = tqdm(
             prefetch_map(pool, _read, paths, AHEAD),
             "stylizing", len(paths), unit="photo", disable=len(paths) == 1,
         )  # fmt: skip
-        write = partial(_write, suffix=suffix)
-        written = list(prefetch_map(pool, write, results(photos), AHEAD))
+        written = []
+        for result in prefetch_map(pool, partial(_write, suffix=suffix), results(photos), AHEAD):
+            if isinstance(result, Path):
+                written.append(result)
+                if result != STREAM:
+                    tqdm.write(str(result))
+            elif len(paths) == 1:
+                raise result
+            else:
+                message = f"underdrawing: skipped: {explain_error(result, 'stylize')}"
+                tqdm.write(message, file=sys.stderr)
     if skipped := len(paths) - len(written):
         raise ValueError(f"{skipped} of {len(paths)} photos could not be stylized")
     return written
+
+
+@contextmanager
+def name_photo(photo: Path) -> Iterator[None]:
+    """Turn errors of stylizing a photo into ValueErrors that name it."""
+    try:
+        yield
+    except (ValueError, MemoryError, RuntimeError) as error:
+        if not isinstance(error, ValueError) and not out_of_memory(error):
+            raise
+        raise ValueError(f"{photo}: {explain_error(error, 'stylize')}") from None
 
 
 def check_memory(path: Path, size: tuple[int, int], device: torch.device) -> None:
@@ -125,7 +179,7 @@ def check_memory(path: Path, size: tuple[int, int], device: torch.device) -> Non
         )
 
 
-def _read(photo: Path) -> Image.Image | ValueError:
+def _read(photo: Path) -> Image.Image | Exception:
     """Read a photo; return the error if it cannot be read."""
     try:
         if photo == STREAM:
@@ -135,19 +189,32 @@ def _read(photo: Path) -> Image.Image | ValueError:
         return error
 
 
-def _write(images: dict[Path, Image.Image], suffix: str) -> Path:
-    for path, image in images.items():
-        if path == STREAM:
-            sys.stdout.buffer.write(encode_image(image, suffix))
-        else:
-            save_image(image, path)
+def _write(images: Result, suffix: str) -> Path | Exception:
+    """Write a result and return its path; return the error if it concerns this file alone."""
+    if isinstance(images, Exception):
+        return images
+    try:
+        for path, image in images.items():
+            if path == STREAM:
+                sys.stdout.buffer.write(encode_image(image, suffix))
+            else:
+                save_image(image, path)
+    except OSError as error:
+        if error.errno not in NAME_ERRORS:
+            raise
+        return error
     return next(iter(images))
 
 
-def codes_and_title(
+def title(styles: Iterable[str]) -> str:
+    """Return the part of a result's file name that stands for its styles."""
+    return "+".join(Path(style).stem for style in styles)
+
+
+def codes_and_styles(
     stylizer: Stylizer, style: str | None, mix: str | None, masked: bool
-) -> tuple[Tensor | dict[str, Tensor], str]:
-    """Return the style code, or with a mask color -> code; and a title for file names.
+) -> tuple[Tensor | dict[str, Tensor], list[str]]:
+    """Return the style code, or with a mask color -> code; and the names of the styles.
 
     Raises:
         ValueError: the options contradict each other, or there is no such style.
@@ -167,24 +234,27 @@ def codes_and_title(
     else:
         assert style is not None
         code, styles = stylizer.code(style), [style]
-    return code, "+".join(Path(one).stem for one in styles)
+    return code, styles
 
 
 def parse_mix(text: str) -> dict[str, float]:
-    """Parse ``a.jpg:0.7,b.jpg:0.3`` to style -> weight, or raise a ValueError."""
-    parts = [part.rpartition(":") for part in text.split(",")]
+    """Parse ``a.jpg:0.7,b.jpg:0.3`` to style -> weight, or raise a ValueError.
+
+    Only a comma after ``:WEIGHT`` separates styles, as file names may contain commas, too.
+    """
+    *parts, rest = WEIGHT.split(text)
     try:
-        mix = {style: float(weight) for style, _, weight in parts}
+        mix = dict(zip(parts[::2], map(float, parts[1::2]), strict=True))
     except ValueError:
         mix = {}
-    if len(mix) < len(parts) or "" in mix:
+    if rest or not mix or 2 * len(mix) < len(parts) or "" in mix:
         raise ValueError(f"--mix {text}: write STYLE:WEIGHT,STYLE:WEIGHT, each style once")
     return mix
 
 
 def parse_pairs(text: str) -> dict[str, str]:
     """Parse ``black=a.jpg,white=b.jpg`` to color (or name) -> style, or raise a ValueError."""
-    parts = [part.partition("=") for part in text.split(",")]
+    parts = [part.partition("=") for part in NEXT_PAIR.split(text)]
     pairs = {key: style for key, _, style in parts}
     if len(pairs) < len(parts) or not all(pairs) or not all(pairs.values()):
         raise ValueError(f"{text}: write KEY=STYLE,KEY=STYLE, each key (color or name) once")
@@ -194,6 +264,4 @@ def parse_pairs(text: str) -> dict[str, str]:
 def command(arguments: list[str]) -> None:
     """Run the command."""
     config = tyro.cli(StylizeConfig, prog="underdrawing stylize", args=arguments)
-    for path in stylize(config):
-        if path != STREAM:
-            print(path)
+    stylize(config)

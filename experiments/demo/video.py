@@ -29,7 +29,8 @@ from ...models.color import keep_chroma
 from ...models.generator import MIN_SIDE
 from ...trainers.stylizer import Stylizer, load
 from ...trainers.tensor_files import read_tensors, write_tensors
-from ..stylize import check_memory, codes_and_title
+from ..paths import check_output
+from ..stylize import check_memory, codes_and_styles, title
 
 try:
     import cv2
@@ -77,10 +78,8 @@ def video(config: VideoConfig) -> Path:
     """
     if not 0 <= config.strength <= 1:
         raise ValueError(f"--strength is {config.strength}; it must be in [0, 1]")
-    if config.out and config.out.suffix.lower() not in CONTAINERS:
-        raise ValueError(f"--out {config.out}: the name must end in {', '.join(CONTAINERS)}")
-    if config.out and config.out.exists() and config.out.samefile(config.clip):
-        raise ValueError(f"--out {config.out} is the clip itself: choose another file")
+    if config.out:
+        check_output(config.out, CONTAINERS, [config.clip])
     clip, stylizer = probe(config.clip), load(config.model, config.device)
     size = clip.width, clip.height
     if not MIN_SIDE <= min(size) <= max(size) <= MAX_SIDE:
@@ -89,11 +88,11 @@ def video(config: VideoConfig) -> Path:
             f"{MIN_SIDE} to {MAX_SIDE}"
         )
     check_memory(clip.path, size, stylizer.device)
-    code, title = codes_and_title(stylizer, config.style, config.mix, masked=False)
+    code, styles = codes_and_styles(stylizer, config.style, config.mix, masked=False)
     assert isinstance(code, Tensor)
     suffix = clip.path.suffix.lower()
     suffix = suffix if suffix in CONTAINERS else ".mp4"
-    out = config.out or Path("stylized") / f"{clip.path.stem}-{title}{suffix}"
+    out = config.out or Path("stylized") / f"{clip.path.stem}-{title(styles)}{suffix}"
 
     settings = clip.path.absolute(), file_stamp(clip.path), config.strength, config.keep_colors
     digest = hashlib.sha256(repr((__version__, settings)).encode())

@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from underdrawing.experiments.paths import STREAM, output_paths
+from underdrawing.data.images import save_image
+from underdrawing.experiments.paths import STREAM, check_output, output_paths, overlay_path
 
 
 @pytest.fixture
@@ -63,3 +64,59 @@ def test_standard_streams(folder: Path) -> None:
 def test_no_photos_are_an_error() -> None:
     with pytest.raises(ValueError, match="at least one photo"):
         output_paths([], None, "s", ".png")
+
+
+def test_a_result_never_replaces_a_photo_or_another_input(folder: Path) -> None:
+    Image.new("RGB", (4, 4)).save(folder / "a-s.png")
+    paths = output_paths([folder], folder, "s", ".png", [folder / "b-s.png"])
+    assert not {*paths.values()} & {*paths, folder / "b-s.png"}
+    assert len({*paths.values()}) == len(paths)
+    (folder / "link.png").symlink_to(folder / "a.png")
+    (folder / "hard.png").hardlink_to(folder / "a.png")
+    for name in ("a.png", "inner/../a.png", "A.png", "link.png", "hard.png"):
+        with pytest.raises(ValueError, match=r"would overwrite the input .*a\.png"):
+            output_paths([folder / "a.png"], folder / name, "s", ".png")
+        with pytest.raises(ValueError, match=r"would overwrite the input .*a\.png"):
+            output_paths([folder / "a.jpg"], folder / name, "s", ".png", [folder / "a.png"])
+
+
+def test_names_that_differ_in_case_only_get_different_outputs(tmp_path: Path) -> None:
+    paths = output_paths([tmp_path / "A.jpg", tmp_path / "b" / "a.jpg"], None, "s", ".png")
+    assert len({str(path).lower() for path in paths.values()}) == 2
+
+
+def test_overlays_get_names_of_their_own(folder: Path) -> None:
+    photos = [folder / "x.png", folder / "x-attention.png"]
+    paths = output_paths(photos, None, "attention", ".png", overlays=True).values()
+    assert len({*paths, *map(overlay_path, paths)}) == 4
+    with pytest.raises(ValueError, match=r"would overwrite the input .*x-attention\.png"):
+        output_paths([photos[1]], folder / "x.png", "s", ".png", overlays=True)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+def test_earlier_results_in_a_folder_are_left_out(folder: Path, suffix: str) -> None:
+    result = folder / "elsewhere" / f"result{suffix}"
+    save_image(Image.new("RGB", (4, 4)), result)
+    assert result not in output_paths([folder], None, "s", ".png")
+    assert result in output_paths([result], None, "s", ".png")
+    with pytest.raises(ValueError, match="only results of stylize"):
+        output_paths([result.parent], None, "s", ".png")
+
+
+@pytest.mark.parametrize("name", ["x.heic", "x.txt", "x.svg"])
+def test_an_output_that_cannot_be_written_is_refused(folder: Path, name: str) -> None:
+    for photos in ([folder / "a.jpg"], [folder]):
+        with pytest.raises(ValueError, match=rf"cannot write {name}: .* end in \.jpg, .*\.webp"):
+            output_paths(photos, Path(name), "s", ".png")
+
+
+def test_an_existing_folder_may_have_any_suffix(folder: Path) -> None:
+    out = folder / "v1.5"
+    out.mkdir()
+    assert output_paths([folder / "a.jpg"], out, "s", ".png") == {folder / "a.jpg": out / "a-s.png"}
+
+
+def test_check_output_compares_suffixes_without_case(tmp_path: Path) -> None:
+    check_output(tmp_path / "x.JSON", [".json"])
+    with pytest.raises(ValueError, match=r"must end in \.json"):
+        check_output(tmp_path / "x.png", [".json"])

@@ -1,3 +1,4 @@
+import errno
 import io
 import sys
 from dataclasses import replace
@@ -6,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from underdrawing.data.images import read_image, to_tensor
+from underdrawing.data.images import MAX_SIDES, read_image, to_tensor
 from underdrawing.experiments import stylize as module
 from underdrawing.experiments.stylize import StylizeConfig, parse_mix, parse_pairs, stylize
 from underdrawing.trainers.model_files import load_model
@@ -60,9 +61,92 @@ def test_photo_larger_than_memory_is_skipped(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.setattr(module, "free_memory", lambda device: 1000)
-    with pytest.raises(ValueError, match="1 of 1 photos"):
-        stylize(replace(job, photos=(photo,)))
+    with pytest.raises(ValueError, match="2 of 2 photos"):
+        stylize(replace(job, photos=(photo, photo.with_name("01.png"))))
     assert "00.png is 72x56 pixels: stylizing it needs" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"00\.png is 72x56 pixels: stylizing it needs"):
+        stylize(replace(job, photos=(photo,)))
+
+
+def test_results_that_cannot_be_written_do_not_stop_the_others(
+    job: StylizeConfig, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    wide, long = tmp_path / "wide.png", tmp_path / f"{'n' * 245}.png"
+    Image.new("RGB", (100, 40)).save(wide)
+    long.write_bytes(photo.read_bytes())
+    (tmp_path / "out" / "blocked-00.webp").mkdir(parents=True)
+    blocked = tmp_path / "blocked.png"
+    blocked.write_bytes(photo.read_bytes())
+    monkeypatch.setitem(MAX_SIDES, "WEBP", 90)
+    with pytest.raises(ValueError, match="3 of 4 photos could not be stylized"):
+        stylize(replace(job, photos=(wide, long, blocked, photo), format="webp"))
+    output, error = capsys.readouterr()
+    assert output == f"{tmp_path / 'out' / '00-00.webp'}\n"
+    assert (tmp_path / "out" / "00-00.webp").is_file()
+    messages = [line for line in error.splitlines() if "skipped" in line]
+    assert "wide.png: WEBP images have at most 90 pixels per side, not 100" in messages[0]
+    assert f"{long.stem}-00.webp: File name too long" in messages[1]
+    assert "blocked-00.webp: Is a directory" in messages[2]
+
+
+def test_impossible_formats_are_found_before_stylizing(
+    job: StylizeConfig, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(MAX_SIDES, "JPEG", 60)
+    monkeypatch.setattr(module.Stylizer, "stylize", None)
+    with pytest.raises(ValueError, match=r"00\.png: JPEG images have at most 60 pixels"):
+        stylize(replace(job, photos=(photo,), format="jpeg"))
+
+
+def test_a_full_disk_ends_the_batch(job: StylizeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+
+    def save(image: Image.Image, path: Path) -> None:
+        tried.append(path)
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(module, "save_image", save)
+    with pytest.raises(OSError, match="No space left"):
+        stylize(job)
+    assert len(tried) <= 1 + module.AHEAD
+
+
+def test_one_photo_without_memory_is_skipped(
+    job: StylizeConfig, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(module.Stylizer, "stylize", fail)
+    with pytest.raises(ValueError, match=r"00\.png: out of memory: use a smaller photo"):
+        stylize(replace(job, photos=(photo,)))
+
+
+@pytest.mark.parametrize("role", ["photo", "style", "mask", "protect"])
+def test_no_input_is_overwritten(
+    job: StylizeConfig, photo: Path, folders: tuple[Path, Path], role: str
+) -> None:
+    other, style = photo.with_name("01.png"), folders[1] / "01.png"
+    regions = f"black={style},white={folders[1] / '00.png'}"
+    out, options = {
+        "photo": (photo, {}), "style": (Path(str(job.style)), {}),
+        "mask": (other, {"mask": other, "style": regions}),
+        "protect": (other, {"protect": str(other)}),
+    }[role]  # fmt: skip
+    content = out.read_bytes()
+    with pytest.raises(ValueError, match="would overwrite the input"):
+        stylize(replace(job, photos=(photo,), out=out, **options))  # type: ignore[arg-type]
+    assert out.read_bytes() == content
+
+
+def test_stylizing_a_folder_twice_gives_the_same_files(
+    job: StylizeConfig, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(photo.parent)
+    for out in (None, Path("sub/results"), Path()):
+        again = replace(job, photos=(Path(),), out=out)
+        assert stylize(again) == stylize(again)
 
 
 def test_unwritable_output_is_an_os_error(job: StylizeConfig, tmp_path: Path) -> None:
@@ -161,13 +245,16 @@ def test_standard_input_to_standard_output(
 def test_parse_mix() -> None:
     assert parse_mix("a.jpg:0.7,night:3") == {"a.jpg": 0.7, "night": 3.0}
     assert parse_mix("C:\\a.jpg:1") == {"C:\\a.jpg": 1.0}
-    for text in ("", "a.jpg", "a:", "a:x", ":1", "a:1,", "a:1,a:2"):
+    assert parse_mix("a,b:c.jpg:1,d=e,f.jpg:.5") == {"a,b:c.jpg": 1.0, "d=e,f.jpg": 0.5}
+    for text in ("", "a.jpg", "a:", "a:x", ":1", "a:1,", "a:1,a:2", "a:1,b", "a:1-2"):
         with pytest.raises(ValueError, match="STYLE:WEIGHT"):
             parse_mix(text)
 
 
 def test_parse_pairs() -> None:
     assert parse_pairs("black=a.jpg,#fff=b=c.jpg") == {"black": "a.jpg", "#fff": "b=c.jpg"}
+    assert parse_pairs("red=a, b.jpg,x=c,d.jpg") == {"red": "a, b.jpg", "x": "c,d.jpg"}
+    assert parse_pairs("rgb(1,2,3)=a,#fff=b") == {"rgb(1,2,3)": "a", "#fff": "b"}
     for text in ("", "a", "a=", "=a", "a=b,", "a=b,a=c"):
         with pytest.raises(ValueError, match="KEY=STYLE"):
             parse_pairs(text)

@@ -260,7 +260,7 @@ def test_options_and_files_are_checked_first(job: VideoConfig, clip: Clip) -> No
     assert "is an image" in refused(job, clip=Path("image.jpg"))
     assert "from 32 to" in refused(job, clip=clip("small.mp4", height=24))
     assert "must end in .mp4, .mov, .mkv" in refused(job, out=Path("a.gif"))
-    assert "is the clip itself" in refused(job, out=job.clip)
+    assert "would overwrite the input" in refused(job, out=job.clip)
 
 
 def test_sound_without_video_is_refused(job: VideoConfig) -> None:
