@@ -136,6 +136,7 @@ class PairDataset(Dataset[RawBatch]):
         seed: seed of the run.
         full_strength_prob: probability that an example has strength 1 everywhere.
         crop_scale: smallest crop area, as a share of the largest square.
+        paintings_as_photos: probability that another painting takes the place of the photo.
     """
 
     def __init__(
@@ -146,16 +147,18 @@ class PairDataset(Dataset[RawBatch]):
         seed: int,
         full_strength_prob: float = 1.0,
         crop_scale: float = 0.5,
+        paintings_as_photos: float = 0.0,
     ) -> None:
         self.photos, self.paintings = photos, paintings
         self.size, self.seed = size, seed
         self.full_strength_prob, self.crop_scale = full_strength_prob, crop_scale
+        self.paintings_as_photos = paintings_as_photos
         self._warned: set[str] = set()
 
     def __getitem__(self, position: int) -> RawBatch:
         rng = np.random.default_rng([self.seed, position])
-        photo, painting = self.indices(position)
-        content = self._crop(self.photos, photo, rng)
+        is_painting, photo, painting = self.indices(position)
+        content = self._crop(self.paintings if is_painting else self.photos, photo, rng)
         style = self._crop(self.paintings, painting, rng)
         strength = draw_strength(self.full_strength_prob, rng)
         return {
@@ -167,12 +170,14 @@ class PairDataset(Dataset[RawBatch]):
             "position": torch.tensor(position),
         }
 
-    def indices(self, position: int) -> tuple[int, int]:
-        """Return the indices of the photo and the painting at a position."""
-        return (
-            shuffled_index(self.seed, 1, position, len(self.photos)),
-            shuffled_index(self.seed, 2, position, len(self.paintings)),
-        )
+    def indices(self, position: int) -> tuple[bool, int, int]:
+        """Return whether the photo is a painting, its index, and that of the (other) painting."""
+        count = len(self.paintings)
+        painting = shuffled_index(self.seed, 2, position, count)
+        rng = np.random.default_rng([self.seed, 3, position])
+        if rng.random() < self.paintings_as_photos and count > 1:
+            return True, (painting + int(rng.integers(1, count))) % count, painting
+        return False, shuffled_index(self.seed, 1, position, len(self.photos)), painting
 
     def _crop(self, images: Images, index: int, rng: np.random.Generator) -> Tensor:
         """Crop an image; one that became unreadable is replaced by the next, with one warning."""

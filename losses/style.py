@@ -1,12 +1,15 @@
-"""Style losses: Gram matrices (Gatys et al. 2016), channel statistics (Huang & Belongie 2017).
+"""Style losses: Gram matrices (Gatys et al. 2016), channel statistics (Huang & Belongie 2017) and
+sliced Wasserstein distance (Rabin et al. 2011, Heitz et al. 2021).
 
 One value per image, (B,). Computed in at least float32 even under autocast, since a Gram matrix
 overflows half precision.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -31,7 +34,7 @@ class _Gram(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
-        f = x if x.dtype == torch.float64 else x.float()
+        f = _at_least_float32(x)
         # Numbers that were bfloat16 multiply exactly on bfloat16 units and are summed in float32:
         # the same result, three to four times faster.
         before = torch.get_float32_matmul_precision()
@@ -72,32 +75,98 @@ def statistics_loss(stylized: Tensor, style: Tensor, relative: bool = True) -> T
 
 
 def _mean_std(features: Tensor) -> tuple[Tensor, Tensor]:
-    f = features.float()
+    f = _at_least_float32(features)
     mean = f.mean(dim=(2, 3), keepdim=True)
     variance = (f - mean).square().mean(dim=(2, 3))  # several times faster than var on a CPU
     return mean[..., 0, 0], (variance + 1e-5).sqrt()
 
 
-KINDS = {"gram": gram_loss, "statistics": statistics_loss}
+def sliced_wasserstein(
+    stylized: Tensor, style: Tensor, relative: bool = True, seed: int = 0
+) -> Tensor:
+    """Return the mean squared distance of sorted projections of two feature maps (B,C,h,w).
+
+    The projections are those of all positions onto 64 unit directions, drawn from ``seed`` alone.
+    """
+    generator = torch.Generator(stylized.device).manual_seed(seed)
+    shape = stylized.shape[1], DIRECTIONS
+    directions = F.normalize(torch.randn(shape, generator=generator, device=stylized.device), dim=0)
+    sorted_stylized, sorted_style = _project(stylized, directions), _project(style, directions)
+    # The quantiles of a painting of another size.
+    target = F.interpolate(sorted_style, sorted_stylized.shape[2], mode="linear")  # (B,64,n)
+    distance = (sorted_stylized - target).square().mean(dim=(1, 2))
+    if not relative:
+        return distance
+    # The variance of a flat painting is nearly 0, its power is not.
+    variance, power = target.var(dim=2, correction=0).mean(1), target.square().mean(dim=(1, 2))
+    return distance / torch.maximum(variance, 0.01 * power).clamp_min(1e-12)
+
+
+def _project(features: Tensor, directions: Tensor) -> Tensor:
+    """Return the sorted projections (B,K,h·w) of features (B,C,h,w) onto directions (C,K)."""
+    f = rearrange(_at_least_float32(features), "b c h w -> b (h w) c")
+    with torch.autocast(features.device.type, enabled=False):
+        return (f @ directions.to(f.dtype)).mT.sort(dim=2).values
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+#: Levels of the style loss; each adds to those before it.
+KINDS = ("gram", "statistics", "half_size", "sliced_wasserstein")
+DIRECTIONS = 64
+WASSERSTEIN_WEIGHT = 0.2  # relative to Gram and statistics
+WASSERSTEIN_SIDE = 64  # larger maps are left out, which saves most of the time
+HALF_SIZE_WEIGHT = 0.5
+
+
+def half_size(images: Tensor, kind: str) -> list[Tensor]:
+    """Return the half-size copies of images (B,3,H,W) that this kind also compares: one or none."""
+    return [F.avg_pool2d(images, 2)] if KINDS.index(kind) >= KINDS.index("half_size") else []
 
 
 class StyleLoss(nn.Module):
     """Style distance of outputs to paintings, averaged over layers.
 
+    gram + statistics + 0.2 sliced Wasserstein, plus half of the same at half size.
+
     Args:
         layers: names of the style layers.
-        kind: one of ``KINDS``.
+        kind: the last of ``KINDS`` to include.
         relative: divide each layer's distance by the squared norm of the painting's own
-            statistics, so that all layers and encoders count alike. This differs from Gatys et
-            al.; False is the published form.
+            statistics (Wasserstein: its variance), so that all layers and encoders count alike.
+            This differs from Gatys et al.; False is the published form.
     """
 
-    def __init__(self, layers: tuple[str, ...], kind: str = "gram", relative: bool = True) -> None:
+    def __init__(
+        self, layers: tuple[str, ...], kind: str = KINDS[-1], relative: bool = True
+    ) -> None:
         super().__init__()
-        self.layers, self.distance, self.relative = layers, KINDS[kind], relative
+        self.layers, self.relative, self.level = layers, relative, KINDS.index(kind)
 
-    def forward(self, stylized: Features, style: Features) -> Tensor:
-        per_layer = [
-            self.distance(stylized[layer], style[layer], self.relative) for layer in self.layers
-        ]
-        return torch.stack(per_layer).mean(0)
+    def forward(
+        self, stylized: Sequence[Features], style: Sequence[Features], seed: int = 0
+    ) -> Tensor:
+        """Compare features at full size and, if ``half_size`` returns a copy, at half size.
+
+        ``seed`` draws the directions of the sliced Wasserstein distance.
+        """
+        pairs = zip(stylized, style, strict=True)
+        values = [HALF_SIZE_WEIGHT**i * self._distance(*pair, seed) for i, pair in enumerate(pairs)]
+        return torch.stack(values).sum(0)
+
+    def _distance(self, stylized: Features, style: Features, seed: int) -> Tensor:
+        def mean(distance: Any, layers: Sequence[str], *args: int) -> Tensor:
+            pairs = [(stylized[layer], style[layer]) for layer in layers]
+            return torch.stack([distance(*pair, self.relative, *args) for pair in pairs]).mean(0)
+
+        total = mean(gram_loss, self.layers)
+        if self.level >= KINDS.index("statistics"):
+            total = total + mean(statistics_loss, self.layers)
+        if self.level >= KINDS.index("sliced_wasserstein"):
+            sides = {layer: max(stylized[layer].shape[2:]) for layer in self.layers}
+            small = [layer for layer in self.layers if sides[layer] <= WASSERSTEIN_SIDE]
+            distance = mean(sliced_wasserstein, small or self.layers[-1:], seed)
+            total = total + WASSERSTEIN_WEIGHT * distance
+        return total

@@ -33,7 +33,7 @@ class PatchGAN(nn.Module):
         self,
         width: int = 64,
         layers: int = 3,
-        spectral_norm: bool = True,
+        spectral_norm: bool = False,
         style_size: int | None = None,
     ) -> None:
         super().__init__()

@@ -95,8 +95,8 @@ class AttentionConfig:
 class StyleConfig:
     """The style loss."""
 
-    kind: Literal["gram", "statistics"] = "gram"
-    """Gram matrices (问答酱, 2025), or channel means and standard deviations."""
+    kind: Literal["gram", "statistics", "half_size", "sliced_wasserstein"] = "sliced_wasserstein"
+    """Terms, each with those before it; half_size: also at half the size, for larger strokes."""
     layers: Annotated[tuple[Name, ...], Field(min_length=1, max_length=MAX_LAYERS)] = (
         "relu1_1", "relu2_1", "relu3_1", "relu4_1",
     )  # fmt: skip
@@ -115,8 +115,8 @@ class AdversarialConfig:
     """Channels of the first layer."""
     layers: Annotated[int, Field(ge=1, le=8)] = 3
     """Number of strided convolutions; 3 gives a receptive field of 70x70 pixels."""
-    spectral_norm: bool = True
-    """Spectral normalization; False: instance norm."""
+    spectral_norm: bool = False
+    """Spectral norm instead of instance norm; in our runs it hardly told outputs from paintings."""
     projection: bool = True
     """Condition on the style code by projection."""
     r1: Weight = 0.0
@@ -133,11 +133,11 @@ class BalanceConfig:
 
     kind: Literal["fixed", "schedule", "gradient"] = "fixed"
     """Constant weights, content weight lowered over the run, or weights as gradient shares."""
-    content: Weight = 1.0
+    content: Weight = 3.0
     """Weight λ of the content term (kind gradient: its gradient share, also below)."""
-    style: Weight = 10.0
+    style: Weight = 5.0
     """Weight λ of the style term."""
-    adversarial: Weight = 1.0
+    adversarial: Weight = 0.3
     """Weight λ of the adversarial term; 0 trains without a discriminator."""
     tv: Weight = 0.0
     """Weight of total variation; never balanced."""
@@ -193,6 +193,8 @@ class TrainConfig:
     """Minimum crop area, as a fraction of the image's largest square."""
     full_strength_prob: Fraction = 0.5
     """Fraction of examples trained at strength 1; the others draw theirs from [0, 1]."""
+    paintings_as_photos: Annotated[float, Field(ge=0, le=1)] = 0.2
+    """Fraction of examples whose photo is replaced by another painting."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of all random numbers."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

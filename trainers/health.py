@@ -14,6 +14,7 @@ from .train_step import StepCheck
 WINDOW = 100  # steps per window in which skipped steps are counted
 MAX_NAMED = 20  # skipped steps whose images are named
 OVERPOWERING = 0.98  # accuracy of D
+BLIND = 0.55  # accuracy of D on held-out images
 MEMORIZED = 0.6  # target r_v of Karras et al. 2020
 UNCHANGED = 0.01  # mean absolute difference of photo and output, in [0,1]
 
@@ -30,6 +31,13 @@ def health_warnings(metrics: Mapping[str, float], config: TrainConfig) -> Iterat
             "overpowering",
             f"discriminator accuracy is {accuracy:.0%}: its gradient carries little signal; lower "
             "--optimizer.lr-discriminator or set --adversarial.r1 1",
+        )
+    if (accuracy := metrics.get("validation/accuracy", 1)) < BLIND:
+        yield (
+            "blind",
+            f"discriminator accuracy on held-out images is {accuracy:.0%}, like guessing: its "
+            "gradient carries no signal; keep --adversarial.spectral-norm False or raise "
+            "--optimizer.lr-discriminator",
         )
     if (memorized := metrics.get("validation/memorized", 0)) > MEMORIZED:
         yield (

@@ -30,9 +30,10 @@ from ..losses.attention import (
 )
 from ..losses.content import ContentLoss, content_error, dynamic_layers, pixel_loss
 from ..losses.diffaugment import NUMBERS, diff_augment
-from ..losses.style import StyleLoss
+from ..losses.style import StyleLoss, half_size
 from ..losses.total_variation import tv_loss
 from ..models.attention import attention_map
+from ..models.encoder import Encoder
 from ..models.generator import STRIDE, Generator, Stylized
 from ..models.style_code import style_code
 from .balance import Balance
@@ -57,7 +58,7 @@ class ForwardResult(NamedTuple):
 
     batch: Batch
     content: Features  # of the photo, at the content layers
-    style: Features  # of the painting, at the style layers
+    style: list[Features]  # of the painting, at the style layers; see ``style_features``
     code: Tensor  # (B,D) standardized style code
     output: Stylized
 
@@ -91,12 +92,21 @@ def forward(networks: Networks, batch: Batch, config: TrainConfig) -> ForwardRes
     encoder, layers = networks.encoder, content_layers(config)
     with torch.no_grad():
         content = encoder(batch["content"], layers) if layers else {}
-        style = encoder(batch["style"], config.style.layers)
-        code = style_code(batch["style"], style)  # (B,D)
+        style = style_features(encoder, batch["style"], config)
+        code = style_code(batch["style"], style[0])  # (B,D)
     output = networks.generator(
         batch["content"], code, batch["strength"], noise_offset=batch["uniform"][:, -2:]
     )
     return ForwardResult(batch, content, style, networks.plain_generator.standardize(code), output)
+
+
+def style_features(
+    encoder: Encoder, image: Tensor, config: TrainConfig, features: Features | None = None
+) -> list[Features]:
+    """Return features at the style layers at full size (if not given) and, if used, half size."""
+    style = config.style
+    copies = half_size(image, style.kind)
+    return [features or encoder(image, style.layers), *(encoder(x, style.layers) for x in copies)]
 
 
 def generator_terms(
@@ -105,12 +115,17 @@ def generator_terms(
     result: ForwardResult,
     config: TrainConfig,
     with_metrics: bool = False,
+    seed: int = 0,
 ) -> Terms:
-    """Return the generator's loss terms and, on request, metrics of its output."""
+    """Return the generator's loss terms and, on request, metrics of its output.
+
+    ``seed`` draws the random numbers of the style loss, the same for all images.
+    """
     image, photo = result.output.image, result.batch["content"]  # (B,3,H,W) each
     strength = result.batch["strength"].mean(dim=(1, 2, 3))  # (B,)
     features = networks.encoder(image)
-    terms = Terms({"style": strength * losses.style(features, result.style)}, {}, {})
+    scales = style_features(networks.encoder, image, config, features)
+    terms = Terms({"style": strength * losses.style(scales, result.style, seed)}, {}, {})
 
     if config.content.kind == "pixel":
         terms.balanced["content"] = pixel_loss(image, photo)
@@ -318,7 +333,7 @@ class TrainStep:
         with self.accelerator.autocast():
             result = forward(self.networks, unpack(raw, self.accelerator.device), config)
             with_metrics = is_due(config.log_every, step + 1, config)
-            terms = generator_terms(self.networks, self.losses, result, config, with_metrics)
+            terms = generator_terms(self.networks, self.losses, result, config, with_metrics, step)
         if measure:
             self.balance.measure(terms.balanced, result.output.image)
         self.accelerator.backward(total_loss(terms, weights) / config.accumulate)

@@ -119,6 +119,7 @@ class Trainer:
             self.dataset = PairDataset(
                 self._images("photos", self.photos), self._images("paintings", self.paintings),
                 config.size, config.seed, config.full_strength_prob, config.crop_scale,
+                config.paintings_as_photos,
             )  # fmt: skip
             encoder, self.pretrained = build_encoder(config, encoder_taps(config))
         encoder.to(self.device)
@@ -264,8 +265,9 @@ class Trainer:
         self.health.check_steps(checks, self._pair_name)
 
     def _pair_name(self, position: int) -> str:
-        photo, painting = self.dataset.indices(position)
-        return f"{self.photos.train[photo]} + {self.paintings.train[painting]}"
+        is_painting, photo, painting = self.dataset.indices(position)
+        photos = self.paintings if is_painting else self.photos
+        return f"{photos.train[photo]} + {self.paintings.train[painting]}"
 
 
 def _grid(result: ForwardResult) -> Tensor:

@@ -8,17 +8,19 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ..data.images import read_image, square
-from ..losses.adversarial import mean_logit
+from ..losses.adversarial import fraction_real, mean_logit
 from ..losses.attention import correlation, learns_error
 from ..losses.content import pixel_loss
 from ..models.style_code import style_code
 from .balance import Balance
 from .config import TrainConfig, content_layers
 from .networks import Networks
-from .train_step import Losses, mean_log_error
+from .train_step import Losses, mean_log_error, style_features
 
 PAIRS = 16
-COLUMNS = ("content", "style", "prediction", "logit_train", "logit_held_out", "logit_stylized")
+COLUMNS = (
+    "content", "style", "prediction", "logit_train", "logit_held_out", "logit_stylized", "accuracy",
+)  # fmt: skip
 CODES = 8  # of training paintings, over which the error of a held-out photo is averaged
 
 
@@ -64,7 +66,8 @@ class Validation:
         predicts from a photo with the one measured over ``CODES`` training paintings.
         ``validation/memorized`` is the overfitting of D, r_v of Karras et al. 2020, Eq. 1: 0 if
         its logits agree on held-out and training paintings, 1 if they agree on held-out paintings
-        and outputs.
+        and outputs. ``validation/accuracy`` is D's accuracy over patches of held-out paintings
+        and outputs for held-out photos.
         """
         if not self.pairs:
             return {}
@@ -74,7 +77,7 @@ class Validation:
                 rows[i] = self._pair(i, networks, losses, accelerator.device)
         # Each row is zero on all processes but one, so the sum is exact.
         means = accelerator.reduce(rows, "sum").double().mean(0).tolist()
-        content, style, prediction, logit_train, logit_held_out, logit_stylized = means
+        content, style, prediction, logit_train, logit_held_out, logit_stylized, accuracy = means
         balance = self.config.balance
         weights = Balance(balance, torch.device("cpu")).weights(1.0)  # no norms: the shares
         c, s = weights["content"].item(), weights["style"].item()
@@ -86,20 +89,22 @@ class Validation:
         }  # fmt: skip
         if learns_error(self.config.attention.objective):
             metrics["validation/prediction"] = prediction
-        if networks.plain_discriminator is not None and logit_train != logit_stylized:
-            memorized = (logit_train - logit_held_out) / (logit_train - logit_stylized)
-            metrics["validation/memorized"] = memorized
+        if networks.plain_discriminator is not None:
+            metrics["validation/accuracy"] = accuracy
+            if logit_train != logit_stylized:
+                memorized = (logit_train - logit_held_out) / (logit_train - logit_stylized)
+                metrics["validation/memorized"] = memorized
         return metrics
 
     def _pair(self, i: int, networks: Networks, losses: Losses, device: torch.device) -> Tensor:
-        """Return the values of ``COLUMNS`` for one pair, (6,)."""
+        """Return the values of ``COLUMNS`` for one pair, (7,)."""
         config, encoder = self.config, networks.encoder
         photo, painting, trained = (
             images[i % len(images)].to(device)[None]
             for images in (self.photos, self.paintings, self.trained)
         )  # (1,3,S,S) each
-        style = encoder(painting, config.style.layers)
-        code = style_code(painting, style)
+        style = style_features(encoder, painting, config)
+        code = style_code(painting, style[0])
         output = networks.averaged(photo, code)
         image = output.image
         features = encoder(image)
@@ -112,16 +117,18 @@ class Validation:
         if learns_error(config.attention.objective):
             error = mean_log_error(networks.averaged, photo, networks.codes[:CODES, None])
             prediction = correlation(output.predicted.positions, error)
-        values = [content, losses.style(features, style), prediction]
+        distance = losses.style(style_features(encoder, image, config, features), style)
+        values = [content, distance, prediction]
         if (discriminator := networks.plain_discriminator) is None:
-            return torch.cat([*values, torch.zeros(3, device=device)])
+            return torch.cat([*values, torch.zeros(4, device=device)])
 
         trained_code = style_code(trained, encoder(trained, config.style.layers))
+        a, logits = config.adversarial, []
         for x, x_code in ((trained, trained_code), (painting, code), (image, code)):
             standardized = networks.plain_generator.standardize(x_code)
-            output = discriminator(x, standardized if config.adversarial.projection else None)
-            values.append(mean_logit(output.logits))
-        return torch.cat(values)
+            logits.append(discriminator(x, standardized if a.projection else None).logits)
+        real, fake = (fraction_real(x, a.gan_loss) for x in logits[1:])
+        return torch.cat([*values, *map(mean_logit, logits), (real + 1 - fake) / 2])
 
 
 def _square(path: Path, size: int) -> Tensor:

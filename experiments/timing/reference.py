@@ -6,6 +6,7 @@ fake images go through the discriminator one after the other, and every loss is 
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...data.dataset import Batch
@@ -13,6 +14,7 @@ from ...losses import adversarial as adv
 from ...losses.attention import log_structural_error, prediction_loss
 from ...losses.content import ContentLoss
 from ...losses.diffaugment import NUMBERS, diff_augment
+from ...losses.style import WASSERSTEIN_SIDE
 from ...models.color import OPPONENT, REGULARIZATION, to_logit
 from ...models.discriminator import PatchGAN
 from ...models.encoder import Encoder
@@ -21,7 +23,7 @@ from ...trainers.config import TrainConfig
 
 
 class ReferenceTrainer:
-    """Train with feature content loss, relative Gram loss, attention and adversarial loss.
+    """Train with feature content loss, the full style loss, attention and adversarial loss.
 
     Loss weights are those of the config (balance ``fixed``), learning rates constant.
     """
@@ -31,9 +33,10 @@ class ReferenceTrainer:
         discriminator: PatchGAN, codes: Tensor,
     ) -> None:  # fmt: skip
         assert config.content.kind == "feature"
-        assert config.style.kind == "gram"
+        assert config.style.kind == "sliced_wasserstein"
+        assert config.style.relative
         assert config.attention.objective == "learned"
-        self.config, self.encoder, self.codes = config, encoder, codes
+        self.config, self.encoder, self.codes, self.steps = config, encoder, codes, 0
         self.generator, self.averaged, self.discriminator = generator, averaged, discriminator
         o = config.optimizer
         self.optimizer_g = torch.optim.Adam(generator.parameters(), o.lr, o.betas)
@@ -73,6 +76,7 @@ class ReferenceTrainer:
         self.discriminator.advance_spectral_norm()
         nn.utils.clip_grad_norm_(self.generator.parameters(), o.clip)
         self.optimizer_g.step()
+        self.steps += 1
         with torch.no_grad():
             pairs = zip(self.averaged.parameters(), self.generator.parameters(), strict=True)
             for averaged, current in pairs:
@@ -97,16 +101,19 @@ class ReferenceTrainer:
         return torch.stack(errors).mean(0)
 
     def _style_loss(self, batch: Batch, image: Tensor) -> Tensor:
-        layers = self.config.style.layers
-        with torch.no_grad():
-            painting = self.encoder(batch["style"], layers)
-        stylized = self.encoder(image, layers)
-        distances = []
-        for layer in layers:
-            target = reference_gram(painting[layer])
-            difference = (reference_gram(stylized[layer]) - target).square().sum(dim=(1, 2))
-            distances.append(difference / target.square().sum(dim=(1, 2)))
-        return torch.stack(distances).mean(0)
+        layers, painting, at_each_size = self.config.style.layers, batch["style"], []
+        for weight in (1.0, 0.5):  # full and half size
+            with torch.no_grad():
+                targets = self.encoder(painting, layers)
+            features = self.encoder(image, layers)
+            pairs = [(features[layer], targets[layer]) for layer in layers]
+            small = [(f, p) for f, p in pairs if max(f.shape[2:]) <= WASSERSTEIN_SIDE]
+            wasserstein = [reference_wasserstein(f, p, self.steps) for f, p in small]
+            distances = [reference_gram_loss(f, p) + reference_statistics(f, p) for f, p in pairs]
+            mean = torch.stack(distances).mean(0) + 0.2 * torch.stack(wasserstein).mean(0)
+            at_each_size.append(weight * mean)
+            painting, image = F.avg_pool2d(painting, 2), F.avg_pool2d(image, 2)
+        return torch.stack(at_each_size).sum(0)
 
     def _adversarial_loss(self, batch: Batch, image: Tensor, code: Tensor) -> Tensor:
         fake = self.discriminator(diff_augment(image, batch["uniform"][:, :NUMBERS]), code)
@@ -125,6 +132,35 @@ def reference_gram(features: Tensor) -> Tensor:
     b, c, h, w = features.shape
     f = features.reshape(b, c, h * w)
     return torch.bmm(f, f.transpose(1, 2)) / (c * h * w)
+
+
+def reference_gram_loss(features: Tensor, painting: Tensor) -> Tensor:
+    """Return the relative Gram loss (B,) of features (B,C,h,w)."""
+    target = reference_gram(painting)
+    difference = (reference_gram(features) - target).square().sum(dim=(1, 2))
+    return difference / target.square().sum(dim=(1, 2))
+
+
+def reference_statistics(features: Tensor, painting: Tensor) -> Tensor:
+    """Return the relative loss (B,) of channel means and standard deviations."""
+    found, target = (
+        torch.cat([x.mean((2, 3)), (x.var((2, 3), correction=0) + 1e-5).sqrt()], dim=1)
+        for x in (features, painting)
+    )
+    return (found - target).square().sum(1) / target.square().sum(1)
+
+
+def reference_wasserstein(features: Tensor, painting: Tensor, seed: int) -> Tensor:
+    """Return the relative sliced Wasserstein distance (B,) of features (B,C,h,w)."""
+    generator = torch.Generator(features.device).manual_seed(seed)
+    channels = features.shape[1]
+    drawn = torch.randn(channels, 64, generator=generator, device=features.device)
+    directions = drawn / drawn.norm(dim=0)
+    found, target = (
+        torch.einsum("bchw,ck->bkhw", x, directions).flatten(2).sort().values
+        for x in (features, painting)
+    )
+    return (found - target).square().mean((1, 2)) / target.var(2, correction=0).mean(1)
 
 
 def reference_color_statistics(image: Tensor) -> Tensor:

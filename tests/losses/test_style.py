@@ -4,10 +4,21 @@ import pytest
 import torch
 from torch import Tensor
 from torch.autograd import gradcheck
-from underdrawing.losses.style import KINDS, StyleLoss, gram, gram_loss, statistics_loss
+from underdrawing.losses.style import (
+    DIRECTIONS,
+    KINDS,
+    StyleLoss,
+    gram,
+    gram_loss,
+    half_size,
+    sliced_wasserstein,
+    statistics_loss,
+)
 
 F64, BF16 = torch.float64, torch.bfloat16
+DISTANCES = {"gram": gram_loss, "statistics": statistics_loss, "wasserstein": sliced_wasserstein}
 each_kind = pytest.mark.parametrize("kind", KINDS)
+each_distance = pytest.mark.parametrize("distance", DISTANCES.values(), ids=DISTANCES)
 each_form = pytest.mark.parametrize("relative", [True, False])
 
 
@@ -129,51 +140,159 @@ def test_statistics_loss_compares_means_and_stds(relative: bool, offset: float) 
     torch.testing.assert_close(found, difference / norm, rtol=5e-3, atol=0)
 
 
-@each_kind
-def test_style_is_invariant_to_position_and_relative_style_to_scale(kind: str) -> None:
+def wasserstein_formula(f: Tensor, p: Tensor, relative: bool, seed: int) -> Tensor:
+    """For maps of the same size, one image and direction at a time."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randn(f.shape[1], DIRECTIONS, generator=generator).double()
+    values = []
+    for image, painting in zip(f.double(), p.double(), strict=True):
+        distances, variances = [], []
+        for direction in (drawn / drawn.norm(dim=0)).T:
+            a, b = (
+                torch.einsum("chw,c->hw", x, direction).flatten().sort().values
+                for x in (image, painting)
+            )
+            distances.append((a - b).square().mean())
+            variances.append(b.var(correction=0))
+        norm = torch.stack(variances).mean() if relative else 1
+        values.append(torch.stack(distances).mean() / norm)
+    return torch.stack(values)
+
+
+@each_form
+@pytest.mark.parametrize("seed", [0, 5])
+def test_sliced_wasserstein_compares_sorted_projections(
+    relative: bool, seed: int, dtype: torch.dtype
+) -> None:
+    f, p = torch.randn(2, 3, 6, 4, 5, dtype=dtype)[:2]
+    found = sliced_wasserstein(f, p, relative, seed)
+    assert found.dtype == dtype
+    close(found, wasserstein_formula(f, p, relative, seed))
+    assert torch.equal(found, sliced_wasserstein(f, p, relative, seed))
+    assert not torch.equal(found, sliced_wasserstein(f, p, relative, seed + 1))
+
+
+def test_sliced_wasserstein_sees_what_gram_and_statistics_do_not() -> None:
+    """Two signs with equal moments of the first and second order, in other shares."""
+    a = torch.tensor([-1.0, 1.0] * 50).view(1, 1, 10, 10)
+    b = torch.tensor([-2.0] + [0.5] * 4).repeat(20).view(1, 1, 10, 10)
+    assert gram_loss(a, b) < 1e-8
+    assert statistics_loss(a, b) < 1e-8
+    assert sliced_wasserstein(a, b) > 0.1
+
+
+def test_sliced_wasserstein_of_a_painting_of_another_size_compares_quantiles() -> None:
+    f = torch.randn(2, 4, 5, 6, dtype=F64)
+    twice = f.repeat(1, 1, 2, 2)
+    assert sliced_wasserstein(twice, f).max() < 0.01
+    assert sliced_wasserstein(f, twice).max() < 0.01
+    assert sliced_wasserstein(f + 1, twice).min() > 0.1
+
+
+@pytest.mark.parametrize("level", [0.0, 3.0])
+def test_a_nearly_flat_painting_does_not_dominate(level: float) -> None:
+    flat = torch.full((1, 4, 8, 8), level) + 1e-4 * torch.randn(1, 4, 8, 8)
+    distance = sliced_wasserstein(torch.zeros(1, 4, 8, 8) + level + 0.3, flat)
+    assert distance.isfinite()
+    assert level == 0 or distance < 10
+
+
+@each_distance
+def test_distances_ignore_positions_and_relative_ones_the_scale(
+    distance: Callable[..., Tensor],
+) -> None:
     f, p = pair()
     shuffled = f.flatten(2)[..., torch.randperm(20)].view_as(f)
-    assert KINDS[kind](shuffled, f).max() < 1e-8
-    scaled = KINDS[kind](1e2 * f, 1e2 * p)
-    torch.testing.assert_close(scaled, KINDS[kind](f, p), rtol=1e-2, atol=0)
-    assert KINDS[kind](torch.zeros_like(p), p).sub(1).abs().max() < 0.01
+    assert distance(shuffled, f).max() < 1e-8
+    torch.testing.assert_close(distance(1e2 * f, 1e2 * p), distance(f, p), rtol=1e-2, atol=0)
 
 
-@each_kind
+@each_distance
 @each_form
-def test_style_loss_is_the_mean_over_layers(kind: str, relative: bool, dtype: torch.dtype) -> None:
-    pairs = {"relu1_1": pair(), "relu2_1": pair(c=5)}
-    output = {layer: f.to(dtype) for layer, (f, _) in pairs.items()}
-    painting = {layer: p.to(dtype) for layer, (_, p) in pairs.items()}
-    expected = torch.stack([KINDS[kind](f, p, relative) for f, p in pairs.values()]).mean(0)
-    loss = StyleLoss(tuple(pairs), kind, relative)
-    close(loss(output, painting), expected)
-    assert torch.equal(loss(output, output).float(), torch.zeros(2))
-
-
-@each_kind
-@each_form
-def test_gradient_of_the_style_loss(
-    kind: str, relative: bool, assert_gradient: Callable[..., None]
+def test_an_image_is_not_affected_by_the_others(
+    distance: Callable[..., Tensor], relative: bool
 ) -> None:
-    f, p = torch.randn(2, 2, 2, 3, 3)
-    assert_gradient(lambda x: KINDS[kind](x, p, relative), f)
+    f, p = pair()
+    together = distance(f, p, relative)
+    alone = torch.cat([distance(f[i : i + 1], p[i : i + 1], relative) for i in range(2)])
+    torch.testing.assert_close(together, alone, rtol=1e-12, atol=0)
 
 
 @each_kind
 @each_form
-def test_half_precision_features_do_not_overflow(kind: str, relative: bool) -> None:
-    f, p = (1e3 * torch.rand(2, 2, 8, 32, 32)).half()
-    distance = KINDS[kind](f, p, relative)
-    assert distance.dtype == torch.float32
-    assert distance.isfinite().all()
+def test_style_loss_adds_the_terms_of_its_kind(
+    kind: str, relative: bool, dtype: torch.dtype
+) -> None:
+    pairs = {"relu1_1": pair(), "relu2_1": pair(c=5)}
+    output, half = ({k: s * f.to(dtype) for k, (f, _) in pairs.items()} for s in (1, 2))
+    painting, half_painting = ({k: s * p.to(dtype) for k, (_, p) in pairs.items()} for s in (1, 3))
+
+    def expected(output: dict[str, Tensor], painting: dict[str, Tensor]) -> Tensor:
+        weights = {"gram": 1.0, "statistics": float(kind != "gram")}
+        weights["wasserstein"] = 0.2 * (kind == "sliced_wasserstein")
+        return torch.stack(
+            [
+                w * DISTANCES[name](output[layer], painting[layer], relative)
+                for name, w in weights.items()
+                for layer in pairs
+            ]
+        ).sum(0) / len(pairs)
+
+    loss = StyleLoss(tuple(pairs), kind, relative)
+    close(loss([output], [painting]), expected(output, painting))
+    both = expected(output, painting) + 0.5 * expected(half, half_painting)
+    close(loss([output, half], [painting, half_painting]), both)
+    assert torch.equal(loss([output], [output]).float(), torch.zeros(2))
 
 
-@each_kind
-def test_a_blank_painting_gives_finite_distance_and_gradients(kind: str) -> None:
+def test_sliced_wasserstein_leaves_large_maps_out_unless_all_are() -> None:
+    large, small = torch.rand(2, 1, 3, 1, 80), torch.rand(2, 1, 3, 1, 64)
+    layers = {"large": large, "small": small}
+    output, painting = ({name: x[i] for name, x in layers.items()} for i in range(2))
+
+    def wasserstein(*names: str) -> Tensor:
+        full, less = (StyleLoss(names, kind) for kind in ("sliced_wasserstein", "statistics"))
+        return (full([output], [painting]) - less([output], [painting])) / 0.2
+
+    close(wasserstein("large", "small"), sliced_wasserstein(*small))
+    close(wasserstein("large"), sliced_wasserstein(*large))
+
+
+def test_half_size_copies_are_averages_of_four_pixels() -> None:
+    image = torch.rand(2, 3, 6, 9)
+    (half,) = half_size(image, "half_size")
+    close(half[..., 1, 2], image[..., 2:4, 4:6].mean(dim=(2, 3)))
+    assert half.shape == (2, 3, 3, 4)
+    assert [len(half_size(image, kind)) for kind in KINDS] == [0, 0, 1, 1]
+
+
+@each_distance
+@each_form
+def test_gradient_of_the_distances(distance: Callable[..., Tensor], relative: bool) -> None:
+    f, p = (x.requires_grad_() for x in torch.randn(2, 2, 2, 3, 3, dtype=F64))
+    assert gradcheck(lambda x: distance(x, p.detach(), relative), f)
+
+
+@each_distance
+@each_form
+@pytest.mark.parametrize("half", [torch.float16, BF16])
+def test_half_precision_features_do_not_overflow_under_autocast(
+    distance: Callable[..., Tensor], relative: bool, half: torch.dtype
+) -> None:
+    f, p = (1e3 * torch.rand(2, 2, 8, 32, 32)).to(half)
+    with torch.autocast("cpu", dtype=BF16):
+        found = distance(f, p, relative)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, distance(f.float(), p.float(), relative))
+
+
+@each_distance
+def test_a_blank_painting_gives_finite_distance_and_gradients(
+    distance: Callable[..., Tensor],
+) -> None:
     f, blank = torch.zeros(1, 3, 4, 4, requires_grad=True), torch.zeros(1, 3, 4, 4)
-    distance = KINDS[kind](f, blank)
-    distance.sum().backward()
+    value = distance(f, blank)
+    value.sum().backward()
     assert f.grad is not None
     assert f.grad.isfinite().all()
-    assert distance.isfinite().all()
+    assert value.isfinite().all()
