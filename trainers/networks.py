@@ -19,7 +19,7 @@ from ..models.generator import Generator
 from ..models.style_code import style_code
 from .config import TrainConfig
 from .model_files import build_generator, load_state, model_folder, sizes
-from .runtime import pick_device, pick_precision
+from .runtime import join_processes, pick_device, pick_precision
 
 CALIBRATION_PAINTINGS = 64  # whose style codes set the scale of the style code
 
@@ -65,6 +65,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     device = pick_device(config.device)
     precision = pick_precision(config.precision, device)
     torch.backends.cudnn.benchmark = True  # all crops have one size
+    join_processes(config.device)
     # Accelerate keeps its state per process and refuses a second run of another precision.
     AcceleratorState._reset_state()
     accelerator = Accelerator(

@@ -6,9 +6,10 @@ import platform
 import sys
 import threading
 import warnings
+from contextlib import nullcontext, suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from accelerate import Accelerator
 from torch import Tensor
@@ -48,9 +49,13 @@ class Tracker:
         """Write an image (3,H,W) in [0,1]."""
         self.writer.add_image(name, image, step)
 
-    def close(self) -> None:
-        """Flush and close."""
-        self.writer.close()
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Flush and close; after an error, such as a full disk, report that one only."""
+        with suppress(OSError) if kind else nullcontext():
+            self.writer.close()
 
 
 def _ignore_writer_error(failure: threading.ExceptHookArgs) -> None:
@@ -90,14 +95,13 @@ def write_description(
     }  # fmt: skip
     data = {name: part["sha256"] for name, part in manifest.items()}
     path = run / "run.json"
-    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if before and before["encoder"]["sha256"] != encoder["sha256"]:
+    current = data | {"precision": precision, "encoder": encoder["sha256"]}
+    previous = _read_description(path) or current
+    if previous["encoder"] != current["encoder"]:
         raise ValueError(
             f"{run} was started with other weights of {pretrained.name} than those found now "
             f"({pretrained.source}); choose another --out, or pass --encoder.weights-dir"
         )
-    current = data | {"precision": precision}
-    previous = before["data"] | {"precision": before["precision"]} if before else current
     for name, value in current.items():
         if previous[name] != value:
             warnings.warn(
@@ -112,6 +116,19 @@ def write_description(
     write_atomic(run / "config.json", to_json(config))
     write_atomic(run / "manifest.json", json.dumps(manifest, indent=1))
     write_atomic(path, json.dumps(about, indent=1))
+
+
+def _read_description(path: Path) -> dict[str, str] | None:
+    """Return what a run was started with; None for a new run, or a damaged file, with a warning."""
+    if not path.is_file():
+        return None
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        names = {"photos": about["data"]["photos"], "paintings": about["data"]["paintings"]}
+        return names | {"precision": about["precision"], "encoder": about["encoder"]["sha256"]}
+    except (ValueError, LookupError, TypeError, RecursionError):
+        warnings.warn(f"{path} is damaged; writing it again", stacklevel=3)
+        return None
 
 
 def provenance(**more: Any) -> dict[str, Any]:
