@@ -7,12 +7,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from ..data.images import read_image, square
 from ..losses.adversarial import mean_logit
 from ..losses.content import pixel_loss
 from ..models.style_code import style_code
 from .config import TrainConfig, content_layers
-from .networks import Networks
+from .networks import Networks, read_squares
 from .train_step import Losses
 
 PAIRS = 16
@@ -41,11 +40,10 @@ class Validation:
     ) -> None:
         self.config = config
         self.photos, self.paintings, self.trained = (
-            [_square(path, config.size) for path in paths[:PAIRS]]
-            for paths in (photos, paintings, trained)
+            read_squares(paths, config.size, PAIRS) for paths in (photos, paintings, trained)
         )
         counts = len(self.photos), len(self.paintings)
-        self.pairs = max(counts) if min(counts) else 0
+        self.pairs = max(counts) if min(*counts, len(self.trained)) else 0
 
     @torch.no_grad()
     def __call__(
@@ -104,7 +102,3 @@ class Validation:
             output = discriminator(x, standardized if config.adversarial.projection else None)
             values.append(mean_logit(output.logits))
         return torch.cat(values)
-
-
-def _square(path: Path, size: int) -> Tensor:
-    return square(read_image(path, at_least=size), size).contiguous()  # (3,S,S)
