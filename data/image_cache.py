@@ -1,4 +1,5 @@
-"""Cache of decoded, downscaled training images: one .npy file each, mapped into memory.
+"""Cache of decoded, downscaled training images: one file each, mapped into memory. It holds the
+pixels (H,W,3) uint8, then H, W and the CRC-32 of all that, as little-endian uint32.
 
 A cached image is a pure function of its file, so `CachedImages` returns exactly the arrays that
 `UncachedImages` decodes on each access. Which of the two is used changes only the speed.
@@ -10,6 +11,7 @@ import math
 import os
 import shutil
 import warnings
+import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,15 +19,15 @@ from pathlib import Path
 
 import numpy as np
 import PIL
-from numpy.lib.format import open_memmap
 from PIL import Image
 from tqdm.auto import tqdm
 
-from .files import DAY, file_stamp, remove_stale_parts, short_hash, temporary_path
+from .files import DAY, file_stamp, remove_stale_parts, short_hash, write_atomic
 from .images import ImageError, read_image
 from .prefetch import prefetch_map
 
-FORMAT = 1  # increase when cached images would differ
+FORMAT = 2  # increase when cached images would differ
+TRAILER = 12  # bytes after the pixels
 AHEAD = 64  # images decoded before their turn
 
 
@@ -61,14 +63,14 @@ class CachedImages:
     """
 
     images: UncachedImages
-    files: Sequence[Path]  # .npy file of each image
+    files: Sequence[Path]  # cache file of each image
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> np.ndarray:
         try:
-            return _open(self.files[index])
+            return _read(self.files[index])
         except (OSError, ValueError):  # missing or damaged
             return self.images[index]
 
@@ -101,13 +103,13 @@ def build_cache(
     images = UncachedImages(paths, side)
     common = Path(os.path.commonpath([path.parent.absolute() for path in paths]))
     folder = cache / "images" / f"{name}-{side}-{short_hash(common)[:8]}"
-    cached = CachedImages(images, [folder / f"{_key(path, side)}.npy" for path in paths])
+    cached = CachedImages(images, [folder / f"{_key(path, side)}.rgb" for path in paths])
     try:
         folder.mkdir(parents=True, exist_ok=True)
         remove_stale_parts(folder, older_than=DAY)
-        for file in set(folder.glob("*.npy")).difference(cached.files):
+        for file in set(folder.glob("*.???")).difference(cached.files):
             file.unlink(missing_ok=True)
-        missing = [index for index, file in enumerate(cached.files) if not _is_intact(file)]
+        missing = [index for index, file in enumerate(cached.files) if not _is_whole(file)]
         needed, free = len(missing) * side**2 * 4, shutil.disk_usage(folder).free  # if all are 4:3
         if needed > free / 2:
             raise OSError(f"it might take {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free")
@@ -130,15 +132,26 @@ def _key(path: Path, side: int) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 
-def _open(file: Path) -> np.ndarray:
-    return np.asarray(open_memmap(file, mode="r"))
+def _read(file: Path, verify: bool = True) -> np.ndarray:
+    """Map a cached image (H,W,3) into memory.
+
+    Raises:
+        ValueError: the file has another size than its image, or (``verify``) another CRC-32.
+    """
+    content = np.memmap(file, mode="r")
+    height, width, crc = content[-TRAILER:].view("<u4")
+    if verify and zlib.crc32(content[:-4]) != crc:
+        raise ValueError(f"{file} is damaged")
+    return np.asarray(content[:-TRAILER].reshape(height, width, 3))
 
 
-def _is_intact(file: Path) -> bool:
+def _is_whole(file: Path) -> bool:
+    """Return whether the size is right; the content is verified on access only, which is slower."""
     try:
-        return _open(file).ndim == 3
+        _read(file, verify=False)
     except (OSError, ValueError):
         return False
+    return True
 
 
 def _store(cached: CachedImages, index: int) -> None:
@@ -146,5 +159,5 @@ def _store(cached: CachedImages, index: int) -> None:
         image = cached.images[index]
     except ImageError:  # raised again on access
         return
-    with temporary_path(cached.files[index]) as file:
-        np.save(file, image)
+    content = image.tobytes() + np.array(image.shape[:2], "<u4").tobytes()
+    write_atomic(cached.files[index], content + zlib.crc32(content).to_bytes(4, "little"))

@@ -13,9 +13,9 @@ from ..models.pretrained import cache_dir
 from .checkpoint import saved_step
 from .config import TrainConfig
 from .schedule import duration
-from .trainer import Trainer, check_run_dir
+from .trainer import WARMUP, Trainer, check_run_dir
 
-WARMUP, TIMED = 2, 3  # steps; the first ones are slow (cudnn autotuning, allocation)
+TIMED = 3  # steps, after those of the warm-up
 
 Plan = dict[str, str]  # title -> text
 

@@ -99,14 +99,13 @@ class HealthMonitor:
                 )
 
     def _warn_skipped(self, check: StepCheck, pair_name: Callable[[int], str]) -> None:
-        """Each process names its images with a non-finite loss; if it has none, rank 0 speaks."""
+        """Each process names its images with a non-finite loss; else rank 0 names its batch."""
         bad = check.position[~check.finite.cpu()].tolist()
-        if bad:
-            cause = f"loss for {'; '.join(map(pair_name, bad))}"
-        else:
-            cause = "gradient, or loss on another process"
+        cause = "loss for" if bad else "gradient (or loss on another process) in the batch of"
         if bad or self.is_main:
-            warnings.warn(f"step {check.step + 1} skipped: non-finite {cause}", stacklevel=2)
+            names = "; ".join(map(pair_name, bad or check.position.tolist()))
+            message = f"step {check.step + 1} skipped: non-finite {cause} {names}"
+            warnings.warn(message, stacklevel=2)
 
     def state(self) -> dict[str, Tensor]:
         """Return the state for a checkpoint."""

@@ -1,6 +1,7 @@
 """Build the networks and optimizers that a configuration describes."""
 
 import copy
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +13,14 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from ..data.images import read_image, square
+from ..data.images import ImageError, read_image, square
 from ..models.discriminator import PatchGAN
 from ..models.encoder import Encoder
 from ..models.generator import Generator
 from ..models.style_code import style_code
 from .config import TrainConfig
 from .model_files import build_generator, load_state, model_folder, sizes
-from .runtime import pick_device, pick_precision
+from .runtime import join_processes, pick_device, pick_precision
 
 CALIBRATION_PAINTINGS = 64  # whose style codes standardize it and teach the attention branch
 
@@ -66,6 +67,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     device = pick_device(config.device)
     precision = pick_precision(config.precision, device)
     torch.backends.cudnn.benchmark = True  # all crops have one size
+    join_processes(config.device)
     # Accelerate keeps its state per process and refuses a second run of another precision.
     AcceleratorState._reset_state()
     accelerator = Accelerator(
@@ -175,11 +177,24 @@ def style_codes(encoder: Encoder, paintings: Sequence[Path], config: TrainConfig
     """Return style codes (N,D) of the first paintings, center crops at the training size.
 
     Raises:
-        ValueError: a painting cannot be read.
+        ValueError: none of the paintings can be read.
     """
-    codes = []
-    for path in paintings[:CALIBRATION_PAINTINGS]:
-        image = square(read_image(path, at_least=config.size), config.size)[None]
-        image = image.to(encoder.mean.device)
-        codes.append(style_code(image, encoder(image, config.style.layers)))
+    images = read_squares(paintings, config.size, CALIBRATION_PAINTINGS)
+    if not images:
+        raise ValueError(f"none of the {len(paintings)} training paintings can be read")
+    batches = [image[None].to(encoder.mean.device) for image in images]
+    codes = [style_code(image, encoder(image, config.style.layers)) for image in batches]
     return torch.cat(codes)
+
+
+def read_squares(paths: Sequence[Path], size: int, most: int) -> list[Tensor]:
+    """Read the first images as center squares (3,size,size); warn about unreadable ones."""
+    squares: list[Tensor] = []
+    for path in paths:
+        if len(squares) == most:
+            break
+        try:
+            squares.append(square(read_image(path, at_least=size), size).contiguous())
+        except ImageError as error:
+            warnings.warn(f"{error}; using the next image instead", stacklevel=2)
+    return squares

@@ -1,6 +1,7 @@
 """Helpers for memory, devices, signals and processes."""
 
 import ctypes
+import os
 import re
 import signal
 import sys
@@ -103,12 +104,17 @@ def stop_signals() -> Iterator[list[int]]:
 def join_processes(device: str) -> PartialState:
     """Return this process's rank and device; the first call connects the launched processes.
 
+    Settings of ``accelerate config`` and other ``ACCELERATE_*`` variables, such as a dynamo
+    backend, are dropped: a run is described by its configuration alone.
+
     Args:
         device: ``auto``, ``cpu`` or ``cuda``.
 
     Raises:
         ValueError: ``cuda`` without a CUDA device.
     """
+    for name in [name for name in os.environ if name.startswith("ACCELERATE_")]:
+        del os.environ[name]
     return PartialState(cpu=pick_device(device).type == "cpu", timeout=COLLECTIVE_TIMEOUT)
 
 

@@ -6,9 +6,10 @@ import platform
 import sys
 import threading
 import warnings
+from contextlib import nullcontext, suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from accelerate import Accelerator
 from torch import Tensor
@@ -49,9 +50,13 @@ class Tracker:
         """Write an image (3,H,W) in [0,1]."""
         self.writer.add_image(name, image, step)
 
-    def close(self) -> None:
-        """Flush and close."""
-        self.writer.close()
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Flush and close; after an error, such as a full disk, report that one only."""
+        with suppress(OSError) if kind else nullcontext():
+            self.writer.close()
 
 
 def _ignore_writer_error(failure: threading.ExceptHookArgs) -> None:
@@ -91,13 +96,14 @@ def write_description(
     }  # fmt: skip
     data = {name: part["sha256"] for name, part in manifest.items()}
     path = run / "run.json"
-    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if before and before["encoder"]["sha256"] != encoder["sha256"]:
+    current = {"precision": precision, "encoder": encoder["sha256"]}
+    previous = _read_description(path) or current
+    if previous["encoder"] != current["encoder"]:
         raise ValueError(
             f"{run} was started with other weights of {pretrained.name} than those found now "
             f"({pretrained.source}); choose another --out, or pass --encoder.weights-dir"
         )
-    if before and before["precision"] != precision:
+    if previous["precision"] != precision:
         warnings.warn(
             f"precision changed since {run} was started; resuming, but the result will differ "
             "from an uninterrupted run",
@@ -119,9 +125,22 @@ def initial_model(config: TrainConfig) -> str | None:
 
 def started_from(run: Path) -> str | None:
     """Return ``initial_model`` as recorded in a run directory."""
-    path = run / "run.json"
-    about = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return about.get("init")
+    return (_read_description(run / "run.json") or {}).get("init")
+
+
+def _read_description(path: Path) -> dict[str, Any] | None:
+    """Return what a run was started with; None for a new run, or a damaged file, with a warning."""
+    if not path.is_file():
+        return None
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            "precision": about["precision"], "encoder": about["encoder"]["sha256"],
+            "init": about["init"],
+        }  # fmt: skip
+    except (ValueError, LookupError, TypeError, RecursionError):
+        warnings.warn(f"{path} is damaged; writing it again", stacklevel=3)
+        return None
 
 
 def provenance(**more: Any) -> dict[str, Any]:

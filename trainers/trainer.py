@@ -5,8 +5,9 @@ Start at ``Trainer.run``; a step is in ``train_step.py``.
 
 import math
 import sys
-from collections.abc import Iterator
-from contextlib import nullcontext
+import warnings
+from collections.abc import Generator
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from .balance import TERMS
 from .checkpoint import load_checkpoint, save_checkpoint, saved_step
 from .config import TrainConfig, differences, encoder_taps, to_json
 from .health import HealthMonitor
-from .model_files import build_encoder, load_config, save_model
+from .model_files import build_encoder, load_config, load_state, save_model
 from .networks import build_networks, make_accelerator, style_codes
 from .runtime import Interrupted, join_processes, stop_signals
 from .schedule import is_due
@@ -35,6 +36,7 @@ from .validation import Validation
 from .visualize import training_grid
 
 AGREE_EVERY = 10  # steps between checks for a stop signal on any GPU process
+WARMUP = 2  # slow steps (cudnn autotuning, compilation), left out of time estimates
 
 
 def train(config: TrainConfig) -> Path:
@@ -58,11 +60,21 @@ def begin(config: TrainConfig) -> "Trainer | None":
     """
     is_main = join_processes(config.device).is_main_process
     check_run_dir(config)
-    if saved_step(config.out) >= config.steps and (config.out / "model.safetensors").is_file():
+    if saved_step(config.out) >= config.steps and _has_model(config.out):
         if is_main:
             print(f"{config.out}: already trained ({config.steps} steps)", file=sys.stderr)
         return None
     return Trainer(config)
+
+
+def _has_model(run: Path) -> bool:
+    """Return whether the model file of a finished run is intact; if not, training rewrites it."""
+    try:
+        load_state(run)
+    except ValueError as error:
+        warnings.warn(f"{error}; writing it again from the last checkpoint", stacklevel=3)
+        return False
+    return True
 
 
 def check_run_dir(config: TrainConfig) -> None:
@@ -139,22 +151,23 @@ class Trainer:
         Raises:
             ValueError: another process trains in this directory; or see ``train``.
         """
-        with locked(self.config.out / ".lock") if self.is_main else nullcontext():
+        with ExitStack() as stack:  # released after an error or interruption, too
+            if self.is_main:
+                stack.enter_context(locked(self.config.out / ".lock"))
             start = self._resume()
-            self.tracker = Tracker(self.config.out, start) if self.is_main else None
+            if self.is_main:
+                self.tracker = stack.enter_context(Tracker(self.config.out, start))
             self._loop(start)
-            if self.tracker is not None:
-                self.tracker.close()
             self.accelerator.wait_for_everyone()
 
     def _loop(self, start: int) -> None:
         config = self.config
         progress = tqdm(
-            self._batches(start), f"training {config.out.name}", initial=start,
-            total=config.steps, disable=not self.is_main, dynamic_ncols=True,
+            desc=f"training {config.out.name}", initial=start, total=config.steps,
+            disable=not self.is_main, dynamic_ncols=True,
         )  # fmt: skip
-        with stop_signals() as stop:
-            for step, batch in enumerate(progress, start):
+        with progress, closing(self._batches(start)) as batches, stop_signals() as stop:
+            for step, batch in enumerate(batches, start):
                 result = self.train_step.step(step, batch)
                 done = step + 1
                 if done % config.image_every == 0 and self.tracker is not None:
@@ -175,6 +188,8 @@ class Trainer:
                 if metrics.get("validation/total", math.inf) < self.best:
                     self._save_best(done, metrics["validation/total"])
 
+                _advance(progress, done, timed=done > start + WARMUP)
+
                 stopping = self._any_process(bool(stop), done)
                 if stopping or is_due(config.save_every, done, config):
                     self._save(config.out, done, config.keep_checkpoints)
@@ -184,13 +199,13 @@ class Trainer:
                         "run the same command again to continue"
                     )
 
-    def _batches(self, start: int) -> Iterator[RawBatch]:
-        """Yield this process's part of each batch, from step ``start`` on."""
+    def _batches(self, start: int) -> Generator[RawBatch, None, None]:
+        """Yield this process's part of each batch, from step ``start`` on; closing ends workers."""
         a, config = self.accelerator, self.config
         positions = PositionSampler(
             start, config.steps, config.batch_size, a.process_index, a.num_processes
         )
-        return iter(make_loader(self.dataset, positions, config.workers))
+        yield from make_loader(self.dataset, positions, config.workers)
 
     def _images(self, name: str, collection: Collection) -> CachedImages | UncachedImages:
         side = cached_side(self.config.size, self.config.crop_scale)
@@ -275,6 +290,15 @@ def _grid(result: ForwardResult) -> Tensor:
     return training_grid(
         batch["content"], batch["style"], output.image.detach(), output.attention.detach()
     )
+
+
+def _advance(progress: tqdm, done: int, timed: bool) -> None:
+    """Show the completed steps; steps that are not ``timed`` do not count in the time estimate."""
+    if timed:
+        progress.update()
+    else:
+        progress.reset()
+        progress.n = progress.last_print_n = done
 
 
 def _losses(metrics: dict[str, float]) -> dict[str, str]:

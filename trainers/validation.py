@@ -7,14 +7,13 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from ..data.images import read_image, square
 from ..losses.adversarial import fraction_real, mean_logit
 from ..losses.attention import correlation, learns_error
 from ..losses.content import pixel_loss
 from ..models.style_code import style_code
 from .balance import Balance
 from .config import TrainConfig, content_layers
-from .networks import Networks
+from .networks import Networks, read_squares
 from .train_step import Losses, mean_log_error, style_features
 
 PAIRS = 16
@@ -46,11 +45,10 @@ class Validation:
     ) -> None:
         self.config = config
         self.photos, self.paintings, self.trained = (
-            [_square(path, config.size) for path in paths[:PAIRS]]
-            for paths in (photos, paintings, trained)
+            read_squares(paths, config.size, PAIRS) for paths in (photos, paintings, trained)
         )
         counts = len(self.photos), len(self.paintings)
-        self.pairs = max(counts) if min(counts) else 0
+        self.pairs = max(counts) if min(*counts, len(self.trained)) else 0
 
     @torch.no_grad()
     def __call__(
@@ -129,7 +127,3 @@ class Validation:
             logits.append(discriminator(x, standardized if a.projection else None).logits)
         real, fake = (fraction_real(x, a.gan_loss) for x in logits[1:])
         return torch.cat([*values, *map(mean_logit, logits), (real + 1 - fake) / 2])
-
-
-def _square(path: Path, size: int) -> Tensor:
-    return square(read_image(path, at_least=size), size).contiguous()  # (3,S,S)

@@ -61,6 +61,14 @@ def test_norms_do_not_depend_on_micro_batches(image: Tensor) -> None:
     torch.testing.assert_close(measured(config, image).norms, measured(config, image, 2).norms)
 
 
+def test_norms_are_a_running_mean_that_forgets_a_tenth_each_time(image: Tensor) -> None:
+    balance = measured(BalanceConfig("gradient"), image)
+    first = balance.norms.clone()
+    balance.measure({name: 5 * term for name, term in terms(image).items()}, image)
+    balance.update(Accelerator(cpu=True), 1)
+    torch.testing.assert_close(balance.norms, 0.9 * first + 0.1 * 5 * first)
+
+
 def test_non_finite_norms_are_ignored(image: Tensor) -> None:
     balance = measured(BalanceConfig("gradient"), image)
     before = balance.norms.clone()

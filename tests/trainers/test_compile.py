@@ -80,7 +80,7 @@ def small(tiny: Tiny) -> TrainConfig:
     """Few layers, as each takes a while to compile."""
     return tiny(
         generator=GeneratorConfig(width=8, blocks=0),
-        adversarial=AdversarialConfig(width=8, layers=1),
+        adversarial=AdversarialConfig(width=8, layers=1, spectral_norm=False),
         style=StyleConfig(layers=("relu1_1",)),
         content=ContentConfig(layers=(("conv1_1", 1.0),)),
     )

@@ -70,7 +70,10 @@ def test_images_with_a_non_finite_loss_are_named_by_their_process(is_main: bool)
 
 
 def test_other_causes_are_reported_by_the_main_process_only() -> None:
-    expected = ["step 4 skipped: non-finite gradient, or loss on another process"]
+    expected = [
+        "step 4 skipped: non-finite gradient (or loss on another process) in the batch of "
+        "pair 6; pair 7"
+    ]
     assert messages(HealthMonitor(CONFIG, True), check(3, True)) == expected
     assert messages(HealthMonitor(CONFIG, False), check(3, True)) == []
 

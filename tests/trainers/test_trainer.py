@@ -5,12 +5,16 @@ import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import replace
+from multiprocessing import active_children
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tqdm.auto import tqdm
 from underdrawing.data.dataset import RawBatch
+from underdrawing.data.files import locked
 from underdrawing.data.folders import Collection
 from underdrawing.data.image_cache import CachedImages, UncachedImages
 from underdrawing.experiments.recipes import RECIPES
@@ -167,6 +171,52 @@ def test_other_encoder_weights_are_refused(tiny: Tiny) -> None:
         train(tiny(steps=4))
 
 
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"data": {"photos": 1}}', "\xff"])
+def test_damaged_description_is_written_again(tiny: Tiny, content: str) -> None:
+    run = train(tiny())
+    about = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_bytes(content.encode("latin1"))
+    with pytest.warns(UserWarning, match=r"run\.json is damaged; writing it again"):
+        train(tiny(steps=3))
+    assert json.loads((run / "run.json").read_text())["encoder"] == about["encoder"]
+
+
+def test_settings_of_accelerate_do_not_apply(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "DYNAMO_BACKEND": "INDUCTOR", "MIXED_PRECISION": "bf16", "USE_FSDP": "true",
+        "GRADIENT_ACCUMULATION_STEPS": "4",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(f"ACCELERATE_{name}", value)
+    trainer = Trainer(tiny())
+    accelerator = trainer.accelerator
+    assert accelerator.state.dynamo_plugin.backend == "NO"
+    assert accelerator.distributed_type == "NO"
+    assert (accelerator.mixed_precision, accelerator.gradient_accumulation_steps) == ("no", 1)
+    assert trainer.networks.generator is trainer.networks.plain_generator
+
+
+def test_time_estimate_leaves_out_the_slow_first_steps(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, step, remaining = [0.0], TrainStep.step, list[float]()
+    monkeypatch.setattr("tqdm.std.time", lambda: now[0])
+
+    def timed(self: TrainStep, number: int, batch: RawBatch) -> ForwardResult:
+        now[0] += 1000 if number == 0 else 100 if number == 1 else 1
+        return step(self, number, batch)
+
+    class Progress(tqdm):  # type: ignore[type-arg]
+        def update(self, n: float | None = 1) -> bool | None:
+            result = super().update(n)
+            remaining.append((self.total - self.n) / self.format_dict["rate"])
+            return result
+
+    monkeypatch.setattr(TrainStep, "step", timed)
+    monkeypatch.setattr(trainer, "tqdm", Progress)
+    train(tiny(steps=6))
+    assert remaining == [3, 2, 1, 0]
+
+
 def test_resumed_run_is_bit_identical(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -207,6 +257,27 @@ def test_interrupted_run_saves_and_resumes(
     assert largest_difference(train(config), whole) == 0
 
 
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), KeyboardInterrupt()])
+def test_failing_run_releases_all_that_it_holds(
+    error: BaseException, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, step = tiny(steps=99, workers=1), TrainStep.step
+
+    def failing(self: TrainStep, number: int, batch: RawBatch) -> ForwardResult:
+        if number == 2:
+            raise error
+        return step(self, number, batch)
+
+    monkeypatch.setattr(TrainStep, "step", failing)
+    with pytest.raises(type(error)) as caught:
+        train(config)
+    assert not active_children()
+    with locked(config.out / ".lock"):
+        events = EventAccumulator(str(config.out / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("loss/content")] == [1, 2]
+    assert caught.value is error  # whose traceback keeps the trainer alive
+
+
 def test_micro_batches_and_workers_and_cache_do_not_change_the_result(
     tiny: Tiny, tmp_path: Path
 ) -> None:
@@ -227,10 +298,21 @@ def test_finished_run_is_left_alone_and_more_steps_resume_it(tiny: Tiny) -> None
     train(config)
     assert (run / "model.safetensors").stat().st_mtime_ns == written
     (run / "model.safetensors").unlink()
-    train(config)
-    load_model(run)  # written again from the checkpoint
+    with pytest.warns(UserWarning, match=r"model\.safetensors missing\); writing it again"):
+        train(config)
+    load_model(run)
     train(replace(config, steps=3))
     assert [line["step"] for line in read_metrics(run)] == [1, 2, 3]
+
+
+def test_damaged_model_of_a_finished_run_is_written_again(tiny: Tiny) -> None:
+    config = tiny()
+    model = train(config) / "model.safetensors"
+    whole = model.read_bytes()
+    model.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.warns(UserWarning, match="is damaged.*; writing it again from the last checkpoint"):
+        train(config)
+    assert model.read_bytes() == whole
 
 
 @pytest.mark.parametrize("changes", [{"seed": 1}, {"steps": 1}, {"size": 40}])

@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from underdrawing.models.generator import Stylized
 from underdrawing.trainers.checkpoint import saved_step
 from underdrawing.trainers.config import TrainConfig
 from underdrawing.trainers.model_files import load_model, load_state
-from underdrawing.trainers.trainer import Trainer, train
+from underdrawing.trainers.trainer import Trainer, collections, train
 
 Tiny = Callable[..., TrainConfig]
 
@@ -49,6 +50,28 @@ def test_total_under_gradient_balance_does_not_depend_on_the_scale_of_a_loss(tin
     losses.style.forward = lambda *x: 1000 * style(*x)  # type: ignore[method-assign]
     after = totals()
     assert before[0] / before[1] == pytest.approx(after[0] / after[1], rel=1e-3)
+
+
+def test_an_unreadable_image_is_replaced_by_the_next_with_one_warning(
+    tiny: Tiny, folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A held-out photo and a training painting break after they were checked."""
+    copies = [Path(shutil.copytree(folder, tmp_path / folder.name)) for folder in folders]
+    config = tiny(photos=copies[0], paintings=copies[1])
+    photos, paintings = collections(config)
+    broken = photos.validation[0], paintings.train[0]
+    monkeypatch.setattr(
+        "underdrawing.trainers.trainer.collections", lambda *_, **__: (photos, paintings)
+    )
+    for path in broken:
+        path.write_bytes(path.read_bytes()[:300])
+    with pytest.warns(UserWarning, match="using the next image instead") as caught:
+        trainer = Trainer(config)
+    messages = [str(warning.message) for warning in caught]
+    for path in broken:
+        assert any(path.name in message for message in messages)
+    assert len(trainer.validation.photos) == len(photos.validation) - 1
+    assert "validation/total" in validate(trainer)
 
 
 def test_validation_does_not_change_training(tiny: Tiny, tmp_path: Path) -> None:
