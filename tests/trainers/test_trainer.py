@@ -63,7 +63,8 @@ def test_losses_match_recorded_values(
     for name, values in RECORDED_LOSSES[recipe].items():
         # Where the output hardly differs from its photo, rounding is amplified in the target of A.
         tolerance = 2e-4 if name == "loss/attention" else 1e-5
-        assert [line[name] for line in lines] == pytest.approx(values, rel=1e-4, abs=tolerance), name
+        found = [line[name] for line in lines]
+        assert found == pytest.approx(values, rel=1e-4, abs=tolerance), name
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
