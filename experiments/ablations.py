@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from itertools import combinations, product
 from typing import Any, NamedTuple
 
+from ..losses.style import KINDS
 from ..trainers.config import TrainConfig
 from .errors import explain_error
 from .recipes import RECIPES
@@ -174,9 +175,23 @@ ABLATIONS: dict[str, Ablation] = {
         },
         gradient_shares=True,
     ),
+    "style": Ablation(
+        "Which style loss: Gram matrices, and in addition channel statistics, both also at half "
+        "size, and sliced Wasserstein distance? (Balanced by gradient shares in every row.)",
+        _each("style.kind", *KINDS), gradient_shares=True,
+    ),
+    "noise": Ablation(
+        "Do the generator's noise inputs improve the texture of flat areas?",
+        _switch("generator.noise"),
+    ),
+    "base": Ablation(
+        "Which colors should the residual be added to: those of the painting, matched per axis or "
+        "by full covariance, or the photo's own?",
+        _each("generator.base", "none", "channelwise", "covariance"),
+    ),
     "content-weight": Ablation(
         "Control: changing only λ_content should move along the content/style curve, not off it.",
-        _each("balance.content", 0.5, 1.0, 2.0),
+        _each("balance.content", 1.5, 3.0, 6.0),
     ),
     "balance": Ablation(
         "Fixed weights, the paper's shift from content to style, or gradient shares of 0.3 : 0.6 : "
@@ -192,12 +207,12 @@ ABLATIONS: dict[str, Ablation] = {
         discriminator=True,
     ),
     "paper-weights": Ablation(
-        "The paper's weights 1e5 : 1e2 with its schedule and the absolute Gram loss.",
+        "The paper's weights 1e5 : 1e2 with its schedule and the absolute Gram loss alone.",
         {
             "ours": {},
             "paper’s": {
                 "balance.kind": "schedule", "balance.content": 1e5, "balance.style": 1e2,
-                "balance.adversarial": 1e2, "style.relative": False,
+                "balance.adversarial": 1e2, "style.kind": "gram", "style.relative": False,
             },
         },
         discriminator=True,

@@ -5,15 +5,19 @@
 The first five are the rows of the table of 问答酱 (2025), in its order. A function added here is
 available on the command line at once.
 
+The defaults (256 px, batch 16, 5,000 steps) are for a GPU: training from nothing like the shipped
+model took 8 minutes for 5,400 steps on one H200. On a CPU start from the shipped model
+(``--init pretrained``) with ``--batch-size 4 --size 128`` and some hundred steps.
+
 "Expected" is the row of ``underdrawing reproduce --preset cpu`` on van Gogh, three seeds, at style
-gap 0.41 (docs/results.md). Time of that preset: 0.28 s per step, 0.4 s with discriminator (one CPU
-core, 96 px, batch 4, bf16).
+gap 0.41 (docs/results.md), with the first generator and style loss; not measured again. Time of
+that preset, then: 0.28 s per step, 0.4 s with discriminator (one CPU core, 96 px, batch 4, bf16).
 """
 
 from collections.abc import Callable
 from dataclasses import replace
 
-from ..trainers.config import BalanceConfig, StyleConfig, TrainConfig
+from ..trainers.config import BalanceConfig, OptimizerConfig, StyleConfig, TrainConfig
 
 
 def pixel_style() -> TrainConfig:
@@ -71,13 +75,13 @@ def paper_weights() -> TrainConfig:
     """The paper's starting weights, content 1e5 and style 1e2, with published losses and schedule.
 
     The paper's formula is a sum of unnormalized squares, but its recommended weights are for means
-    over L2-normalized features. This recipe follows the latter, with the absolute Gram loss.
+    over L2-normalized features. This recipe follows the latter, with the absolute Gram loss alone.
 
     Command:  underdrawing train --recipe paper-weights
     Expected: not measured
     """
     balance = BalanceConfig(kind="schedule", content=1e5, style=1e2, adversarial=1e2)
-    style = StyleConfig(relative=False)
+    style = StyleConfig(kind="gram", relative=False)
     return replace(TrainConfig(), recipe="paper-weights", balance=balance, style=style)
 
 
@@ -103,14 +107,15 @@ def naive_attention() -> TrainConfig:
 
 
 def few_paintings() -> TrainConfig:
-    """For 1 to 24 paintings: no discriminator, which would overfit, and smaller crops.
+    """For 1 to 30 paintings: no discriminator, which would overfit, small batches, tight crops.
 
     Command:  underdrawing train --recipe few-paintings --init pretrained --steps 300
     Expected: not measured
     """
     return replace(
-        attention(), recipe="few-paintings", steps=1000, crop_scale=0.25, full_strength_prob=0.75
-    )
+        attention(), recipe="few-paintings", steps=1000, batch_size=4, crop_scale=0.25,
+        full_strength_prob=0.75, optimizer=OptimizerConfig(lr=5e-4, warmup=20),
+    )  # fmt: skip
 
 
 #: Name on the command line -> recipe.

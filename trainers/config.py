@@ -151,7 +151,7 @@ class BalanceConfig:
 class OptimizerConfig:
     """Adam for generator and discriminator."""
 
-    lr: Positive = 5e-4
+    lr: Positive = 1e-3
     """Peak learning rate of the generator."""
     lr_discriminator: Positive = 4e-4
     """Peak learning rate of the discriminator."""
@@ -159,12 +159,12 @@ class OptimizerConfig:
     """β1 and β2 of the generator's Adam."""
     betas_discriminator: tuple[Beta, Beta] = (0.5, 0.99)
     """β1 and β2 of the discriminator's Adam."""
-    warmup: Annotated[int, Field(ge=0, le=10**12)] = 20
+    warmup: Annotated[int, Field(ge=0, le=10**12)] = 100
     """Steps of linear warm-up, followed by cosine decay to a tenth."""
     clip: Positive = 5.0
     """Maximum gradient norm of the generator."""
-    ema: Beta = 0.995
-    """Decay of the averaged generator, which is saved and evaluated."""
+    ema: Beta = 0.999
+    """Decay of the averaged generator, which is saved; lower in the first 9,000 steps."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -181,15 +181,15 @@ class TrainConfig:
     """Run directory; run the same command again to resume an interrupted run."""
     init: Path | None = None
     """Initialize from this run directory, or from the shipped model (`pretrained`)."""
-    steps: Count = 2000
+    steps: Count = 5000
     """Optimization steps."""
-    batch_size: Count = 4
+    batch_size: Count = 16
     """Global batch size, over all processes and micro-batches."""
     accumulate: Count = 1
     """Micro-batches per step; less memory, same result (except batch norm and shuffled A)."""
     size: Annotated[int, Field(ge=32, le=4096)] = 256
     """Side of the training crops in pixels."""
-    crop_scale: Fraction = 0.5
+    crop_scale: Fraction = 0.4
     """Minimum crop area, as a fraction of the image's largest square."""
     full_strength_prob: Fraction = 0.5
     """Fraction of examples trained at strength 1; the others draw theirs from [0, 1]."""

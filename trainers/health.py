@@ -15,6 +15,7 @@ WINDOW = 100  # steps per window in which skipped steps are counted
 MAX_NAMED = 20  # skipped steps whose images are named
 OVERPOWERING = 0.98  # accuracy of D
 BLIND = 0.55  # accuracy of D on held-out images
+BLIND_AFTER = 500  # steps; a D that learns is above it by then
 MEMORIZED = 0.6  # target r_v of Karras et al. 2020
 UNCHANGED = 0.01  # mean absolute difference of photo and output, in [0,1]
 
@@ -66,6 +67,8 @@ class HealthMonitor:
         if step <= self.config.optimizer.warmup * 5:
             return
         for name, sentence in health_warnings(metrics, self.config):
+            if name == "blind" and step < BLIND_AFTER:
+                continue
             if name not in self.warned:
                 self.warned.add(name)
                 warnings.warn(f"step {step}: {sentence}", stacklevel=2)

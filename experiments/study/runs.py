@@ -7,13 +7,14 @@ reused, and a run that several tables need is trained once.
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ...losses.attention import learns_error
 from ...trainers.config import (
     AdversarialConfig,
     AttentionConfig,
+    GeneratorConfig,
     TrainConfig,
     identity_settings,
 )
@@ -66,12 +67,12 @@ def _warmup_recipe(recipe: TrainConfig) -> TrainConfig:
     """Return the warm-up of a recipe: multi-layer content loss, the attention branch trained but
     not used, no discriminator.
 
-    It takes over only what cannot change later: encoder and layers, and gradient shares, without
-    which the losses of different encoders are not comparable.
+    It takes over only what cannot change later: generator, encoder and layers, and gradient shares,
+    without which the losses of different encoders are not comparable.
     """
     start = replace(
         attention(), attention=AttentionConfig(objective="observed"), encoder=recipe.encoder,
-        style=replace(attention().style, layers=recipe.style.layers),
+        style=replace(attention().style, layers=recipe.style.layers), generator=recipe.generator,
     )  # fmt: skip
     other_encoder = recipe.encoder != attention().encoder
     if other_encoder:
@@ -86,10 +87,17 @@ def _with_study(recipe: TrainConfig, study: StudyConfig, steps: int, seed: int) 
         recipe, photos=study.photos, paintings=study.paintings, device=study.device,
         precision=pick_precision(study.precision, pick_device(study.device)),
         batch_size=study.batch_size, size=study.size, workers=study.workers, steps=steps, seed=seed,
-        encoder=replace(recipe.encoder, weights_dir=study.weights_dir), generator=study.generator,
-        optimizer=replace(recipe.optimizer, lr=study.lr),
+        encoder=replace(recipe.encoder, weights_dir=study.weights_dir),
+        generator=_generator(recipe, study), optimizer=replace(recipe.optimizer, lr=study.lr),
         validate_every=max(study.steps, study.warmup),  # the last model is used, not the best
     )  # fmt: skip
+
+
+def _generator(recipe: TrainConfig, study: StudyConfig) -> GeneratorConfig:
+    """Return the generator of the study, with the settings that the recipe varies."""
+    default, settings = asdict(GeneratorConfig()), asdict(recipe.generator)
+    varied = {name: value for name, value in settings.items() if value != default[name]}
+    return replace(study.generator, **varied)
 
 
 def drop_inactive_settings(config: TrainConfig) -> TrainConfig:

@@ -127,6 +127,27 @@ def test_an_unreadable_image_is_replaced_by_the_next_with_one_warning(paths: Pat
         pairs(paths)[5]
 
 
+def test_a_fraction_of_the_photos_are_other_paintings(paths: Paths) -> None:
+    """Decided per position, without effect on the other examples and on the paintings."""
+    plain, mixed = pairs(paths), pairs(paths)
+    mixed.paintings_as_photos = 0.2
+    drawn = [mixed.indices(position) for position in range(2000)]
+    fraction = sum(is_painting for is_painting, _, _ in drawn) / len(drawn)
+    assert fraction == pytest.approx(0.2, abs=0.03)
+    assert all(photo != painting for is_painting, photo, painting in drawn if is_painting)
+    assert {photo for is_painting, photo, _ in drawn if is_painting} == set(range(PAINTINGS))
+    for position, (is_painting, photo, painting) in enumerate(drawn[:30]):
+        example = mixed[position]
+        assert (number(example["content"]), number(example["style"])) == (photo, painting)
+        assert is_painting or same(example, plain[position])
+
+
+def test_a_single_painting_is_never_its_own_photo(paths: Paths) -> None:
+    dataset = pairs((paths[0], paths[1][:1]))
+    dataset.paintings_as_photos = 1.0
+    assert not any(dataset.indices(position)[0] for position in range(50))
+
+
 def test_many_unreadable_images_in_a_row_are_skipped(paths: Paths) -> None:
     gone = [paths[0][0].with_name(f"gone-{i}.png") for i in range(900)]
     with pytest.warns(UserWarning, match=r"gone-\d+\.png; using the next image"):

@@ -120,7 +120,7 @@ def test_wrong_names_are_explained(names: list[str], message: str) -> None:
 def test_with_settings_changes_only_the_named_settings() -> None:
     config = with_settings(TrainConfig(), {"steps": 7}, {"style.relative": False})
     assert differences(TrainConfig(), config) == [
-        "steps: 2000 -> 7",
+        "steps: 5000 -> 7",
         "style.relative: True -> False",
     ]
     assert config.out == Path("runs/train")

@@ -1,4 +1,5 @@
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from underdrawing.trainers.train_step import StepCheck
 CONFIG = TrainConfig()
 HEALTHY = {
     "attention/kl": 0.3, "attention/peak": 4.0, "discriminator/accuracy": 0.8,
-    "validation/memorized": 0.2, "output/change": 0.1,
+    "validation/memorized": 0.2, "validation/accuracy": 0.8, "output/change": 0.1,
 }  # fmt: skip
 LATE = CONFIG.optimizer.warmup * 5 + 1
 
@@ -42,6 +43,7 @@ def test_no_warning_for_healthy_metrics() -> None:
         ("attention/kl", 3.0, "attention has collapsed"),
         ("attention/peak", 600.0, "attention has collapsed"),
         ("discriminator/accuracy", 0.999, "discriminator accuracy is 100%"),
+        ("validation/accuracy", 0.51, "held-out images is 51%, like guessing"),
         ("validation/memorized", 0.9, r"discriminator is overfitting \(r_v = 0.90"),
         ("output/change", 0.001, "outputs equal their photos"),
     ],
@@ -58,6 +60,16 @@ def test_each_warning_is_given_once_after_the_first_steps(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         monitor.check_metrics(LATE + 1, metrics)
+
+
+def test_a_discriminator_has_time_to_learn_also_after_a_short_warmup() -> None:
+    optimizer = replace(CONFIG.optimizer, warmup=5)
+    monitor = HealthMonitor(replace(CONFIG, optimizer=optimizer))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        monitor.check_metrics(250, {"validation/accuracy": 0.5})
+    with pytest.warns(UserWarning, match="like guessing"):
+        monitor.check_metrics(500, {"validation/accuracy": 0.5})
 
 
 @pytest.mark.parametrize("is_main", [True, False])

@@ -66,8 +66,7 @@ def has_gradients(module: nn.Module | None) -> bool:
 def trainer(tiny: Tiny) -> Trainer:
     """With spectral norm, whose buffers must not change in the generator's step."""
     config = tiny()
-    assert config.adversarial.spectral_norm
-    adversarial = replace(config.adversarial, feature_matching=0.5)
+    adversarial = replace(config.adversarial, feature_matching=0.5, spectral_norm=True)
     return Trainer(replace(config, adversarial=adversarial))
 
 

@@ -32,15 +32,15 @@ Tiny = Callable[..., TrainConfig]
 #: Losses of five steps, recorded in float32 on a CPU (torch 2.11).
 RECORDED_LOSSES = {
     "attention-adversarial": {
-        "loss/content": [0.062749, 0.062432, 0.037064, 0.038681, 0.047428],
-        "loss/style": [0.225378, 0.190481, 0.113084, 0.169914, 0.175420],
-        "loss/adversarial": [0.124245, -0.295456, -0.146285, -0.088433, -0.003292],
-        "loss/attention": [0.409031, 0.270220, 0.087511, 0.145300, 0.128721],
-        "loss/discriminator": [1.318347, 2.221111, 2.165521, 2.129519, 0.969064],
+        "loss/content": [0.026934, 0.066969, 0.037551, 0.040235, 0.046255],
+        "loss/style": [0.311081, 0.285505, 0.261698, 0.412077, 0.395321],
+        "loss/adversarial": [-3.694049, -0.000413, -0.256517, -5.286831, -0.959613],
+        "loss/attention": [0.209140, 0.113138, 0.073879, 0.117290, 0.123313],
+        "loss/discriminator": [7.766247, 4.190055, 3.121296, 12.027065, 1.212141],
     },
     "multi-layer": {
-        "loss/content": [0.062749, 0.062427, 0.037068, 0.038689, 0.047454],
-        "loss/style": [0.225378, 0.190487, 0.113081, 0.169914, 0.175385],
+        "loss/content": [0.026934, 0.066966, 0.037553, 0.040235, 0.046260],
+        "loss/style": [0.311081, 0.285509, 0.261693, 0.412070, 0.395317],
     },
 }
 
@@ -70,7 +70,8 @@ def test_losses_match_recorded_values(
     for name, values in RECORDED_LOSSES[recipe].items():
         # Where the output hardly differs from its photo, rounding is amplified in the target of A.
         tolerance = 2e-4 if name == "loss/attention" else 1e-5
-        assert [line[name] for line in lines] == pytest.approx(values, rel=0, abs=tolerance), name
+        found = [line[name] for line in lines]
+        assert found == pytest.approx(values, rel=1e-4, abs=tolerance), name
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -116,6 +116,27 @@ def test_memorization_is_the_gap_between_training_and_held_out_paintings(
     assert metrics["validation/memorized"] == pytest.approx(memorized, abs=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("painting", "output", "accuracy"), [(0.9, 0.1, 1.0), (0.1, 0.9, 0.0), (0.9, 0.9, 0.5)]
+)
+def test_accuracy_counts_held_out_paintings_and_outputs(
+    painting: float, output: float, accuracy: float, tiny: Tiny
+) -> None:
+    class Output(nn.Module):
+        def forward(self, photo: Tensor, code: Tensor, attend: bool) -> Stylized:
+            return Stylized(torch.full_like(photo, output), torch.ones(1, 1, 4, 4), {})
+
+    class Centered(nn.Module):
+        def forward(self, image: Tensor, code: Tensor) -> DiscriminatorOutput:
+            return DiscriminatorOutput(image[:, :1] - 0.5, [])
+
+    trainer = Trainer(tiny())
+    for image in trainer.validation.paintings:
+        image.fill_(painting)
+    metrics = validate(trainer, plain_discriminator=Centered(), averaged=Output())
+    assert metrics["validation/accuracy"] == accuracy
+
+
 def test_no_metrics_without_held_out_images(tiny: Tiny, tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
         Image.new("RGB", (40, 40), "red").save(tmp_path / name)

@@ -31,6 +31,15 @@ def test_run_has_the_studys_settings_and_continues_from_its_start(study: StudyCo
     assert found.start.out.parent == found.dir.parent
 
 
+def test_generator_settings_of_a_recipe_are_those_of_its_start_too(study: StudyConfig) -> None:
+    """An ablation of ``generator.noise`` or ``base`` must not be undone by the study's size."""
+    study = replace(study, generator=GeneratorConfig(width=8, blocks=2))
+    varied: dict[str, Any] = {"generator.noise": False, "generator.base": "none"}
+    found = run(study, **varied)
+    expected = GeneratorConfig(width=8, blocks=2, noise=False, base="none")
+    assert found.config.generator == found.start.generator == expected
+
+
 # -- keys -----------------------------------------------------------------------------------------
 
 

@@ -142,9 +142,10 @@ def test_training_step_equals_the_reference(
 
 @pytest.mark.parametrize("seed", [0, 3])
 def test_bfloat16_step_is_as_close_as_the_reference_under_autocast(seed: int, tiny: Tiny) -> None:
-    """Measured over ten seeds against float32: losses within 4 % (the adversarial one is a small
-    mean of both signs); cosine of D's gradient 0.998 to 0.9996, of G's 0.986 to 0.9996, except for
-    seed 3 with 0.921: the reference under autocast has the same cosines within 0.002.
+    """Measured over ten seeds against float32, before the present style loss: losses within 4 %;
+    cosine of D's gradient 0.998 to 0.9996, of G's 0.986 to 0.9996, except for seed 3 with 0.921:
+    the reference under autocast has the same cosines within 0.002. Now, for these seeds: the
+    adversarial loss, a small mean of both signs, is off by up to 0.04, as that reference's is.
     """
     changes: dict[str, Any] = {
         "size": 64,
@@ -158,7 +159,7 @@ def test_bfloat16_step_is_as_close_as_the_reference_under_autocast(seed: int, ti
         autocast = reference_step(second, batch)
     config = one_step_config(tiny, precision="bf16", **changes)
     found = training_step(make_trainer(config)[0], batch)
-    assert found.losses == pytest.approx(expected.losses, rel=0.06, abs=0.03)
+    assert found.losses == pytest.approx(expected.losses, rel=0.06, abs=0.05)
     assert 0.98 < cosine(found.d, expected.d) < 1 - 1e-6
     assert cosine(found.g, expected.g) > (0.98 if seed == 0 else 0.9)
     assert cosine(found.g, expected.g) > cosine(autocast.g, expected.g) - 0.01
