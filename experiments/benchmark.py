@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from ..data.files import write_atomic
 from ..trainers.config import EncoderConfig, GeneratorConfig, TrainConfig
 from ..trainers.runtime import pick_device
+from .main import parse_options
 from .timing.timer import in_fresh_process, machine, peak_bandwidth, peak_flops
 from .timing.workloads import BASELINES, OURS, REFERENCE, Case, Measurement, measure
 
@@ -155,7 +156,7 @@ def _row(record: dict[str, Any]) -> tuple[str, ...]:
 
 def command(arguments: list[str]) -> None:
     """Run the command."""
-    config = tyro.cli(
+    config = parse_options(
         BenchmarkConfig, prog="underdrawing benchmark", args=arguments,
         config=(tyro.conf.FlagConversionOff,),
     )  # fmt: skip

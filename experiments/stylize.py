@@ -27,6 +27,7 @@ from ..data.prefetch import prefetch_map
 from ..trainers.runtime import free_memory
 from ..trainers.stylizer import Stylizer, load
 from ..trainers.visualize import overlay
+from .main import parse_options
 from .paths import STREAM, output_paths
 
 AHEAD = 2  # images read before, and written after, the one being stylized
@@ -193,7 +194,7 @@ def parse_pairs(text: str) -> dict[str, str]:
 
 def command(arguments: list[str]) -> None:
     """Run the command."""
-    config = tyro.cli(StylizeConfig, prog="underdrawing stylize", args=arguments)
+    config = parse_options(StylizeConfig, prog="underdrawing stylize", args=arguments)
     for path in stylize(config):
         if path != STREAM:
             print(path)

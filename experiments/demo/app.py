@@ -15,13 +15,12 @@ from tempfile import TemporaryDirectory, mkdtemp
 from threading import Event
 from typing import Any, Literal
 
-import tyro
-
 from ...data.demo.samples import PHOTOS, shipped
 from ...data.images import save_image
 from ...trainers.runtime import Interrupted
 from ...trainers.stylizer import Stylizer, load
 from ..errors import explain_error
+from ..main import parse_options
 from .app_handlers import RateLimiter, read_photo, stylize_upload
 
 try:
@@ -224,4 +223,4 @@ def gradio_errors() -> Iterator[None]:
 
 def command(arguments: list[str]) -> None:
     """Run the command."""
-    serve(tyro.cli(AppConfig, prog="underdrawing app", args=arguments))
+    serve(parse_options(AppConfig, prog="underdrawing app", args=arguments))

@@ -152,7 +152,7 @@ def digest(module: torch.nn.Module) -> str:
 def run(request: Request, rank: int, port: int) -> None:
     """Do in this process what ``underdrawing COMMAND WORDS`` does."""
     os.setsid()  # so that its loader's workers can be found
-    signal.alarm(250)
+    signal.alarm(1800)
     log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
