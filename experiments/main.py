@@ -125,9 +125,10 @@ def parse_options(options: type[T], **settings: Any) -> T:
         if not end.code:  # --help
             raise
         cause: BaseException | None = end
-        while cause := cause.__cause__ or cause.__context__:
+        while cause:
             if isinstance(cause, ValidationError):
                 raise cause from None
+            cause = cause.__cause__ or cause.__context__
         raise ValueError(box_sentence(box.getvalue(), settings["prog"])) from None
 
 

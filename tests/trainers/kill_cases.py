@@ -113,7 +113,7 @@ def wrap_step(wrap: Callable[[Step, TrainStep, int, RawBatch], ForwardResult]) -
     def wrapped(self: TrainStep, number: int, raw: RawBatch) -> ForwardResult:
         return wrap(step, self, number, raw)
 
-    TrainStep.step = wrapped  # type: ignore[method-assign]
+    setattr(TrainStep, "step", wrapped)  # noqa: B010
 
 
 def record(path: Path) -> None:
@@ -140,7 +140,7 @@ def record(path: Path) -> None:
         append(path, line)
         return result
 
-    TrainStep._update = measured  # type: ignore[method-assign]
+    setattr(TrainStep, "_update", measured)  # noqa: B010
     wrap_step(recorded)
 
 

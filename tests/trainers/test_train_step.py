@@ -249,7 +249,7 @@ def test_no_option_waits_for_the_device(
 def test_attention_metrics_are_computed_at_logged_steps_only(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls, original = [], train_step.attention_statistics
+    calls, original = [], train_step.attention_statistics  # type: ignore[attr-defined]
 
     def counting(attention: Tensor, error: Tensor) -> object:
         calls.append(len(attention))
