@@ -3,6 +3,17 @@
 Public names are imported on first use, so that ``import underdrawing`` does not import torch.
 """
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # the same names as below, for type checkers
+    from .models.discriminator import PatchGAN
+    from .models.encoder import Encoder
+    from .models.generator import Generator
+    from .trainers.config import TrainConfig
+    from .trainers.model_files import load_model
+    from .trainers.stylizer import Stylizer, load
+    from .trainers.trainer import train
+
 __version__ = "0.2.0"
 
 _PUBLIC = {
@@ -21,7 +32,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-def __getattr__(name: str) -> object:
+def __getattr__(name: str) -> Any:
     """Import a public name on first use (PEP 562)."""
     from importlib import import_module
 

@@ -140,7 +140,7 @@ def _read(file: Path, verify: bool = True) -> np.ndarray:
     """
     content = np.memmap(file, mode="r")
     height, width, crc = content[-TRAILER:].view("<u4")
-    if verify and zlib.crc32(content[:-4]) != crc:
+    if verify and zlib.crc32(content[:-4].data) != crc:
         raise ValueError(f"{file} is damaged")
     return np.asarray(content[:-TRAILER].reshape(height, width, 3))
 

@@ -23,7 +23,7 @@ from .ablations import ABLATIONS, Variants, variants
 from .analysis.attention import attention_section
 from .analysis.results import StudyResult, make_study_result, result_text, result_tree, write_result
 from .analysis.tables import make_columns
-from .main import choice, run_command
+from .main import choice, parse_options, run_command
 from .presets import PRESETS, StudyConfig
 from .report.report import Chapter, write_report
 from .report.samples import study_samples
@@ -168,7 +168,7 @@ def parse(arguments: list[str]) -> AblateConfig:
         f"with the baseline, and write tables and a report.\n\nAblations:\n{listed}\n\n"
         f"Preset {preset.__name__}: {(preset.__doc__ or '').splitlines()[0]}"
     )
-    return tyro.cli(
+    return parse_options(
         AblateConfig, prog="underdrawing ablate", description=description,
         args=arguments, default=AblateConfig(study=study),
     )  # fmt: skip

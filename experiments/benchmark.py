@@ -20,6 +20,7 @@ from ..data.files import write_atomic
 from ..trainers.config import EncoderConfig, GeneratorConfig, TrainConfig
 from ..trainers.runtime import pick_device
 from .analysis.tables import markdown
+from .main import parse_options
 from .paths import check_output
 from .timing.timer import in_fresh_process, machine, peak_flops
 from .timing.workloads import OURS, REFERENCE, Case, measure
@@ -128,7 +129,7 @@ def _row(record: dict[str, Any]) -> list[str]:
 
 def command(arguments: list[str]) -> None:
     """Run the command."""
-    config = tyro.cli(
+    config = parse_options(
         BenchmarkConfig, prog="underdrawing benchmark", args=arguments,
         config=(tyro.conf.FlagConversionOff,),
     )  # fmt: skip

@@ -15,7 +15,7 @@ import tyro
 from ..data.check import LEFT_OUT, USED, Report, check_folders
 from ..data.files import one_line, write_atomic
 from ..data.folders import is_small
-from .main import run_command
+from .main import parse_options, run_command
 from .paths import check_output
 
 NAMED = 3  # files named per kind
@@ -90,7 +90,7 @@ def _names(paths: list[Path]) -> str:
 
 def command(arguments: list[str]) -> None:
     """Run the command."""
-    config = tyro.cli(CheckConfig, prog="underdrawing check-data", args=arguments)
+    config = parse_options(CheckConfig, prog="underdrawing check-data", args=arguments)
     if not config.folders:
         raise ValueError("no folder given: underdrawing check-data PHOTOS PAINTINGS")
     if config.json:

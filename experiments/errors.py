@@ -43,11 +43,11 @@ def explain_error(error: Exception, command: str) -> str | None:
         text = text.rstrip().rsplit("\n", 1)[-1].partition(": ")[2]
     if isinstance(error, ValueError):
         return text
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and error.errno != errno.ENOMEM:
         reason = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or text
         advice = ADVICE.get(error.errno or 0)
         return f"{reason}; {advice}" if advice else reason
-    if out_of_memory(error):
+    if isinstance(error, OSError) or out_of_memory(error):
         return f"out of memory: {LESS_MEMORY.get(command, 'process less at a time')}"
     if WORKER_KILLED.search(text):
         return (

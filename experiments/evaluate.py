@@ -32,7 +32,7 @@ from .analysis.results import (
     write_result,
 )
 from .analysis.tables import Column, Table, make_columns, make_table_row
-from .main import run_command
+from .main import parse_options, run_command
 from .paths import check_output
 from .presets import check_rising
 from .scoring.external import Outputs, read_methods, saved_outputs, write_manifest
@@ -241,7 +241,7 @@ def output_folder(config: EvaluateConfig) -> Path:
 
 def command(arguments: list[str]) -> None:
     """Run the command."""
-    config = tyro.cli(EvaluateConfig, prog="underdrawing evaluate", args=arguments)
+    config = parse_options(EvaluateConfig, prog="underdrawing evaluate", args=arguments)
     main = join_processes(config.device).is_main_process
     if config.write_manifest:
         check_output(config.write_manifest, [".csv"], filter(None, [config.manifest]))

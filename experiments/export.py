@@ -25,6 +25,7 @@ from ..data.files import write_atomic
 from ..models.generator import MIN_SIDE, Generator
 from ..trainers.model_files import load_model, model_folder
 from ..trainers.style_codes import StyleCodes
+from .main import parse_options
 from .paths import check_output
 
 INPUTS, OUTPUTS = ("photo", "code", "strength"), ("stylized", "attention")
@@ -147,6 +148,6 @@ def max_difference(generator: Generator, model: bytes, codes: Iterable[Tensor]) 
 
 def command(arguments: list[str]) -> None:
     """Run the command."""
-    config = tyro.cli(ExportConfig, prog="underdrawing export", args=arguments)
+    config = parse_options(ExportConfig, prog="underdrawing export", args=arguments)
     difference = export(config)
     print(f"{config.onnx}: maximum difference between ONNX Runtime and torch {difference:.1e}")

@@ -1,14 +1,18 @@
 """The ``underdrawing`` command line. User errors are one line and exit code 2."""
 
 import os
+import re
 import signal
 import sys
 import warnings
 from argparse import ArgumentParser
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from importlib import import_module
-from typing import NoReturn, TypeVar
+from io import StringIO
+from typing import Any, NoReturn, TypeVar
+
+from pydantic import ValidationError
 
 T = TypeVar("T")
 
@@ -81,7 +85,7 @@ def run_command(name: str, arguments: list[str]) -> None:
         message = explain_error(error, name)
         if message is None:
             raise
-        fail(message)
+        fail(message, name)
     except (Interrupted, KeyboardInterrupt) as interruption:
         message = str(interruption) or "interrupted; run the same command again to continue"
         print(f"\nunderdrawing: {message}", file=sys.stderr)
@@ -101,10 +105,47 @@ def quiet_broken_pipe() -> Iterator[None]:
         sys.exit(128 + signal.SIGPIPE)
 
 
+def parse_options(options: type[T], **settings: Any) -> T:
+    """Parse the options of a command with tyro; its box for an error becomes one sentence.
+
+    Args:
+        options: dataclass of the options.
+        settings: further arguments of ``tyro.cli``.
+
+    Raises:
+        ValueError: an unknown option, or a missing or invalid value.
+    """
+    import tyro
+
+    box = StringIO()
+    try:
+        with redirect_stderr(box):
+            return tyro.cli(options, **settings)
+    except SystemExit as end:
+        if not end.code:  # --help
+            raise
+        cause: BaseException | None = end
+        while cause:
+            if isinstance(cause, ValidationError):
+                raise cause from None
+            cause = cause.__cause__ or cause.__context__
+        raise ValueError(box_sentence(box.getvalue(), settings["prog"])) from None
+
+
+def box_sentence(box: str, prog: str) -> str:
+    """Return the message in a box of tyro, in Unicode or ASCII: from the title to a rule."""
+    lines = [line.strip("│ ") for line in box.splitlines()[1:]]
+    blocks = "\n".join(line.strip("─-") and line for line in lines).strip().split("\n\n")
+    message = " ".join(blocks[0].split()).rstrip(".")
+    similar = re.search(r"Perhaps you meant:\W*(--[\w.-]+)", box)
+    hint = f"perhaps you meant {similar[1]}; " if similar else ""
+    return f"{message}; {hint}see {prog} --help"
+
+
 def option_value(arguments: list[str], flag: str) -> str | None:
     """Return the value of an option on which the defaults of others depend; None if absent."""
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument(flag, dest="value")
+    parser.add_argument(flag, dest="value", nargs="?")  # a missing value is reported by tyro
     return parser.parse_known_args(arguments)[0].value
 
 
@@ -120,9 +161,9 @@ def choice(arguments: list[str], flag: str, table: Mapping[str, T], default: str
     return table[name]
 
 
-def fail(message: str) -> NoReturn:
+def fail(message: str, command: str = "") -> NoReturn:
     """Print a one-line message and exit with code 2."""
-    print(f"underdrawing: {message}", file=sys.stderr)
+    print(f"{f'underdrawing {command}'.rstrip()}: {message}", file=sys.stderr)
     sys.exit(2)
 
 

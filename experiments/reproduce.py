@@ -9,14 +9,12 @@ Several GPUs: ``accelerate launch -m underdrawing.experiments.reproduce …`` tr
 import json
 import sys
 
-import tyro
-
 from ..data.files import write_atomic
 from ..trainers.runtime import join_processes
 from .analysis.attention import attention_section
 from .analysis.results import StudyResult, make_study_result, result_text, result_tree, write_result
 from .analysis.tables import FOOTNOTE, ROWS, make_columns
-from .main import choice, run_command
+from .main import choice, parse_options, run_command
 from .presets import PRESETS, StudyConfig
 from .recipes import RECIPES
 from .report.report import Chapter, write_report
@@ -86,7 +84,7 @@ def parse(arguments: list[str]) -> StudyConfig:
         "Train and evaluate every row of the paper's table and the control rows; write the report."
         f"\n\nPreset {preset.__name__}: {preset.__doc__}"
     )
-    return tyro.cli(
+    return parse_options(
         StudyConfig, prog="underdrawing reproduce", description=description,
         args=arguments, default=preset(),
     )  # fmt: skip

@@ -34,7 +34,7 @@ from ..trainers.tracking import provenance
 from ..trainers.trainer import collections
 from .analysis.intervals import Array, resampled_means
 from .analysis.tables import markdown
-from .main import run_command
+from .main import parse_options, run_command
 from .scoring.protocol import batches, read_squares, resolution
 
 BATCH = 4  # photos
@@ -182,7 +182,9 @@ def to_markdown(estimates: Estimates, note: str) -> str:
 
 def command(arguments: list[str]) -> None:
     """Run the command."""
-    print(robustness(tyro.cli(RobustnessConfig, prog="underdrawing robustness", args=arguments)))
+    print(
+        robustness(parse_options(RobustnessConfig, prog="underdrawing robustness", args=arguments))
+    )
 
 
 if __name__ == "__main__":

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import tyro
 from PIL import Image, ImageDraw, ImageFont
 
 from ..data.images import SUFFIXES, read_image, save_image
 from ..trainers.style_codes import write_styles
 from ..trainers.stylizer import Stylizer, load
+from .main import parse_options
 from .paths import check_output
 from .stylize import parse_pairs
 
@@ -79,7 +79,7 @@ def contact_sheet(stylizer: Stylizer, photo: Image.Image) -> Image.Image:
 
 def command(arguments: list[str]) -> None:
     """Run the command."""
-    config = tyro.cli(StylesConfig, prog="underdrawing styles", args=arguments)
+    config = parse_options(StylesConfig, prog="underdrawing styles", args=arguments)
     for name in list_styles(config):
         print(name)
     if config.photo:

@@ -40,6 +40,7 @@ from ..trainers.runtime import free_memory, out_of_memory
 from ..trainers.stylizer import Stylizer, load
 from ..trainers.visualize import overlay
 from .errors import explain_error
+from .main import parse_options
 from .paths import STREAM, output_paths, overlay_path
 
 AHEAD = 2  # images read before, and written after, the one being stylized
@@ -263,5 +264,4 @@ def parse_pairs(text: str) -> dict[str, str]:
 
 def command(arguments: list[str]) -> None:
     """Run the command."""
-    config = tyro.cli(StylizeConfig, prog="underdrawing stylize", args=arguments)
-    stylize(config)
+    stylize(parse_options(StylizeConfig, prog="underdrawing stylize", args=arguments))

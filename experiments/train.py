@@ -19,7 +19,7 @@ from ..trainers.dry_run import describe, make_plan, summarize
 from ..trainers.model_files import PRETRAINED, SHIPPED, load_config, model_folder
 from ..trainers.runtime import join_processes
 from ..trainers.trainer import Trainer, begin
-from .main import choice, option_value, run_command
+from .main import choice, option_value, parse_options, run_command
 from .recipes import RECIPES
 
 FEW = 30  # paintings, at most, for which ``few-paintings`` is the default recipe
@@ -66,7 +66,7 @@ def parse(arguments: list[str]) -> TrainConfig:
 
 def _parse(arguments: list[str], defaults: TrainConfig) -> TrainCommand:
     summary = (RECIPES[defaults.recipe].__doc__ or "").partition("\n")[0]
-    return tyro.cli(
+    return parse_options(
         TrainCommand, prog="underdrawing train", args=arguments, default=TrainCommand(defaults),
         description=f"Train a generator. Defaults are those of recipe {defaults.recipe}: "
         f"{summary}\n\nRecipes: {', '.join(RECIPES)}.",

@@ -15,7 +15,6 @@ from tempfile import TemporaryDirectory, mkdtemp
 from threading import Event
 from typing import Any, Literal, NamedTuple
 
-import tyro
 from PIL import Image, ImageFilter
 
 from ...data.convert import to_batch
@@ -26,6 +25,7 @@ from ...trainers.runtime import Interrupted
 from ...trainers.stylizer import Stylizer, load
 from ...trainers.visualize import overlay
 from ..errors import explain_error
+from ..main import parse_options
 
 try:
     import gradio as gr
@@ -283,4 +283,4 @@ def gradio_errors() -> Iterator[None]:
 
 def command(arguments: list[str]) -> None:
     """Run the command."""
-    serve(tyro.cli(AppConfig, prog="underdrawing app", args=arguments))
+    serve(parse_options(AppConfig, prog="underdrawing app", args=arguments))

@@ -29,6 +29,7 @@ from ...models.color import keep_chroma
 from ...models.generator import MIN_SIDE
 from ...trainers.stylizer import Stylizer, load
 from ...trainers.tensor_files import read_tensors, write_tensors
+from ..main import parse_options
 from ..paths import check_output
 from ..stylize import check_memory, codes_and_styles, title
 
@@ -169,4 +170,4 @@ class TemporalSmoothing:
 
 def command(arguments: list[str]) -> None:
     """Run the command."""
-    print(video(tyro.cli(VideoConfig, prog="underdrawing video", args=arguments)))
+    print(video(parse_options(VideoConfig, prog="underdrawing video", args=arguments)))

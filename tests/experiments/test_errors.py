@@ -36,6 +36,7 @@ IN_WORKER = (
         (FileNotFoundError(errno.ENOENT, "No such file or directory", "x"),
          "x: No such file or directory"),
         (OSError("that might take 9.0 GB"), "that might take 9.0 GB"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "out of memory: lower --size"),
         (MemoryError(), "out of memory: lower --size or --batch-size, or raise --accumulate"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to"), "out of memory: lower --size"),
         (RuntimeError(CPU), "out of memory: lower --size"),
@@ -90,7 +91,7 @@ run_command("train", words)
             "raise AssertionError('a bug')", "AssertionError: a bug", marks=pytest.mark.long
         ),
         pytest.param(
-            "raise ValueError('a mistake')", "underdrawing: a mistake", marks=pytest.mark.long
+            "raise ValueError('a mistake')", "underdrawing train: a mistake", marks=pytest.mark.long
         ),
     ],
 )

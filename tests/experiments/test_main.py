@@ -8,7 +8,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 from underdrawing.experiments import main as module
-from underdrawing.experiments.main import COMMANDS, choice, main, option_value, run_command
+from underdrawing.experiments.main import (
+    COMMANDS,
+    box_sentence,
+    choice,
+    main,
+    option_value,
+    run_command,
+)
+from underdrawing.experiments.train import parse
 from underdrawing.trainers.runtime import Interrupted
 
 Run = Callable[..., int]
@@ -50,6 +58,59 @@ def test_usage_lists_all_commands(run: Run, capsys: Capture) -> None:
     assert run() == 2
     assert run("paint") == 2
     assert "no command 'paint': choose one of train, stylize" in capsys.readouterr().err
+
+
+#: A bad value of each command, and the message.
+BAD_VALUES = {
+    "train": ("--generator.width 3", "generator.width is 3; it must be greater than or equal to 4"),
+    "stylize": ("a.jpg --strength x", "--strength: could not convert string to float: 'x'"),
+    "styles": ("--size x", "Unrecognized options: --size, x"),
+    "video": ("a.mp4 --strength x --out b.mp4", "--strength: could not convert string to float"),
+    "export": ("runs/a", "Missing from underdrawing export: --onnx PATH"),
+    "app": ("--port x", "--port: invalid literal for int() with base 10: 'x'"),
+    "evaluate": ("runs/a --device tpu", "invalid choice 'tpu' for argument '--device'"),
+    "benchmark": ("--sizes x", "Error parsing --sizes: Could not find valid parse"),
+    "reproduce": ("--steps 0", "steps is 0; it must be greater than or equal to 1"),
+    "ablate": ("layers --study.steps x", "Unrecognized options: --study.steps"),
+    "robustness": ("runs/a --device", "Missing value for argument '--device'"),
+    "check-data": ("a --json", "Missing value for argument '--json'"),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_bad_value_or_option_is_one_line_and_exit_code_2(
+    run: Run, command: str, capsys: Capture
+) -> None:
+    words, message = BAD_VALUES[command]
+    for case, expected in ((words, message), ("--nonsense 1", "see underdrawing")):
+        assert run(command, *case.split()) == 2
+        out, error = capsys.readouterr()
+        assert (out, error.count("\n")) == ("", 1)
+        assert error.startswith(f"underdrawing {command}: ")
+        assert expected in error
+        assert not set("│─╭╰") & set(error)
+
+
+@pytest.mark.parametrize("words", ["--recipe", "--recipe --steps 3", "--recipe fast"])
+def test_bad_recipe_raises_a_value_error(words: str) -> None:
+    with pytest.raises(ValueError, match=r"argument '--recipe'|unknown --recipe fast"):
+        parse(words.split())
+
+
+@pytest.mark.parametrize(("bar", "rule"), [("│", "─"), (" ", "-")])
+def test_sentence_of_a_box(bar: str, rule: str) -> None:
+    """tyro draws it in ASCII if standard output is not in UTF-8."""
+    lines = [
+        "Unrecognized options: --stepz,  ",
+        "4",
+        rule * 30,
+        "Perhaps you meant:",
+        "  --steps INT",
+    ]
+    frame = [f"╭{rule * 9}╮"] if bar == "│" else ["Unrecognized", f" {rule * 30} "]
+    box = "\n".join([*frame, *(f"{bar} {line} {bar}" for line in lines)])
+    expected = "Unrecognized options: --stepz, 4; perhaps you meant --steps; see x --help"
+    assert box_sentence(box, "x") == expected
 
 
 @pytest.mark.parametrize(

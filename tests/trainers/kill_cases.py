@@ -113,7 +113,7 @@ def wrap_step(wrap: Callable[[Step, TrainStep, int, RawBatch], ForwardResult]) -
     def wrapped(self: TrainStep, number: int, raw: RawBatch) -> ForwardResult:
         return wrap(step, self, number, raw)
 
-    TrainStep.step = wrapped  # type: ignore[method-assign]
+    setattr(TrainStep, "step", wrapped)  # noqa: B010
 
 
 def record(path: Path) -> None:
@@ -140,7 +140,7 @@ def record(path: Path) -> None:
         append(path, line)
         return result
 
-    TrainStep._update = measured  # type: ignore[method-assign]
+    setattr(TrainStep, "_update", measured)  # noqa: B010
     wrap_step(recorded)
 
 
@@ -152,7 +152,7 @@ def digest(module: torch.nn.Module) -> str:
 def run(request: Request, rank: int, port: int) -> None:
     """Do in this process what ``underdrawing COMMAND WORDS`` does."""
     os.setsid()  # so that its loader's workers can be found
-    signal.alarm(250)
+    signal.alarm(1800)
     log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)

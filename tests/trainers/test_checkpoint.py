@@ -63,7 +63,7 @@ def test_restored_optimizer_takes_the_same_next_step(
 
     def build() -> tuple[nn.Module, Adam]:
         torch.manual_seed(0)
-        module = nn.Conv2d(4, 6, 3).to(memory_format=layout)  # type: ignore[call-overload]
+        module = nn.Conv2d(4, 6, 3).to(memory_format=layout)
         return module, Adam(module.parameters(), lr=0.1, fused=True)
 
     def step(module: nn.Module, optimizer: Adam) -> None:

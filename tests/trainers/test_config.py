@@ -179,7 +179,7 @@ def test_replace_validates() -> None:
     with pytest.raises(ValueError):
         replace(TrainConfig(), steps=0)
     with pytest.raises(ValueError):
-        replace(TrainConfig(), steps=3.0)
+        replace(TrainConfig(), steps=3.0)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_replace_validates() -> None:
         ({"compile": True, "adversarial": AdversarialConfig(r1=1.0)}, "set adversarial.r1 0"),
         *(
             (
-                {"attention": AttentionConfig(objective=objective, **{use: True})},
+                {"attention": AttentionConfig(objective=objective, **{use: True})},  # type: ignore[arg-type]
                 f"attention.{use} needs a predicted map, and objective {objective} predicts none",
             )
             for objective in ("uniform", "oracle", "saliency")

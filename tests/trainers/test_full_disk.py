@@ -40,7 +40,7 @@ mount -o remount,ro "$disk"
 def error_message(log: str) -> str:
     """Return the one error message of a command."""
     assert "Traceback" not in log
-    (message,) = re.findall(r"^underdrawing: (?!note:)(.*)", log, re.MULTILINE)
+    (message,) = re.findall(r"^underdrawing train: (.*)", log, re.MULTILINE)
     return message
 
 

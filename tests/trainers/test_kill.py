@@ -128,7 +128,7 @@ def test_reproduction_killed_while_scoring_gives_the_same_table(
     }  # fmt: skip
     whole, run = tmp_path / "whole", tmp_path / "run"
     assert run_fork(options | {"out": whole}, "reproduce").codes == [0]
-    for end in (("averaging", 4), ("scoring", 1), ("scoring", 7), ("scores", 1), ("scores", 4)):
+    for end in (("averaging", 4), ("scoring", 1), ("scores", 1), ("scoring", 2), ("scores", 2)):
         ended = run_fork(options | {"out": run}, "reproduce", point=end[0], nth=end[1])
         assert ended.codes == [-SIGKILL], f"{end}: {ended.log}"
     assert run_fork(options | {"out": run}, "reproduce").codes == [0]

@@ -206,7 +206,7 @@ def test_time_estimate_leaves_out_the_slow_first_steps(
         now[0] += 1000 if number == 0 else 100 if number == 1 else 1
         return step(self, number, batch)
 
-    class Progress(tqdm):  # type: ignore[type-arg]
+    class Progress(tqdm):
         def update(self, n: float | None = 1) -> bool | None:
             result = super().update(n)
             remaining.append((self.total - self.n) / self.format_dict["rate"])
