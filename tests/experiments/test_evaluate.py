@@ -229,7 +229,8 @@ def test_a_moved_data_set_is_the_runs_own_and_a_changed_one_is_refused(
         config = EvaluateConfig((run,), device="cpu", **options)  # type: ignore[arg-type]
         return choose_pairs(config, [load_config(run)]).pairs
 
-    expected = make_manifest(*(c.distinct("test") for c in images), 256)
+    photos, paintings = (collection.distinct("test") for collection in images)
+    expected = make_manifest(photos, paintings, 256)
     assert [(a.name, b.name) for a, b in pairs()] == [(a.name, b.name) for a, b in expected]
     assert pairs(photos=folders[0], paintings=folders[1]) == expected
     assert len(pairs(paintings=folders[0])) > len(expected)  # other paintings: all of them
