@@ -167,7 +167,11 @@ def choose_pairs(config: EvaluateConfig, trained: Sequence[TrainConfig]) -> Eval
             )
     processes, first = join_processes(config.device), trained[0] if trained else TrainConfig()
     with processes.main_process_first():  # the main process checks the folders
-        data = replace(first, **{kind: folder for kind, folder in given.items() if folder})
+        data = replace(
+            first,
+            photos=config.photos or first.photos,
+            paintings=config.paintings or first.paintings,
+        )
         images = dict(zip(given, collections(data, processes.is_main_process), strict=True))
     record = records[0] if records else None
     own = {

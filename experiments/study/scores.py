@@ -159,10 +159,10 @@ def make_scorer(study: StudyConfig) -> StudyScorer:
         pairs = [[photo.name, painting.name] for photo, painting in manifest]
         write_atomic(study.out / "manifest.json", json.dumps(pairs, indent=1))
         write_atomic(record, json.dumps({name: c.manifest() for name, c in images.items()}))
-    data = [photos.sha256, paintings.sha256]
     return StudyScorer(
-        study, networks, manifest, paintings, data, processes.device, processes.is_main_process
-    )
+        study, networks, manifest, paintings, [photos.sha256, paintings.sha256], processes.device,
+        processes.is_main_process,
+    )  # fmt: skip
 
 
 def make_curves(

@@ -17,7 +17,7 @@ def test_values_are_different_runs_and_one_is_the_baseline(name: str) -> None:
     assert not found.refused
     assert list(found.recipes) == list(ABLATIONS[name].values)
     assert found.baseline in found.recipes
-    runs = [make_run(quick(), title, recipe, 0) for title, recipe in found.recipes.items()]
+    runs = [make_run(quick(), title, recipe, 0, ()) for title, recipe in found.recipes.items()]
     assert all(differences(a.config, b.config) for a, b in combinations(runs, 2))
     assert len({run.key for run in runs}) == len(runs) > 1
     assert all(from_json(to_json(run.config)) == run.config for run in runs)
@@ -29,10 +29,10 @@ def test_baseline_is_a_row_of_the_paper_unless_settings_are_shared(name: str) ->
     if ablation.gradient_shares or ablation.shared_settings:
         return
     row = RECIPES["attention-adversarial" if ablation.discriminator else "attention"]()
-    ours = make_run(quick(), "", found.recipes[found.baseline], 1)
+    ours = make_run(quick(), "", found.recipes[found.baseline], 1, ())
     assert (ours.key, ours.start) == (
-        make_run(quick(), "", row, 1).key,
-        make_run(quick(), "", row, 1).start,
+        make_run(quick(), "", row, 1, ()).key,
+        make_run(quick(), "", row, 1, ()).start,
     )
 
 
@@ -72,7 +72,7 @@ def test_encoders_are_compared_at_existing_layers_with_gradient_shares_from_the_
     for title, recipe in recipes.items():
         layers = set(ENCODERS[recipe.encoder.name].layers)
         assert {name for name, _ in recipe.content.layers} | set(recipe.style.layers) <= layers
-        run = make_run(quick(), title, recipe, 0)
+        run = make_run(quick(), title, recipe, 0, ())
         for config in (run.config, run.start):
             assert (config.encoder, config.content) == (recipe.encoder, recipe.content)
             assert config.style.layers == recipe.style.layers

@@ -14,7 +14,7 @@ from underdrawing.data.folders import read_collection
 from underdrawing.data.images import save_image
 from underdrawing.experiments import evaluate as module
 from underdrawing.experiments.analysis.results import StudyResult
-from underdrawing.experiments.evaluate import EvaluateConfig, command, evaluate
+from underdrawing.experiments.evaluate import EvaluateConfig, choose_pairs, command, evaluate
 from underdrawing.experiments.scoring.external import HEADER, read_manifest, write_manifest
 from underdrawing.experiments.scoring.protocol import (
     CONTROLS,
@@ -28,7 +28,7 @@ from underdrawing.metrics.perceptual import LPIPS_LAYERS, lpips_vector
 from underdrawing.metrics.scores import FeatureExtractor, MetricNetworks
 from underdrawing.metrics.style_gap import ACTIVATION_STD, style_vector
 from underdrawing.trainers.config import TrainConfig, to_json
-from underdrawing.trainers.model_files import build_generator, load_model, save_model
+from underdrawing.trainers.model_files import build_generator, load_config, load_model, save_model
 
 CPU = torch.device("cpu")
 Folders = tuple[Path, Path]
@@ -110,7 +110,7 @@ def test_copies_of_photos_and_paintings_score_like_the_controls(
     assert values(result, "a") == values(result, "identity")
     assert values(result, "b") == values(result, "style image as output")
     assert values(result, "a") != values(result, "b")
-    note = "6 pairs of the manifest, KID against the 3 paintings of the manifest, at 32 px."
+    note = "6 pairs of the manifest, no set for KID, at 32 px."
     assert note in result.full.notes
 
 
@@ -145,7 +145,7 @@ def test_run_is_evaluated_on_its_own_held_out_images(
     file = tmp_path / "pairs.csv"
     options = ["--split", split, "--write-manifest", str(file), "--device", "cpu"]
     command([str(make_run("mine")), *options])
-    photos, paintings = (getattr(read_collection(folder), split) for folder in folders)
+    photos, paintings = (read_collection(folder).distinct(split) for folder in folders)
     assert list(read_manifest(file, tmp_path)) == make_manifest(photos, paintings, 256)
 
 
@@ -216,13 +216,38 @@ def test_runs_are_compared_with_the_first_at_matched_style(
     assert "At matched style:" in capsys.readouterr().out
 
 
-def test_given_paintings_are_the_reference_set(
+def test_a_moved_data_set_is_the_runs_own_and_a_changed_one_is_refused(
+    make_run: MakeRun, folders: Folders, tmp_path: Path
+) -> None:
+    moved = [Path(shutil.copytree(folder, tmp_path / folder.name)) for folder in folders]
+    images = [read_collection(folder) for folder in folders]
+    run = make_run("mine", photos=moved[0], paintings=moved[1])
+    record = {k: c.manifest() for k, c in zip(("photos", "paintings"), images, strict=True)}
+    (run / "manifest.json").write_text(json.dumps(record))
+
+    def pairs(**options: object) -> list[PairPaths]:
+        config = EvaluateConfig((run,), device="cpu", **options)  # type: ignore[arg-type]
+        return choose_pairs(config, [load_config(run)]).pairs
+
+    photos, paintings = (collection.distinct("test") for collection in images)
+    expected = make_manifest(photos, paintings, 256)
+    assert [(a.name, b.name) for a, b in pairs()] == [(a.name, b.name) for a, b in expected]
+    assert pairs(photos=folders[0], paintings=folders[1]) == expected
+    assert len(pairs(paintings=folders[0])) > len(expected)  # other paintings: all of them
+    shutil.copy(moved[1] / "00.png", moved[0] / "new.png")
+    with pytest.raises(
+        ValueError, match=r"photos are not those .* \(1 added, 0 removed, 0 changed"
+    ):
+        pairs()
+
+
+def test_paintings_that_are_no_style_are_the_reference_set(
     pairs: list[PairPaths], folders: Folders, tmp_path: Path
 ) -> None:
     folder = make_outputs(tmp_path / "same", pairs, 0)
     result = evaluate(config_for(tmp_path, folder, paintings=folders[1]))
-    assert f"the 9 paintings of {folders[1]}" in result.full.notes[0]
-    assert any("9 reference paintings" in card.reference for card in result.full.cards)
+    assert f"KID against 6 other paintings of {folders[1]}" in result.full.notes[0]
+    assert any("6 distinct paintings" in card.reference for card in result.full.cards)
 
 
 def test_manifest_is_checked_before_networks_are_loaded(

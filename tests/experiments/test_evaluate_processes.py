@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image, ImageOps
 from underdrawing.experiments.analysis.tables import ROWS
 from underdrawing.experiments.evaluate import EvaluateConfig, evaluate
 from underdrawing.trainers.config import TrainConfig
@@ -47,7 +48,12 @@ def launch(cache: Path) -> Launch:
 def test_results_do_not_depend_on_the_number_of_processes(
     tiny: Callable[..., TrainConfig], folders: tuple[Path, Path], tmp_path: Path, launch: Launch
 ) -> None:
-    run, images = train(tiny()), folders[0].parent  # 21 images: enough for KID
+    run, images = train(tiny()), tmp_path / "images"
+    images.mkdir()
+    for path in [*folders[0].iterdir(), *folders[1].iterdir()]:  # and mirrored: enough for KID
+        with Image.open(path) as image:
+            image.save(images / f"{path.parent.name}-{path.name}")
+            ImageOps.mirror(image).save(images / f"{path.parent.name}-mirrored-{path.name}")
     config = EvaluateConfig(
         (run,), photos=images, paintings=images, pairs=20, strengths=(1.0,), device="cpu",
         out=tmp_path / "1",

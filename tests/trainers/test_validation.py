@@ -3,6 +3,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ def validate(trainer: Trainer, **changes: object) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("kind", ["fixed", "schedule"])
-def test_total_has_the_weights_at_the_end_of_the_run(tiny: Tiny, kind: str) -> None:
+def test_total_has_the_weights_at_the_end_of_the_run(tiny: Tiny, kind: Any) -> None:
     trainer = Trainer(tiny(balance=replace(tiny().balance, kind=kind)))
     metrics, balance = validate(trainer), trainer.config.balance
     content, style = metrics["validation/content"], metrics["validation/style"]

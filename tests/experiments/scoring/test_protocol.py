@@ -97,7 +97,9 @@ def test_manifest_depends_on_the_content_of_files_and_has_no_pair_twice(tmp_path
         files = Images((), (), tuple(folder.iterdir()))
         distinct = files.distinct("test")
         assert len(distinct) == len(contents)
-        return [tuple(x.read_bytes() for x in pair) for pair in make_manifest(*[distinct] * 2, 99)]
+        return [
+            tuple(x.read_bytes() for x in pair) for pair in make_manifest(distinct, distinct, 99)
+        ]
 
     first = manifest([*range(12)], tmp_path / "a")
     assert len(set(first)) == 99
