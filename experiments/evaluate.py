@@ -109,8 +109,7 @@ def evaluate(config: EvaluateConfig) -> StudyResult:
     check_rising(config.strengths)
     if config.json:
         check_output(config.json, [".json"], [run / "config.json" for run in config.runs])
-    if config.manifest:
-        check_output(output_folder(config) / "table.csv", [".csv"], [config.manifest])
+    check_output(output_folder(config) / "table.csv", [".csv"], config.manifest)
     processes, out = join_processes(config.device), output_folder(config)
     device = processes.device
     models = {str(run): load_model(run, device) for run in config.runs}
@@ -248,7 +247,7 @@ def command(arguments: list[str]) -> None:
     config = parse_options(EvaluateConfig, prog="underdrawing evaluate", args=arguments)
     main = join_processes(config.device).is_main_process
     if config.write_manifest:
-        check_output(config.write_manifest, [".csv"], filter(None, [config.manifest]))
+        check_output(config.write_manifest, [".csv"], config.manifest)
         pairs = choose_pairs(config, [load_config(run) for run in config.runs]).pairs
         if main:
             write_manifest(config.write_manifest, pairs)

@@ -60,8 +60,8 @@ Result = dict[Path, Image.Image] | Exception  # file -> image to write, or why t
 class StylizeConfig:
     """Stylize photos with the style of a painting. Results are upright (EXIF) and in sRGB."""
 
-    photos: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Photos, folders of photos, or patterns such as "*.jpg"; - reads standard input."""
+    photos: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PHOTO ...")]
+    """Photos, folders (earlier results left out), or patterns such as "*.jpg"; - is stdin."""
     style: str | None = None
     """Painting or named style; with --mask: COLOR=STYLE,COLOR=STYLE (CSS color or #rrggbb)."""
     mix: str | None = None

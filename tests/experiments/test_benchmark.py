@@ -74,3 +74,8 @@ def test_command_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     words = "--parts stylize --sizes 32 --reference False --device cpu --generator.width 8"
     run_command("benchmark", words.split())
     assert "| stylize |" in capsys.readouterr().out
+
+
+def test_json_needs_its_suffix(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"must end in \.json"):
+        replace(TINY, json=tmp_path / "photo.jpg")

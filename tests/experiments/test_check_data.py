@@ -83,3 +83,8 @@ def test_json_lists_all_files(photos: list[Path], tmp_path: Path) -> None:
 def test_no_folder_is_an_error() -> None:
     with pytest.raises(ValueError, match="no folder given: underdrawing check-data PHOTOS"):
         command([])
+
+
+def test_json_does_not_replace_an_image(photos: list[Path]) -> None:
+    with pytest.raises(ValueError, match=r"must end in \.json"):
+        check(photos[0].parent, "--json", photos[0])

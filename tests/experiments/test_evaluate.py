@@ -274,3 +274,22 @@ def test_invalid_options_raise(make_run: MakeRun, pairs: list[PairPaths], tmp_pa
             evaluate(replace(config, device="cpu"))
     with pytest.raises(ValueError, match="give a run directory, or both --photos and --paintings"):
         command(["--write-manifest", str(tmp_path / "new.csv"), "--device", "cpu"])
+
+
+def test_no_manifest_or_configuration_is_overwritten(
+    make_run: MakeRun, pairs: list[PairPaths], tmp_path: Path
+) -> None:
+    run, folder = make_run("mine"), make_outputs(tmp_path / "same", pairs, 0)
+    manifest = (folder / "manifest.csv").rename(folder / "table.csv")
+    job = config_for(tmp_path, folder, manifest=(manifest,))
+    for config in (
+        replace(job, out=folder),
+        EvaluateConfig((run,), json=run / "config.json", device="cpu"),
+    ):
+        with pytest.raises(ValueError, match="would overwrite the input"):
+            evaluate(config)
+    options = ["--outputs", str(folder), "--manifest", str(manifest), "--device", "cpu"]
+    with pytest.raises(ValueError, match="would overwrite the input"):
+        command([*options, "--write-manifest", str(manifest)])
+    with pytest.raises(ValueError, match=r"must end in \.csv"):
+        command([*options, "--write-manifest", str(pairs[0][0])])

@@ -183,3 +183,8 @@ def test_documented_script_equals_stylize_without_torch(
         difference = np.abs(np.asarray(theirs, np.int16) - np.asarray(ours, np.int16))
     assert difference.max() <= 1
     assert (difference == 0).mean() > 0.99
+
+
+def test_onnx_file_has_a_suffix_that_no_input_has(job: ExportConfig) -> None:
+    with pytest.raises(ValueError, match=r"must end in \.onnx"):
+        export(replace(job, onnx=job.run / "model.safetensors"))

@@ -34,3 +34,15 @@ def test_nothing_is_stored_for_a_missing_painting(model_dir: Path) -> None:
 def test_shipped_model_is_not_changed(folders: Folders) -> None:
     with pytest.raises(ValueError, match="name it with --model"):
         list_styles(StylesConfig(add=f"night={folders[1] / '00.png'}"))
+
+
+def test_the_sheet_overwrites_no_input(model_dir: Path, folders: Folders) -> None:
+    photo, painting = folders[0] / "00.png", folders[1] / "00.png"
+    for out in (photo, painting):
+        content = out.read_bytes()
+        with pytest.raises(ValueError, match="would overwrite the input"):
+            list_styles(StylesConfig(model_dir, f"night={painting}", photo, out))
+        assert out.read_bytes() == content
+    with pytest.raises(ValueError, match=r"cannot write sheet: the name must end in \.jpg"):
+        list_styles(StylesConfig(model_dir, f"night={painting}", photo, Path("sheet")))
+    assert not (model_dir / "styles.safetensors").exists()
