@@ -199,7 +199,7 @@ def _stylize_onnx(case: Case) -> Work:
     session = InferenceSession(model, providers=["CPUExecutionProvider"])
     photo, strength = torch.rand(2, case.batch, 3, case.size, case.size).numpy()
     code = torch.rand(case.batch, sizes(case.config)[0]).numpy()
-    feed = dict(zip(export.INPUTS, (photo, photo, code, strength[:, :1]), strict=True))
+    feed = dict(zip(export.INPUTS, (photo, code, strength[:, :1]), strict=True))
     return lambda: session.run(None, feed)
 
 
