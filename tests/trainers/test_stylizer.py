@@ -1,6 +1,7 @@
 import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -107,7 +108,7 @@ def test_stroke_size_reduces_the_photo_that_is_painted(
 def test_stroke_size_with_a_mask_and_keep_colors(stylizer: Stylizer, paintings: list[str]) -> None:
     photo = torch.rand(1, 3, 70, 100)
     regions = {"black": paintings[0], "white": paintings[1]}
-    options = {"keep_colors": True, "stroke_size": 2}
+    options: dict[str, Any] = {"keep_colors": True, "stroke_size": 2}
     stylized = stylizer.stylize(photo, regions, mask=Image.new("RGB", (100, 70)), **options)
     expected = stylizer.stylize(photo, paintings[0], **options)
     torch.testing.assert_close(stylized, expected, rtol=0, atol=1e-6)
