@@ -37,7 +37,7 @@ from ..data.images import (
 from ..data.masks import parse_colors
 from ..data.prefetch import prefetch_map
 from ..trainers.runtime import free_memory, out_of_memory
-from ..trainers.stylizer import Stylizer, load
+from ..trainers.stylizer import Stylizer, check_stroke_size, load
 from ..trainers.visualize import overlay
 from .errors import explain_error
 from .main import parse_options
@@ -80,6 +80,8 @@ class StylizeConfig:
     """Image, white where the photo is kept; or `attention`: strength / max(A, 1)."""
     keep_colors: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Stylize luma only; the chroma (YCbCr) stays the photo's."""
+    stroke_size: float | None = None
+    """Enlarge the strokes, 1 or more; by default in proportion to the photo from 768 pixels on."""
     attention: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Also write each photo overlaid with its attention map A."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -98,13 +100,15 @@ def stylize(config: StylizeConfig) -> list[Path]:
     """
     if not 0 <= config.strength <= 1:
         raise ValueError(f"--strength is {config.strength}; it must be in [0, 1]")
+    check_stroke_size(config.stroke_size)
     stylizer = load(config.model, config.device)
     painting, styles = codes_and_styles(stylizer, config.style, config.mix, config.mask is not None)
     mask = read_image(config.mask) if config.mask else None
     if mask and isinstance(painting, dict):
         parse_colors(list(painting))  # raises for unknown colors
     options: dict[str, Any] = {
-        "mask": mask, "protect": config.protect, "keep_colors": config.keep_colors
+        "mask": mask, "protect": config.protect, "keep_colors": config.keep_colors,
+        "stroke_size": config.stroke_size,
     }  # fmt: skip
     if config.protect not in (None, "attention"):
         options["protect"] = read_image(Path(config.protect))

@@ -81,7 +81,7 @@ def fit_to_photo(x: Tensor, photo: Tensor, reduced: Tensor | None) -> Tensor:
     """Cut the padding off maps (B,C,8h,8w); enlarge those of a reduced photo to (B,C,H,W)."""
     height, width = (photo if reduced is None else reduced).shape[-2:]
     x = x[..., :height, :width]
-    return x if reduced is None else F.interpolate(x, photo.shape[-2:], mode="bicubic")
+    return x if reduced is None else F.interpolate(x, photo.shape[-2:], mode="bilinear")
 
 
 class UpsampleConv(nn.Module):

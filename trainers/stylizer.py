@@ -9,6 +9,7 @@
 The command ``underdrawing stylize`` uses the same class.
 """
 
+import math
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -45,6 +46,12 @@ def load(
     """
     folder, torch_device = model_folder(SHIPPED if run is None else Path(run)), pick_device(device)
     return Stylizer(load_model(folder, torch_device), folder, torch_device)
+
+
+def check_stroke_size(stroke_size: float | None) -> None:
+    """Raise a ValueError unless a stroke size is None or a number from 1 on."""
+    if stroke_size is not None and not 1 <= stroke_size < math.inf:
+        raise ValueError(f"stroke size is {stroke_size}; it must be 1 or more")
 
 
 class Stylizer:
@@ -110,10 +117,9 @@ class Stylizer:
             return [stylize(one, painting, strength) for one in photo]
         content = to_batch(photo).to(self.device)
         s = self._strength(content, strength, protect)
+        check_stroke_size(stroke_size)
         if stroke_size is None:
             stroke_size = max(1, min(content.shape[-2:]) / STROKE_SIDE)
-        if not stroke_size >= 1:
-            raise ValueError(f"stroke size is {stroke_size}; it must be at least 1")
         reduced = reduce_photo(content, stroke_size) if stroke_size > 1 else None
         if mask is None:
             stylized = self._stylize(content, reduced, painting, s, keep_colors)

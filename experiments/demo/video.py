@@ -27,7 +27,7 @@ from ...data.convert import as_given, to_batch
 from ...data.files import file_stamp, locked
 from ...models.color import keep_chroma
 from ...models.generator import MIN_SIDE
-from ...trainers.stylizer import Stylizer, load
+from ...trainers.stylizer import Stylizer, check_stroke_size, load
 from ...trainers.tensor_files import read_tensors, write_tensors
 from ..main import parse_options
 from ..paths import check_output
@@ -65,6 +65,8 @@ class VideoConfig:
     """Stylization strength in [0, 1]; 0 returns the clip."""
     keep_colors: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Change lightness only; the chroma (in YCbCr) stays the clip's."""
+    stroke_size: float | None = None
+    """Enlarge the strokes, 1 or more; by default in proportion to the frame from 768 pixels on."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device for the model; optical flow runs on the CPU."""
 
@@ -79,6 +81,7 @@ def video(config: VideoConfig) -> Path:
     """
     if not 0 <= config.strength <= 1:
         raise ValueError(f"--strength is {config.strength}; it must be in [0, 1]")
+    check_stroke_size(config.stroke_size)
     if config.out:
         check_output(config.out, CONTAINERS, [config.clip])
     clip, stylizer = probe(config.clip), load(config.model, config.device)
@@ -95,7 +98,10 @@ def video(config: VideoConfig) -> Path:
     suffix = suffix if suffix in CONTAINERS else ".mp4"
     out = config.out or Path("stylized") / f"{clip.path.stem}-{title(styles)}{suffix}"
 
-    settings = clip.path.absolute(), file_stamp(clip.path), config.strength, config.keep_colors
+    settings = (
+        clip.path.absolute(), file_stamp(clip.path), config.strength, config.keep_colors,
+        config.stroke_size,
+    )  # fmt: skip
     digest = hashlib.sha256(repr((__version__, settings)).encode())
     for tensor in (code, *stylizer.generator.state_dict().values()):
         digest.update(tensor.cpu().numpy().tobytes())
@@ -119,7 +125,10 @@ def stylize_parts(
     rest = islice(frames, done * PART, None)
 
     def stylize(photo: np.ndarray) -> np.ndarray:
-        image = stylizer.stylize(photo, code, config.strength, keep_colors=config.keep_colors)
+        image = stylizer.stylize(
+            photo, code, config.strength, keep_colors=config.keep_colors,
+            stroke_size=config.stroke_size,
+        )  # fmt: skip
         smoothed = smoothing(photo, image)
         if config.keep_colors:
             smoothed = np.asarray(as_given(keep_chroma(to_batch(smoothed), to_batch(photo)), photo))

@@ -13,7 +13,13 @@ from underdrawing.models.color import (
     to_logit,
     without_covariance,
 )
-from underdrawing.models.generator import CODE_SCALE, Generator, StyledConv, UpsampleConv
+from underdrawing.models.generator import (
+    CODE_SCALE,
+    Generator,
+    StyledConv,
+    UpsampleConv,
+    reduce_photo,
+)
 from underdrawing.models.style_code import match_color, style_code
 
 FEATURES = 4
@@ -422,3 +428,38 @@ def test_upsample_conv_equals_its_definition(
 def test_upsample_conv_has_no_checkerboard_on_a_flat_input() -> None:
     flat = UpsampleConv(4, 3, 5)(torch.ones(1, 4, 6, 6))
     torch.testing.assert_close(flat, flat[..., :1, :1].expand_as(flat))
+
+
+@pytest.mark.parametrize("stroke_size", [1, 1.3, 2, 2.5])
+def test_residual_of_a_reduced_photo_is_added_at_full_size(stroke_size: float) -> None:
+    generator, photo, code = trained(), 0.3 + 0.4 * photos(2, 90, 101), codes()
+    s = torch.rand(2, 1, 90, 101)
+    reduced = reduce_photo(photo, stroke_size)
+    with torch.no_grad():
+        generator.to_residual.conv.weight *= 0.2
+        small = generator(reduced, code, 1.0, cond_strength=0.7)
+        found = generator(photo, code, s, cond_strength=0.7, reduced=reduced)
+    own, target = color_statistics(reduced), code[:, :COLOR_SIZE]
+    # In float64: the residual is what the output at reduced size adds to the recolored photo.
+    residual = to_logit(small.image.double()) - recolor(to_logit(reduced).double(), own, target)
+    residual = F.interpolate(residual, (90, 101), mode="bilinear")
+    z = to_logit(photo).double()
+    base = z + s * (recolor(z, color_statistics(photo), target) - z)
+    image = from_logit(base + s * residual)
+    assert small.image.min() > 0  # not clamped, so the logit recovers the residual
+    assert small.image.max() < 1
+    torch.testing.assert_close(found.image.double(), image, rtol=0, atol=1e-4)
+    assert torch.equal(found.attention, small.attention)
+
+
+def test_reduced_photo_of_the_same_size_changes_nothing() -> None:
+    generator, photo, code = trained(modulates_strength=True), photos(), codes()
+    with torch.no_grad():
+        found = generator(photo, code, reduced=photo).image
+        assert torch.equal(found, generator(photo, code).image)
+
+
+def test_too_large_strokes_are_refused() -> None:
+    assert reduce_photo(photos(1, 64, 200), 2).shape == (1, 3, 32, 100)
+    with pytest.raises(ValueError, match=r"reduces the photo to 67x21 pixels.*use 2 or less"):
+        reduce_photo(photos(1, 64, 200), 3)

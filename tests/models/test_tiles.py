@@ -6,7 +6,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from underdrawing.models.generator import Generator, StyledConv, UpsampleConv, conv3x3
+from underdrawing.models.generator import (
+    Generator,
+    StyledConv,
+    UpsampleConv,
+    conv3x3,
+    reduce_photo,
+)
 from underdrawing.models.tiles import convolve, row_ranges, stylize_in_tiles
 
 CODE = 20
@@ -58,6 +64,18 @@ def test_strength_per_image_and_per_pixel(strength: Tensor) -> None:
     tiled = stylize_in_tiles(
         generator, photo, code, strength, cond_strength=1.0, positions=100
     ).image
+    torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("positions", [1, 300, 10**9])
+@pytest.mark.parametrize("stroke_size", [1.3, 2])
+def test_tiled_output_of_a_reduced_photo(stroke_size: float, positions: int) -> None:
+    generator = make_generator(modulates_strength=True)
+    photo, code, s = torch.rand(1, 3, 97, 75), torch.rand(1, CODE), torch.rand(1, 1, 97, 75)
+    reduced = reduce_photo(photo, stroke_size)
+    with torch.no_grad():
+        whole = generator(photo, code, s, reduced=reduced).image
+    tiled = stylize_in_tiles(generator, photo, code, s, reduced=reduced, positions=positions).image
     torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-5)
 
 

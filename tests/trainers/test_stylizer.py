@@ -1,6 +1,7 @@
 import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 from underdrawing.data.images import read_image, to_tensor
 from underdrawing.models.color import keep_chroma, with_colors_of
+from underdrawing.models.generator import reduce_photo
 from underdrawing.trainers import model_files
 from underdrawing.trainers import stylizer as module
 from underdrawing.trainers.style_codes import write_styles
@@ -74,6 +76,42 @@ def test_tiled_equals_untiled(
     monkeypatch.setattr(module, "MAX_UNTILED", 0)
     tiled = stylizer.stylize(photos, paintings[0], strength)
     torch.testing.assert_close(tiled, untiled, rtol=0, atol=1e-5)
+
+
+def test_stroke_size_reduces_the_photo_that_is_painted(
+    stylizer: Stylizer, paintings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos, s = torch.rand(2, 3, 70, 100), torch.rand(2, 1, 70, 100)
+    s[..., :20], code = 0, stylizer.code(paintings[0]).expand(2, -1)
+    reduced, maximum = reduce_photo(photos, 2), s.amax(dim=(1, 2, 3))
+    with torch.no_grad():
+        fine, coarse = (
+            stylizer.generator(photos, code, s, cond_strength=maximum, reduced=r).image
+            for r in (None, reduced)
+        )
+    for stroke_size, expected in ((None, fine), (1, fine), (2, coarse)):
+        stylized = stylizer.stylize(photos, code, s, stroke_size=stroke_size)
+        assert torch.equal(stylized, expected)
+        assert torch.equal(stylized[..., :20], photos[..., :20])
+    assert (fine - coarse).abs().mean() > 0.01
+    monkeypatch.setattr(module, "STROKE_SIDE", 35)  # the default grows with the photo
+    assert torch.equal(stylizer.stylize(photos, code, s), coarse)
+    monkeypatch.setattr(module, "MAX_UNTILED", 0)
+    torch.testing.assert_close(stylizer.stylize(photos, code, s), coarse, rtol=0, atol=1e-5)
+    (listed,) = stylizer.stylize([photos], code, stroke_size=2)
+    assert torch.equal(listed, stylizer.stylize(photos, code, stroke_size=2))
+    for wrong in (0.9, math.nan, math.inf):
+        with pytest.raises(ValueError, match="it must be 1 or more"):
+            stylizer.stylize(photos, code, stroke_size=wrong)
+
+
+def test_stroke_size_with_a_mask_and_keep_colors(stylizer: Stylizer, paintings: list[str]) -> None:
+    photo = torch.rand(1, 3, 70, 100)
+    regions = {"black": paintings[0], "white": paintings[1]}
+    options: dict[str, Any] = {"keep_colors": True, "stroke_size": 2}
+    stylized = stylizer.stylize(photo, regions, mask=Image.new("RGB", (100, 70)), **options)
+    expected = stylizer.stylize(photo, paintings[0], **options)
+    torch.testing.assert_close(stylized, expected, rtol=0, atol=1e-6)
 
 
 def test_painting_kinds_are_equivalent(
