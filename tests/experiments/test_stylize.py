@@ -11,7 +11,7 @@ from underdrawing.data.images import MAX_SIDES, read_image, to_tensor
 from underdrawing.experiments import stylize as module
 from underdrawing.experiments.stylize import StylizeConfig, parse_mix, parse_pairs, stylize
 from underdrawing.trainers.model_files import load_model
-from underdrawing.trainers.stylizer import load
+from underdrawing.trainers.stylizer import Stylizer, load
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_impossible_formats_are_found_before_stylizing(
     job: StylizeConfig, photo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(MAX_SIDES, "JPEG", 60)
-    monkeypatch.setattr(module.Stylizer, "stylize", None)
+    monkeypatch.setattr(Stylizer, "stylize", None)
     with pytest.raises(ValueError, match=r"00\.png: JPEG images have at most 60 pixels"):
         stylize(replace(job, photos=(photo,), format="jpeg"))
 
@@ -118,7 +118,7 @@ def test_one_photo_without_memory_is_skipped(
     def fail(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(module.Stylizer, "stylize", fail)
+    monkeypatch.setattr(Stylizer, "stylize", fail)
     with pytest.raises(ValueError, match=r"00\.png: out of memory: use a smaller photo"):
         stylize(replace(job, photos=(photo,)))
 

@@ -168,7 +168,9 @@ def test_each_objective_uses_its_error() -> None:
         "saliency": log_energy(x["features"], LAYERS, GRID),
     }
     for objective, error in expected.items():
-        assert torch.equal(weighting_error(objective, **x), error)
+        found = weighting_error(objective, **x)
+        assert found is not None
+        assert torch.equal(found, error)
 
 
 def test_shuffled_needs_two_images() -> None:

@@ -197,5 +197,5 @@ def test_the_loss_uses_the_weights_of_each_photo() -> None:
     loss = ContentLoss(PAPER_LAYERS, "none")
     errors = loss.squared_errors(features(), features())
     weights = {layer: torch.rand(2, dtype=F64) for layer, _ in PAPER_LAYERS}
-    expected = sum(w * content_error(errors[k]).mean(dim=(1, 2, 3)) for k, w in weights.items())
-    close(loss(errors, layers=weights), expected)
+    terms = [w * content_error(errors[k]).mean(dim=(1, 2, 3)) for k, w in weights.items()]
+    close(loss(errors, layers=weights), torch.stack(terms).sum(0))

@@ -90,6 +90,7 @@ def test_receptive_field_is_15_trunk_positions() -> None:
     for layer in [branch.down, *branch.body, branch.head]:
         if isinstance(layer, nn.Conv2d):
             nn.init.constant_(layer.weight, 0.1)  # no ReLU blocks the gradient
+            assert layer.bias is not None
             nn.init.constant_(layer.bias, 10.0)
     photo, x4, x8 = (x[:1].double() for x in inputs(4, 32, 32))
     x8.requires_grad_()

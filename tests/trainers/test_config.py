@@ -190,7 +190,7 @@ def test_replace_validates() -> None:
         ({"compile": True, "adversarial": AdversarialConfig(r1=1.0)}, "set adversarial.r1 0"),
         *(
             (
-                {"attention": AttentionConfig(objective=objective, **{use: True})},  # type: ignore[arg-type]
+                {"attention": AttentionConfig(objective=objective, **{use: True})},
                 f"attention.{use} needs a predicted map, and objective {objective} predicts none",
             )
             for objective in ("uniform", "oracle", "saliency")

@@ -124,8 +124,9 @@ def test_accuracy_counts_held_out_paintings_and_outputs(
     painting: float, output: float, accuracy: float, tiny: Tiny
 ) -> None:
     class Output(nn.Module):
-        def forward(self, photo: Tensor, code: Tensor, attend: bool) -> Stylized:
-            return Stylized(torch.full_like(photo, output), torch.ones(1, 1, 4, 4), {})
+        def forward(self, photo: Tensor, *_: object, **__: object) -> Stylized:
+            ones = torch.ones(1, 1, 4, 4)
+            return Stylized(torch.full_like(photo, output), ones, PredictedError(ones, {}))
 
     class Centered(nn.Module):
         def forward(self, image: Tensor, code: Tensor) -> DiscriminatorOutput:
