@@ -1,8 +1,11 @@
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from underdrawing.experiments.styles import StylesConfig, list_styles
+from underdrawing.trainers.stylizer import load
 
 Folders = tuple[Path, Path]
 
@@ -18,6 +21,39 @@ def test_styles_are_added_listed_and_previewed(
     list_styles(StylesConfig(model_dir, photo=folders[0] / "00.png", out=out))
     with Image.open(out) as sheet:
         assert sheet.size == (4 * 72, 56 + 22)  # the photo and three styles
+
+
+def test_a_style_of_several_paintings_is_their_mean_code(
+    model_dir: Path, folders: Folders, tmp_path: Path
+) -> None:
+    folder = tmp_path / "more"
+    folder.mkdir()
+    for name in ("01.png", "02.png"):
+        shutil.copy(folders[1] / name, folder / name)
+    (folder / "broken.png").write_bytes(b"no image")
+    one = folders[1] / "00.png"
+    with pytest.warns(UserWarning, match=r"left out of the mean: .*broken\.png"):
+        list_styles(StylesConfig(model_dir, f"all={one},{folder},single={one}"))
+    stylizer = load(model_dir)
+    codes = [stylizer.code(folders[1] / name) for name in ("00.png", "01.png", "02.png")]
+    torch.testing.assert_close(stylizer.code("all"), torch.stack(codes).mean(0))
+    torch.testing.assert_close(stylizer.code("single"), codes[0])
+
+
+def test_a_file_name_with_commas_is_one_painting(
+    model_dir: Path, folders: Folders, tmp_path: Path
+) -> None:
+    path = Path(shutil.copy(folders[1] / "00.png", tmp_path / "a, b.png"))
+    list_styles(StylesConfig(model_dir, f"night={path}"))
+    torch.testing.assert_close(load(model_dir).code("night"), load(model_dir).code(path))
+
+
+def test_styles_are_removed(model_dir: Path, folders: Folders) -> None:
+    one = folders[1] / "00.png"
+    list_styles(StylesConfig(model_dir, f"night={one},day={one}"))
+    assert list_styles(StylesConfig(model_dir, remove="night")) == ("day",)
+    with pytest.raises(ValueError, match="no named style night; there are day"):
+        list_styles(StylesConfig(model_dir, remove="night"))
 
 
 def test_preview_needs_named_styles(model_dir: Path, folders: Folders) -> None:
@@ -41,8 +77,8 @@ def test_the_sheet_overwrites_no_input(model_dir: Path, folders: Folders) -> Non
     for out in (photo, painting):
         content = out.read_bytes()
         with pytest.raises(ValueError, match="would overwrite the input"):
-            list_styles(StylesConfig(model_dir, f"night={painting}", photo, out))
+            list_styles(StylesConfig(model_dir, f"night={painting}", None, photo, out))
         assert out.read_bytes() == content
     with pytest.raises(ValueError, match=r"cannot write sheet: the name must end in \.jpg"):
-        list_styles(StylesConfig(model_dir, f"night={painting}", photo, Path("sheet")))
+        list_styles(StylesConfig(model_dir, f"night={painting}", None, photo, Path("sheet")))
     assert not (model_dir / "styles.safetensors").exists()
