@@ -149,7 +149,7 @@ def measure(
         values[title, f"single layer {heaviest}"] = single(errors)
         values[title, "multi-layer"] = multi(errors)
         if generator.attention is not None:
-            values[title, "weighted by A"] = multi(errors, output.attention, output.channels)
+            values[title, "weighted by A"] = multi(errors, output.attention)
     return {key: value.double().cpu().numpy() for key, value in values.items()}
 
 

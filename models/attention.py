@@ -8,7 +8,6 @@ with γ such that the KL divergence of A/n to uniform is the budget ρ. So A can
 collapsed, however well or badly g predicts.
 """
 
-import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 # A prediction of smaller std gives a flatter map. The branch regresses a target of std about 0.7,
 # so this affects only one that explains next to nothing, as at the start (g = 0).
 MIN_SPREAD = 0.1
-BISECTIONS = 12
+BISECTIONS = 20
 
 
 class PredictedError(NamedTuple):
@@ -47,11 +46,11 @@ def attention_map(log_error: Tensor, budget: float) -> Tensor:
     with torch.no_grad():
         rho = budget * (spread / MIN_SPREAD).clamp(max=1).square()  # (B,1)
         low = torch.full_like(rho, -3.0)  # log2 of γ / √(2ρ)
-        step = 3.0
+        step, log_n = 3.0, torch.zeros_like(x).logsumexp(1, keepdim=True)
         for _ in range(BISECTIONS):
             gamma = (2 * rho).sqrt() * (low + step).exp2()
-            log_a = (gamma * x).log_softmax(1) + math.log(x.shape[1])
-            kl = (log_a.exp() * log_a).mean(1, keepdim=True)
+            log_p = (gamma * x).log_softmax(1)
+            kl = (log_p.exp() * log_p).sum(1, keepdim=True) + log_n
             low = torch.where(kl < rho, low + step, low)
             step /= 2
         gamma = (2 * rho).sqrt() * low.exp2()
@@ -71,10 +70,12 @@ def luminance_statistics(photo: Tensor) -> Tensor:
     """Return mean, log variance and log fine variance of the luminance in windows of 8x8 pixels,
     (B,3,H,W) -> (B,3,h,w) of order one. The trunk's instance norm removes absolute contrast.
     """
+    height, width = photo.shape[-2:]
     y = rgb_to_grayscale(photo.float())
+    y = F.pad(y, (0, -width % 8, 0, -height % 8), mode="reflect")  # (B,1,8h,8w), as for the trunk
 
     def average(x: Tensor) -> Tensor:
-        return F.avg_pool2d(x, 8, ceil_mode=True, count_include_pad=False)
+        return F.avg_pool2d(x, 8)
 
     def small(x: Tensor) -> Tensor:
         return F.avg_pool2d(x, 3, 1, padding=1, count_include_pad=False)

@@ -310,7 +310,7 @@ class Generator(nn.Module):
         reduced: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return the strength (B or 1,1,H or 1,W or 1) and the style (B,3C) for the blocks."""
-        b = len(photo)
+        b = photo.shape[0]  # ``len`` would fix the batch size in an exported model
         s = torch.as_tensor(strength, dtype=photo.dtype, device=photo.device)
         s = s.view(-1, 1, 1, 1) if s.dim() < 4 else s  # (B or 1,1,H or 1,W or 1)
         told = s  # what the network is told the spatial mean of

@@ -105,9 +105,9 @@ def test_luminance_statistics_are_those_of_windows() -> None:
     mean, variance, fine = luminance_statistics(photo)[0]
     y = (torch.tensor([0.299, 0.587, 0.114])[:, None, None] * photo[0]).sum(0)
     assert mean.shape == (3, 5)
-    for (i, j), size in (((0, 0), (8, 8)), ((2, 4), (4, 1))):  # the last window is cut
+    y = torch.nn.functional.pad(y[None, None], (0, 7, 0, 4), mode="reflect")[0, 0]
+    for i, j in ((0, 0), (1, 2), (2, 4)):
         window = y[8 * i : 8 * i + 8, 8 * j : 8 * j + 8]
-        assert window.shape == size
         torch.testing.assert_close(mean[i, j], window.mean())
         expected = (window.var(correction=0) + 1e-5).log() / 4
         torch.testing.assert_close(variance[i, j], expected, rtol=1e-3, atol=1e-4)
