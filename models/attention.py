@@ -44,16 +44,15 @@ def attention_map(log_error: Tensor, budget: float) -> Tensor:
     spread = x.detach().square().mean(1, keepdim=True).sqrt()
     x = x / spread.clamp_min(1e-12)
     with torch.no_grad():
-        rho = budget * (spread / MIN_SPREAD).clamp(max=1).square()  # (B,1)
-        low = torch.full_like(rho, -3.0)  # log2 of γ / √(2ρ)
+        low = torch.full_like(spread, -3.0)  # log2 of γ / √(2ρ)
         step, log_n = 3.0, torch.zeros_like(x).logsumexp(1, keepdim=True)
         for _ in range(BISECTIONS):
-            gamma = (2 * rho).sqrt() * (low + step).exp2()
+            gamma = (2 * budget) ** 0.5 * (low + step).exp2()
             log_p = (gamma * x).log_softmax(1)
             kl = (log_p.exp() * log_p).sum(1, keepdim=True) + log_n
-            low = torch.where(kl < rho, low + step, low)
+            low = torch.where(kl < budget, low + step, low)
             step /= 2
-        gamma = (2 * rho).sqrt() * low.exp2()
+        gamma = (2 * budget) ** 0.5 * low.exp2() * (spread / MIN_SPREAD).clamp(max=1)
     return ((gamma * x).softmax(1) * x.shape[1]).view_as(log_error)
 
 

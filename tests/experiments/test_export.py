@@ -41,9 +41,7 @@ def job(
     generator.fit_standardization(torch.rand(8, sizes(CONFIG)[0]))
     assert generator.attention is not None
     torch.nn.init.normal_(generator.to_residual.conv.weight, std=0.1)
-    torch.nn.init.normal_(generator.attention.head.weight, std=30)
-    with torch.no_grad():  # a random branch amplifies the rounding of variances of smooth photos
-        generator.attention.body[0].weight[:, -3:] *= 0.01  # type: ignore[index, operator]
+    torch.nn.init.normal_(generator.attention.head.weight, std=1)
     run = tmp_path_factory.mktemp("run")
     (run / "config.json").write_text(to_json(CONFIG))
     save_model(generator.state_dict(), run)
@@ -76,7 +74,7 @@ def test_outputs_equal_torch_at_any_size(
     feed = {"photo": photo.numpy(), "code": code.numpy(), "strength": strength.numpy()}
     stylized, attention = session.run(["stylized", "attention"], feed)
     assert (expected.image - photo).abs().max() > 0.1
-    assert expected.attention.max() > 1.03
+    assert expected.attention.max() > 1.01
     np.testing.assert_allclose(stylized, expected.image, rtol=0, atol=1e-3)
     np.testing.assert_allclose(attention, expected.attention, rtol=0, atol=1e-3)
 
@@ -105,7 +103,7 @@ def test_statistics_of_a_large_photo_are_exact(job: ExportConfig, session: Any) 
     stylized, attention = session.run(None, feed)
     with torch.inference_mode():
         expected = generator.double()(photo.double(), code.double())
-    np.testing.assert_allclose(stylized, expected.image, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(stylized, expected.image, rtol=0, atol=6e-5)
     np.testing.assert_allclose(attention, expected.attention, rtol=0, atol=2e-4)
 
 
