@@ -1,5 +1,6 @@
 import errno
 import io
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -141,9 +142,9 @@ def test_no_input_is_overwritten(
 
 
 def test_stylizing_a_folder_twice_gives_the_same_files(
-    job: StylizeConfig, photo: Path, monkeypatch: pytest.MonkeyPatch
+    job: StylizeConfig, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(photo.parent)
+    monkeypatch.chdir(shutil.copytree(photo.parent, tmp_path / "photos"))
     for out in (None, Path("sub/results"), Path()):
         again = replace(job, photos=(Path(),), out=out)
         assert stylize(again) == stylize(again)
