@@ -80,7 +80,7 @@ def quick() -> StudyConfig:
 
     Command:  underdrawing reproduce
     Time:     10 min on two busy CPU cores, with one row more than now
-    Expected: results/quick
+    Expected: a table and a report page; not measured again with the second generator
     """
     return StudyConfig()
 
