@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from ..data.images import ImageError, read_image, square
+from ..losses.attention import learns_error
 from ..models.discriminator import PatchGAN
 from ..models.encoder import Encoder
 from ..models.generator import Generator
@@ -37,7 +38,7 @@ class Networks:
     discriminator: nn.Module | None
     plain_discriminator: PatchGAN | None
     optimizer_d: AcceleratedOptimizer | None
-    codes: Tensor  # (N,D) style codes of training paintings
+    codes: Tensor | None  # (N,D) style codes of training paintings, see ``needs_style_codes``
 
     def trained(self) -> list[nn.Module]:
         """Return the modules whose gradients are synchronized over processes."""
@@ -83,7 +84,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
 
 
 def build_networks(
-    config: TrainConfig, accelerator: Accelerator, encoder: Encoder, codes: Tensor
+    config: TrainConfig, accelerator: Accelerator, encoder: Encoder, codes: Tensor | None
 ) -> Networks:
     """Build, initialize and prepare all networks.
 
@@ -91,8 +92,7 @@ def build_networks(
         config: of the run.
         accelerator: prepares networks and optimizers.
         encoder: with its weights loaded.
-        codes: style codes (N,D) of training paintings. They set the standardization of the style
-            code, unless the run starts from a model, which has its own.
+        codes: style codes (N,D) of training paintings; None if not ``needs_style_codes``.
 
     Raises:
         ValueError: crops too small for the discriminator, or an initial model that does not fit.
@@ -107,6 +107,7 @@ def build_networks(
     if config.init is not None:
         _load_initial_model(generator, config.init)
     else:
+        assert codes is not None
         generator.fit_standardization(codes)
     discriminator = _build_discriminator(config)
     if config.compile:
@@ -170,6 +171,13 @@ def _load_initial_model(generator: Generator, run: Path) -> None:
     names = [k for k in (*result.missing_keys, *result.unexpected_keys) if "attention" not in k]
     if names:
         raise ValueError(f"the model in {run} does not fit this configuration: {names[0]}")
+
+
+def needs_style_codes(config: TrainConfig) -> bool:
+    """Return whether a run uses style codes of training paintings: to fit the standardization of
+    the style code, unless it starts from a model, or to teach the attention branch.
+    """
+    return config.init is None or learns_error(config.attention.objective)
 
 
 @torch.no_grad()

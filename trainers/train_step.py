@@ -137,6 +137,7 @@ def generator_terms(
         chosen = dynamic_layers(photo, layers) if config.content.dynamic_layers else None
         terms.balanced["content"] = losses.content(errors, attention, channels, chosen)
         if learns_error(config.attention.objective):
+            assert networks.codes is not None
             codes = _drawn_codes(
                 networks.codes, result.batch["position"], config.attention.paintings
             )

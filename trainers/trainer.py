@@ -27,7 +27,7 @@ from .checkpoint import load_checkpoint, save_checkpoint, saved_step
 from .config import TrainConfig, differences, encoder_taps, to_json
 from .health import HealthMonitor
 from .model_files import build_encoder, load_config, load_state, save_model
-from .networks import build_networks, make_accelerator, style_codes
+from .networks import build_networks, make_accelerator, needs_style_codes, style_codes
 from .runtime import Interrupted, join_processes, stop_signals
 from .schedule import is_due
 from .tracking import Tracker, initial_model, started_from, write_description
@@ -135,7 +135,9 @@ class Trainer:
             )  # fmt: skip
             encoder, self.pretrained = build_encoder(config, encoder_taps(config))
         encoder.to(self.device)
-        codes = style_codes(encoder, self.paintings.train, config)
+        codes = None
+        if needs_style_codes(config):
+            codes = style_codes(encoder, self.paintings.train, config)
         self.networks = build_networks(config, self.accelerator, encoder, codes)
         self.train_step = TrainStep(config, self.accelerator, self.networks)
         self.validation = Validation(

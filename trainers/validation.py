@@ -103,7 +103,8 @@ class Validation:
         )  # (1,3,S,S) each
         style = style_features(encoder, painting, config)
         code = style_code(painting, style[0])
-        output = networks.averaged(photo, code)
+        learns = learns_error(config.attention.objective)
+        output = networks.averaged(photo, code, attend=learns)
         image = output.image
         features = encoder(image)
         if config.content.kind == "pixel":
@@ -112,7 +113,8 @@ class Validation:
             photo_features = encoder(photo, content_layers(config))
             content = losses.content(losses.content.squared_errors(features, photo_features))
         prediction = torch.zeros(1, device=device)
-        if learns_error(config.attention.objective):
+        if learns:
+            assert networks.codes is not None
             error = mean_log_error(networks.averaged, photo, networks.codes[:CODES, None])
             prediction = correlation(output.predicted.positions, error)
         distance = losses.style(style_features(encoder, image, config, features), style)

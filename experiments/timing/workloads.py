@@ -86,6 +86,7 @@ def _train_reference(case: Case) -> Work:
     accelerator = make_accelerator(config)
     n, raw = _networks(config, accelerator), _raw_batch(case)
     assert n.plain_discriminator is not None
+    assert n.codes is not None
     modules = n.encoder, n.plain_generator, n.averaged, n.plain_discriminator
     for module in modules:
         module.to(memory_format=torch.contiguous_format)

@@ -354,6 +354,7 @@ def test_line_without_a_valid_step_has_no_losses(
 def test_the_branch_learns_the_mean_error_over_paintings(tiny: Tiny) -> None:
     n = Trainer(tiny("attention")).networks
     photo = torch.rand(2, 3, 48, 64)
+    assert n.codes is not None
     codes = n.codes[:3, None]
     with torch.no_grad():
         outputs = [n.plain_generator(photo, code.expand(2, -1)).image for code in codes]

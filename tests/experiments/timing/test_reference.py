@@ -52,6 +52,7 @@ def make_reference(trainer: Trainer) -> ReferenceTrainer:
     """A reference trainer with copies of the trainer's networks."""
     n = trainer.networks
     assert n.plain_discriminator is not None
+    assert n.codes is not None
     return ReferenceTrainer(
         trainer.config, n.encoder, deepcopy(n.plain_generator), deepcopy(n.averaged),
         deepcopy(n.plain_discriminator), n.codes,
