@@ -19,6 +19,7 @@ from ...trainers.config import (
     identity_settings,
 )
 from ...trainers.runtime import pick_device, pick_precision
+from ...trainers.tracking import initial_model
 from ..presets import StudyConfig
 from ..recipes import attention
 
@@ -52,14 +53,16 @@ def make_run(
 
     ``data`` are the content hashes of the study's photos and paintings.
     """
-    start = _with_study(_warmup_recipe(recipe), study, study.warmup, seed)
-    start = replace(start, out=study.out / "runs" / settings_key(start, data))
+    start = replace(_warmup_recipe(recipe), init=study.init)
+    start = _with_study(start, study, study.warmup, seed)
+    key = settings_key(start, data, initial_model(start))
+    start = replace(start, out=study.out / "runs" / key)
     config = _with_study(drop_inactive_settings(recipe), study, study.steps, 1000 + seed)
     config = replace(
         config, init=start.out,
         optimizer=replace(config.optimizer, warmup=5),  # the generator is already trained
     )  # fmt: skip
-    config = replace(config, out=study.out / "runs" / settings_key(config, data))
+    config = replace(config, out=study.out / "runs" / settings_key(config, data, key))
     return StudyRun(title, seed, config, start)
 
 
@@ -111,11 +114,11 @@ def drop_inactive_settings(config: TrainConfig) -> TrainConfig:
     return replace(config, attention=attention, adversarial=adversarial)
 
 
-def settings_key(config: TrainConfig, data: Sequence[str]) -> str:
-    """Return a hash of every setting that affects the result, of the images' content, and of the
-    key of ``init``.
+def settings_key(config: TrainConfig, data: Sequence[str], init: str | None) -> str:
+    """Return a hash of every setting that affects the result, of the images' content, and of what
+    identifies the initial model.
     """
     settings = identity_settings(config) | {
-        "version": CACHE_VERSION, "data": list(data), "init": config.init and config.init.name,
+        "version": CACHE_VERSION, "data": list(data), "init": init,
     }  # fmt: skip
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]

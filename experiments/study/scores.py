@@ -16,7 +16,7 @@ from ...data.record import check_images
 from ...metrics.cards import Card
 from ...metrics.scores import MetricNetworks, Scores, make_cards
 from ...trainers.config import TrainConfig, differences
-from ...trainers.model_files import load_model
+from ...trainers.model_files import SHIPPED, load_model
 from ...trainers.runtime import join_processes
 from ...trainers.tracking import provenance
 from ...trainers.trainer import collections
@@ -123,8 +123,9 @@ class StudyScorer:
         study = self.study
         photos, paintings = (x or "built-in samples" for x in (study.photos, study.paintings))
         return [
-            f"Preset {study.preset}: {study.warmup} warm-up steps shared by the rows (multi-layer "
-            f"content, uniform weights, no discriminator), then {study.steps} per row, batch "
+            f"Preset {study.preset}: {study.warmup} warm-up steps shared by the rows, from "
+            f"{_initial_model(study)} (multi-layer content, uniform weights, no discriminator), "
+            f"then {study.steps} per row, batch "
             f"{study.batch_size}, {study.size} px, {study.seeds} seed(s). Photos: {photos}. "
             f"Paintings: {paintings}. Evaluated on {len(self.manifest)} held-out pairs "
             f"({study.split}) at {study.size} px.",
@@ -133,6 +134,12 @@ class StudyScorer:
             f"transfer + {MARGIN:g}. Content metrics can be improved by stylizing less: compare at "
             "matched style.",
         ]
+
+
+def _initial_model(study: StudyConfig) -> str:
+    if study.init is None:
+        return "random weights"
+    return "the shipped model" if study.init == SHIPPED else f"the model in {study.init}"
 
 
 def make_scorer(study: StudyConfig) -> StudyScorer:

@@ -49,8 +49,9 @@ def study(
     monkeypatch.setattr(pretrained, "PACKAGES", {})
     return replace(
         quick(), photos=folders[0], paintings=folders[1], out=tmp_path / "out", warmup=1, steps=1,
-        size=32, batch_size=2, seeds=1, pairs=2, strengths=(0.5, 1.0), workers=0, device="cpu",
-        precision="fp32", matched_gap=0.001, generator=GeneratorConfig(width=8, blocks=1),
+        init=None, size=32, batch_size=2, seeds=1, pairs=2, strengths=(0.5, 1.0), workers=0,
+        device="cpu", precision="fp32", matched_gap=0.001,
+        generator=GeneratorConfig(width=8, blocks=1),
     )  # fmt: skip
 
 
@@ -129,7 +130,7 @@ def arguments(study: StudyConfig) -> list[str]:
     options = [
         "--photos", study.photos, "--paintings", study.paintings, "--out", study.out, "--warmup", 1,
         "--steps", 1, "--size", 32, "--batch-size", 2, "--pairs", 2, "--strengths", 1, "--device",
-        "cpu", "--workers", 0, "--generator.width", 8, "--generator.blocks", 1,
+        "cpu", "--workers", 0, "--init", None, "--generator.width", 8, "--generator.blocks", 1,
     ]  # fmt: skip
     return [*map(str, options), "--precision", "fp32"]
 

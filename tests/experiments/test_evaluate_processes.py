@@ -76,7 +76,8 @@ def test_reproduction_on_two_processes_trains_and_scores_each_row_once(
     printed = launch(
         2, "reproduce", "--photos", folders[0], "--paintings", folders[1], "--out", out,
         "--warmup", 2, "--steps", 1, "--size", 32, "--batch-size", 2, "--pairs", 9,
-        "--workers", 0, "--device", "cpu", "--generator.width", 8, "--generator.blocks", 1,
+        "--workers", 0, "--device", "cpu", "--init", None,
+        "--generator.width", 8, "--generator.blocks", 1,
     )  # fmt: skip
     assert printed.count("report:") == 1
     assert {"table.md", "table.json", "report.html"} <= {path.name for path in out.iterdir()}

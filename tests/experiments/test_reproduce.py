@@ -22,8 +22,8 @@ def study(
 ) -> StudyConfig:
     return replace(
         quick(), photos=folders[0], paintings=folders[1], out=tmp_path / "out", warmup=1, steps=1,
-        size=32, batch_size=2, seeds=2, pairs=4, strengths=(1.0,), workers=0, device="cpu",
-        matched_gap=0.001,
+        init=None, size=32, batch_size=2, seeds=2, pairs=4, strengths=(1.0,), workers=0,
+        device="cpu", matched_gap=0.001,
         generator=GeneratorConfig(width=8, blocks=1),
     )  # fmt: skip
 

@@ -15,7 +15,7 @@ from underdrawing.trainers.config import GeneratorConfig
 
 @pytest.fixture
 def study(tmp_path: Path) -> StudyConfig:
-    return replace(quick(), out=tmp_path / "out", device="cpu", precision="fp32")
+    return replace(quick(), out=tmp_path / "out", init=None, device="cpu", precision="fp32")
 
 
 @pytest.fixture

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ def test_run_has_the_studys_settings_and_continues_from_its_start(study: StudyCo
         assert (config.workers, config.generator.width) == (3, 8)
     assert found.config.init == found.start.out
     assert found.config.seed != found.start.seed
-    assert found.key == settings_key(found.config, DATA)
+    assert found.key == settings_key(found.config, DATA, found.start.out.name)
     assert found.dir == study.out / "runs" / found.key
     assert found.start.out.parent == found.dir.parent
 
@@ -40,41 +41,54 @@ def test_generator_settings_of_a_recipe_are_those_of_its_start_too(study: StudyC
     assert found.config.generator == found.start.generator == expected
 
 
+def key(config: TrainConfig, data: Sequence[str] = DATA, init: str | None = None) -> str:
+    return settings_key(config, data, init)
+
+
 # -- keys -----------------------------------------------------------------------------------------
 
 
 def test_key_ignores_settings_without_effect_on_the_result() -> None:
     config = TrainConfig()
     for same in ({"recipe": "x"}, {"out": Path("x")}, {"workers": 9}, {"device": "cpu"}):
-        assert settings_key(with_settings(config, same), DATA) == settings_key(config, DATA)
+        assert key(with_settings(config, same)) == key(config)
 
 
 def test_key_depends_on_every_setting_with_an_effect() -> None:
     others: tuple[dict[str, Any], ...] = (
         {}, {"seed": 1}, {"steps": 7}, {"full_strength_prob": 0.25}, {"attention.budget": 2.0},
-        {"init": Path("runs/0123")}, {"init": Path("runs/4567")},
     )  # fmt: skip
-    keys = {settings_key(with_settings(TrainConfig(), other), DATA) for other in others}
-    assert len(keys) == len(others)
+    keys = {key(with_settings(TrainConfig(), other)) for other in others}
+    assert len({*keys, key(TrainConfig(), init="0123"), key(TrainConfig(), init="4567")}) == 7
 
 
 def test_key_depends_on_the_content_of_the_images_not_on_their_place() -> None:
     here, there = TrainConfig(photos=Path("x")), TrainConfig(photos=Path("/y/x"))
-    assert settings_key(here, DATA) == settings_key(there, DATA)
-    assert settings_key(here, DATA) != settings_key(here, ("other", "paintings"))
+    assert key(here) == key(there)
+    assert key(here) != key(here, data=("other", "paintings"))
     weights = with_settings(here, {"encoder.weights_dir": Path("w")})
-    assert settings_key(weights, DATA) == settings_key(here, DATA)
+    assert key(weights) == key(here)
 
 
-def test_key_ignores_the_directory_of_the_start() -> None:
-    near, far = (replace(TrainConfig(), init=Path(place) / "0123") for place in ("a", "/b/c"))
-    assert settings_key(near, DATA) == settings_key(far, DATA)
+def test_key_depends_on_the_content_of_the_initial_model_not_on_its_place(
+    study: StudyConfig, tmp_path: Path
+) -> None:
+    keys = []
+    for place, content in (("a", b"1"), ("b", b"1"), ("c", b"2")):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "model.safetensors").write_bytes(content)
+        found = run(replace(study, init=tmp_path / place))
+        assert found.start.init == tmp_path / place
+        keys.append((found.start.out.name, found.key))
+    assert keys[0] == keys[1]
+    assert all(a != b for a, b in zip(keys[0], keys[2], strict=True))
+    assert run(study).key not in {k for _, k in keys}
 
 
 def test_key_depends_on_the_cache_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = settings_key(TrainConfig(), DATA)
+    before = key(TrainConfig())
     monkeypatch.setattr(module, "CACHE_VERSION", module.CACHE_VERSION + 1)
-    assert settings_key(TrainConfig(), DATA) != before
+    assert key(TrainConfig()) != before
 
 
 def test_key_depends_on_the_precision_of_the_machine(
@@ -89,18 +103,20 @@ def test_key_depends_on_the_precision_of_the_machine(
 
 
 def test_inactive_settings_do_not_change_the_key(study: StudyConfig) -> None:
-    def key(**settings: Any) -> str:
+    def key_of(**settings: Any) -> str:
         return run(study, **settings).key
 
     uniform = {"attention.objective": "uniform"}
-    assert key(**uniform) == key(**uniform, **{"attention.budget": 2.0, "attention.paintings": 1})
-    assert key() != key(**{"attention.budget": 2.0})
-    assert key() != key(**{"attention.paintings": 1})
+    assert key_of(**uniform) == key_of(
+        **uniform, **{"attention.budget": 2.0, "attention.paintings": 1}
+    )
+    assert key_of() != key_of(**{"attention.budget": 2.0})
+    assert key_of() != key_of(**{"attention.paintings": 1})
     oracle = {"attention.objective": "oracle"}  # has a budget, but learns no error
-    assert key(**oracle) != key(**oracle, **{"attention.budget": 2.0})
-    assert key(**oracle) == key(**oracle, **{"attention.paintings": 1})
-    assert key() == key(**{"adversarial.width": 16})  # there is no discriminator
-    assert key(**{"balance.adversarial": 1.0}) != key(
+    assert key_of(**oracle) != key_of(**oracle, **{"attention.budget": 2.0})
+    assert key_of(**oracle) == key_of(**oracle, **{"attention.paintings": 1})
+    assert key_of() == key_of(**{"adversarial.width": 16})  # there is no discriminator
+    assert key_of(**{"balance.adversarial": 1.0}) != key_of(
         **{"balance.adversarial": 1.0, "adversarial.width": 16}
     )
 
