@@ -1,20 +1,22 @@
 """Score outputs: pure functions of images, with the feature networks injected."""
 
 import hashlib
+import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from .boundaries import boundaries_kept
 from .cards import Card
 from .distribution import MIN_IMAGES, MIN_OUTPUTS, frechet_distance, kernel_distance
 from .perceptual import lpips, ssim_scores
 from .style_gap import style_gap_closed
 
-PER_PAIR = ("ssim", "ssim_worst", "lpips", "style_gap", "style_gap_independent")
+PER_PAIR = ("ssim", "ssim_worst", "lpips", "style_gap", "style_gap_independent", "boundaries")
 
 Features = dict[str, Tensor]
 Network = Callable[[Tensor, Collection[str]], Features]  # images (B,3,H,W), layers -> features
@@ -106,13 +108,15 @@ class PairMetrics(NamedTuple):
     image_id: Tensor  # (N,) int64, equal for equal outputs
     style_gap_independent: Tensor | None = None  # (N,), by the second network
     outputs_independent: Tensor | None = None  # (N,D), pooled features of the second network
+    boundaries: Tensor | None = None  # (N,), NaN for photos without drawn boundaries
 
 
 @dataclass(frozen=True)
 class Scores:
     """Scores of one method over N pairs; None: not available. Lists are in manifest order.
 
-    Without a second network its metrics are None and absent from ``per_pair``.
+    Without a second network or drawn boundaries, their metrics are None and absent from
+    ``per_pair``.
     """
 
     ssim: float
@@ -129,6 +133,7 @@ class Scores:
     painting: list[int]  # likewise
     kernel_independent: float | None = None
     style_gap_independent: float | None = None
+    boundaries: float | None = None  # mean over the pairs that have a value
 
 
 def pair_metrics(
@@ -136,14 +141,19 @@ def pair_metrics(
     photo: ExtractedFeatures,
     style: Tensor,
     style_independent: Tensor | None = None,
+    *,
+    drawn: Tensor | None = None,
 ) -> PairMetrics:
-    """Compute the metrics of a batch; ``style`` as from ``MetricNetworks.style_features``."""
+    """Compute the metrics of a batch; ``style`` as from ``MetricNetworks.style_features``, and
+    ``drawn`` as for ``boundaries_kept``.
+    """
     metrics = PairMetrics(
         *ssim_scores(output.images, photo.images),
         lpips(output.perceptual, photo.perceptual),
         style_gap_closed(output.style, photo.style, style),
         output.pooled,
         image_ids(output.images),
+        boundaries=None if drawn is None else boundaries_kept(output.images, photo.images, drawn),
     )
     if style_independent is None:
         return metrics
@@ -181,13 +191,17 @@ def aggregate(
             ``MetricNetworks.reference_features``.
     """
     by_field = zip(*batches, strict=True)
-    metrics = PairMetrics(*(torch.cat(parts) for parts in by_field if parts[0] is not None))
+    joined: list[Any] = [None if parts[0] is None else torch.cat(parts) for parts in by_field]
+    metrics = PairMetrics(*joined)
     by_name = {name: getattr(metrics, name) for name in PER_PAIR}
     columns = {name: x.double().cpu() for name, x in by_name.items() if x is not None}
-    valid, second_gap = ~columns["style_gap"].isnan(), columns.get("style_gap_independent")
+    valid = ~columns["style_gap"].isnan()
     # The first of each group of equal outputs, in manifest order.
     ids = metrics.image_id.tolist()
     distinct = torch.tensor(sorted({image: i for i, image in reversed([*enumerate(ids)])}.values()))
+
+    def optional(name: str) -> float | None:
+        return float(columns[name].nanmean()) if name in columns else None
 
     def between(
         distance: Callable[[Tensor, Tensor], float | None], a: Tensor | None, b: Tensor | None
@@ -210,7 +224,8 @@ def aggregate(
         kernel_independent=between(
             kernel_distance, metrics.outputs_independent, paintings_independent
         ),
-        style_gap_independent=None if second_gap is None else float(second_gap.nanmean()),
+        style_gap_independent=optional("style_gap_independent"),
+        boundaries=optional("boundaries"),
     )
 
 
@@ -250,4 +265,10 @@ def make_cards(
             card(f"KID ({second.name})", second.pooled, paintings, kernel),
             card(f"Style gap closed ({second.name})", second.style, painting),
         ]
+    first = next(iter(scores.values()))
+    if drawn := first.per_pair.get("boundaries"):
+        with_value = sum(not math.isnan(value) for value in drawn)
+        note = "correlation of gradient magnitudes near the drawn lines; N counts pairs with any"
+        kept = card("Boundaries kept", None, f"{photo}, where people drew edges", note)
+        cards.append(replace(kept, images=with_value))
     return cards

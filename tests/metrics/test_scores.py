@@ -202,6 +202,23 @@ def test_scores_survive_json_also_without_the_fields_of_a_second_network() -> No
     assert Scores(**stored) == scores
 
 
+def test_boundaries_are_averaged_over_the_pairs_that_have_them() -> None:
+    drawn = torch.rand(24, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    drawn[[2, 9]] = torch.nan
+    features, photo = ONE.extract_features(STYLIZED), ONE.extract_features(CONTENT)
+    metrics = pair_metrics(features, photo, ONE.style(STYLE), drawn=drawn)
+    scores = aggregate([metrics], DISTINCT, DISTINCT)
+    kept = scores.per_pair["boundaries"]
+    assert [i for i, value in enumerate(kept) if math.isnan(value)] == [2, 9]
+    mean = sum(value for value in kept if not math.isnan(value)) / 22
+    assert scores.boundaries == pytest.approx(mean)
+    card = make_cards(ONE, {"row": scores}, 0, "64 px")[-1]
+    assert (card.name, card.images) == ("Boundaries kept", 22)
+    assert replace(scores, boundaries=None, per_pair={}) == replace(
+        aggregate([metrics._replace(boundaries=None)], DISTINCT, DISTINCT), per_pair={}
+    )
+
+
 class Spy:
     """A network that records the layers of each forward pass."""
 
