@@ -14,9 +14,14 @@ from .boundaries import boundaries_kept
 from .cards import Card
 from .distribution import MIN_IMAGES, MIN_OUTPUTS, frechet_distance, kernel_distance
 from .perceptual import lpips, ssim_scores
+from .saliency import salient_ssim
 from .style_gap import style_gap_closed
 
-PER_PAIR = ("ssim", "ssim_worst", "lpips", "style_gap", "style_gap_independent", "boundaries")
+#: The last four are optional.
+PER_PAIR = (
+    "ssim", "ssim_worst", "lpips", "style_gap", "style_gap_independent", "boundaries",
+    "ssim_salient", "ssim_center",
+)  # fmt: skip
 
 Features = dict[str, Tensor]
 Network = Callable[[Tensor, Collection[str]], Features]  # images (B,3,H,W), layers -> features
@@ -67,6 +72,7 @@ class MetricNetworks:
     frechet_name: str  # "FID" only on Inception-2048
     kernel_name: str
     independent: SecondNetwork | None = None
+    saliency: FeatureExtractor | None = None  # its "vector" is a map (B,1,H,W)
 
     @property
     def all(self) -> list[FeatureExtractor]:
@@ -109,14 +115,16 @@ class PairMetrics(NamedTuple):
     style_gap_independent: Tensor | None = None  # (N,), by the second network
     outputs_independent: Tensor | None = None  # (N,D), pooled features of the second network
     boundaries: Tensor | None = None  # (N,), NaN for photos without drawn boundaries
+    ssim_salient: Tensor | None = None  # (N,)
+    ssim_center: Tensor | None = None  # (N,)
 
 
 @dataclass(frozen=True)
 class Scores:
     """Scores of one method over N pairs; None: not available. Lists are in manifest order.
 
-    Without a second network or drawn boundaries, their metrics are None and absent from
-    ``per_pair``.
+    Without a second network, drawn boundaries or a saliency network, their metrics are None and
+    absent from ``per_pair``.
     """
 
     ssim: float
@@ -134,6 +142,8 @@ class Scores:
     kernel_independent: float | None = None
     style_gap_independent: float | None = None
     boundaries: float | None = None  # mean over the pairs that have a value
+    ssim_salient: float | None = None  # weighted by the photo's saliency
+    ssim_center: float | None = None  # control: weighted by a centered Gaussian as wide
 
 
 def pair_metrics(
@@ -143,9 +153,10 @@ def pair_metrics(
     style_independent: Tensor | None = None,
     *,
     drawn: Tensor | None = None,
+    saliency: Tensor | None = None,
 ) -> PairMetrics:
-    """Compute the metrics of a batch; ``style`` as from ``MetricNetworks.style_features``, and
-    ``drawn`` as for ``boundaries_kept``.
+    """Compute the metrics of a batch; ``style`` as from ``MetricNetworks.style_features``,
+    ``drawn`` as for ``boundaries_kept``, and the photos' ``saliency`` as for ``salient_ssim``.
     """
     metrics = PairMetrics(
         *ssim_scores(output.images, photo.images),
@@ -155,6 +166,9 @@ def pair_metrics(
         image_ids(output.images),
         boundaries=None if drawn is None else boundaries_kept(output.images, photo.images, drawn),
     )
+    if saliency is not None:
+        salient, center = salient_ssim(output.images, photo.images, saliency)
+        metrics = metrics._replace(ssim_salient=salient, ssim_center=center)
     if style_independent is None:
         return metrics
     assert output.style_independent is not None
@@ -226,6 +240,8 @@ def aggregate(
         ),
         style_gap_independent=optional("style_gap_independent"),
         boundaries=optional("boundaries"),
+        ssim_salient=optional("ssim_salient"),
+        ssim_center=optional("ssim_center"),
     )
 
 
@@ -264,6 +280,12 @@ def make_cards(
         cards += [
             card(f"KID ({second.name})", second.pooled, paintings, kernel),
             card(f"Style gap closed ({second.name})", second.style, painting),
+        ]
+    if network := networks.saliency:
+        center = "control: SSIM weighted by a centered Gaussian as wide as the saliency"
+        cards += [
+            card("SSIM salient", network, photo, "SSIM weighted by saliency above its median"),
+            card("SSIM center", network, photo, center),
         ]
     first = next(iter(scores.values()))
     if drawn := first.per_pair.get("boundaries"):

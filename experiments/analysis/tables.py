@@ -131,6 +131,11 @@ def make_columns(networks: MetricNetworks, boundaries: bool = False) -> list[Col
             Column("kernel_independent", f"KID ({other.name})", False, None),
             Column("style_gap_independent", f"style gap closed ({other.name})", True, None),
         ]
+    if networks.saliency:
+        columns += [
+            Column("ssim_salient", "SSIM salient", True, None),
+            Column("ssim_center", "SSIM center (control)", True, None),
+        ]
     if boundaries:
         columns.append(Column("boundaries", "boundaries kept", True, None))
     return columns

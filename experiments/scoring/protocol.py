@@ -169,11 +169,12 @@ def score_methods(
         content, style = (read_squares(paths, size, device) for paths in (photos, paintings))
         drawn = read_boundaries(photos, boundaries or {}, size, device)
         photo, goals = networks.extract_features(content), networks.style_features(style)
+        saliency = networks.saliency(content) if networks.saliency else None
         metrics = {}
         for name, output in stylize(PairBatch(pairs, content, style)).items():
             output = (output * 255).round() / 255  # as a saved image
             features = networks.extract_features(output)
-            metrics[name] = pair_metrics(features, photo, *goals, drawn=drawn)
+            metrics[name] = pair_metrics(features, photo, *goals, drawn=drawn, saliency=saliency)
         return metrics
 
     scored = map_over_processes(processes, score_batch, batches(manifest, batch_size), "scoring")

@@ -110,6 +110,7 @@ class StudyScorer:
     @cached_property
     def _identity(self) -> dict[str, Any]:
         """Everything that scores depend on besides the model."""
+        networks = [*self.networks.all, *filter(None, [self.networks.saliency])]
         drawn = [
             content_hash(self.boundaries[photo]) if photo in self.boundaries else None
             for photo, _ in self.manifest
@@ -119,7 +120,7 @@ class StudyScorer:
             "strengths": list(self.study.strengths),
             "data": self.data,
             "pairs": len(self.manifest),  # which the data determine, with their number
-            "networks": [[e.name, e.weights_sha256] for e in self.networks.all],
+            "networks": [[e.name, e.weights_sha256] for e in networks],
         } | ({"boundaries": drawn} if self.boundaries else {})
 
     def columns(self) -> list[Column]:

@@ -9,6 +9,7 @@ from torch import Tensor
 from underdrawing.metrics import distribution
 from underdrawing.metrics.distribution import frechet_distance, kernel_distance
 from underdrawing.metrics.perceptual import LPIPS_LAYERS, lpips, lpips_vector, ssim_scores
+from underdrawing.metrics.saliency import salient_ssim
 from underdrawing.metrics.scores import (
     FeatureExtractor,
     MetricNetworks,
@@ -217,6 +218,23 @@ def test_boundaries_are_averaged_over_the_pairs_that_have_them() -> None:
     assert replace(scores, boundaries=None, per_pair={}) == replace(
         aggregate([metrics._replace(boundaries=None)], DISTINCT, DISTINCT), per_pair={}
     )
+
+
+def test_saliency_network_adds_ssim_where_people_look_and_its_control() -> None:
+    extractor = FeatureExtractor(plain_network, ["map"], lambda x: x["map"][:, :1], "salient", "f")
+    networks = replace(ONE, saliency=extractor)
+    features, photo = networks.extract_features(STYLIZED), networks.extract_features(CONTENT)
+    saliency = extractor(CONTENT)
+    metrics = pair_metrics(features, photo, ONE.style(STYLE), saliency=saliency)
+    scores = aggregate([metrics], DISTINCT, DISTINCT)
+    expected = salient_ssim(STYLIZED, CONTENT, saliency)
+    for name, values in zip(("ssim_salient", "ssim_center"), expected, strict=True):
+        assert scores.per_pair[name] == pytest.approx(values.tolist())
+        assert getattr(scores, name) == pytest.approx(values.mean().item())
+    cards = make_cards(networks, {"row": scores}, 0, "64 px")[-2:]
+    assert [(card.name, card.network, card.weights_sha256) for card in cards] == [
+        ("SSIM salient", "salient", "f"), ("SSIM center", "salient", "f"),
+    ]  # fmt: skip
 
 
 class Spy:

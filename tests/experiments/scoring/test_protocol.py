@@ -2,6 +2,7 @@ import hashlib
 import shutil
 from collections import Counter
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -295,6 +296,26 @@ def test_boundaries_kept_follow_the_manifest(
     ):
         assert np.isnan(kept) == (photo not in boundaries)
         assert not kept > 0.6
+
+
+def test_saliency_is_computed_once_per_photo_and_not_of_outputs(
+    manifest: list[PairPaths],
+) -> None:
+    seen: list[Tensor] = []
+
+    def network(images: Tensor, layers: Collection[str]) -> dict[str, Tensor]:
+        seen.append(images)
+        return {"map": images[:, :1]}
+
+    networks = replace(
+        make_networks(pixels),
+        saliency=FeatureExtractor(network, ["map"], lambda x: x["map"], "toy", ""),
+    )
+    scores = score_methods(each(CONTROLS), manifest, [], networks, SIZE, CPU)
+    assert scores["identity"].ssim_salient == pytest.approx(1, abs=1e-6)
+    assert scores["identity"].ssim_center == pytest.approx(1, abs=1e-6)
+    photos = [photo for photo, _ in manifest]
+    torch.testing.assert_close(torch.cat(seen), read_squares(photos, SIZE, CPU))
 
 
 def test_methods_get_each_pair_once_in_order_without_gradients(manifest: list[PairPaths]) -> None:
