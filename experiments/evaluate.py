@@ -41,6 +41,7 @@ from .scoring.protocol import (
     CONTROLS,
     PairPaths,
     each,
+    find_boundaries,
     make_manifest,
     reference_features,
     reference_paintings,
@@ -77,6 +78,8 @@ class EvaluateConfig:
     """Strengths at which runs are evaluated: the points of their content/style curves."""
     size: int | None = None
     """Side of the images in pixels; default: training size of the first run, or 256."""
+    boundaries: Path | None = None
+    """Folder of boundaries that people drew in photos, PNGs named after these, to score by."""
     weights_dir: Path | None = None
     """Folder to search first for the weights of the metric networks."""
     out: Path | None = None
@@ -116,6 +119,7 @@ def evaluate(config: EvaluateConfig) -> StudyResult:
     trained = [models[str(run)].config for run in config.runs]
     size = config.size or (trained[0].size if trained else SIZE)
     data = choose_pairs(config, trained)
+    boundaries = find_boundaries(config.boundaries, data.pairs)
     titles = [*map(str, config.runs), *data.methods, *CONTROLS]
     if repeated := [title for title in titles if titles.count(title) > 1]:
         raise ValueError(f"two rows are named {repeated[0]}; rename a folder or give it once")
@@ -125,7 +129,9 @@ def evaluate(config: EvaluateConfig) -> StudyResult:
         generators = [trained_method(model, device, names[run]) for run, model in models.items()]
     stylize = together(each(CONTROLS), saved_outputs(data.methods), *generators)
     features = reference_features(data.references, networks, size, device)
-    scores = score_methods(stylize, data.pairs, features, networks, size, device)
+    scores = score_methods(
+        stylize, data.pairs, features, networks, size, device, boundaries=boundaries
+    )
     curves = {
         run: Curve((0.0, *config.strengths), (scores["identity"], *(scores[name] for name in at)))
         for run, at in names.items()
@@ -211,7 +217,8 @@ def make_result(
     curves: Mapping[str, Curve], scores: Mapping[str, Scores],
 ) -> StudyResult:  # fmt: skip
     """Make the tables: full strength, matched style, each method's style gap, each run's curve."""
-    columns = [column._replace(paper=None) for column in make_columns(networks)]
+    columns = make_columns(networks, boundaries=config.boundaries is not None)
+    columns = [column._replace(paper=None) for column in columns]
     runs, notes = list(curves), [f"{data.note}, at {size} px."]
     if curves:
         strengths = ", ".join(f"{strength:g}" for strength in config.strengths)

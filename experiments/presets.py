@@ -51,6 +51,8 @@ class StudyConfig:
     """Strengths to evaluate each row at: the points of its content/style curve."""
     matched_gap: Annotated[float, Field(gt=0, le=1)] | None = None
     """Style gap to compare rows at; default: the largest that all rows that stylize reach."""
+    boundaries: Path | None = None
+    """Folder of boundaries that people drew in photos, PNGs named after these, to score by."""
     weights_dir: Path | None = None
     """Folder to look for network weights in first."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

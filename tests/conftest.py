@@ -62,8 +62,9 @@ def offline(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def single_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Score with VGG16 alone: the second network takes 224 px images, which is slow."""
+    """Score with VGG16 alone: the other networks take 224 px images, which is slow."""
     monkeypatch.setattr(networks, "_lite0", lambda *_: None)
+    monkeypatch.setattr(networks, "_saliency", lambda: None)
 
 
 @pytest.fixture(scope="session")

@@ -62,7 +62,7 @@ class ContentConfig:
     kind: Literal["feature", "pixel"] = "feature"
     """Compare encoder features, or pixels (the baseline of the table)."""
     layers: Layers = (("conv3_2", 0.2), ("conv4_2", 0.5), ("conv5_2", 0.3))
-    """Layers and their λ_l; the default is the multi-scale loss of 问答酱 (2025)."""
+    """Layers and λ_l; default: multi-scale loss of 问答酱 (2025); of others: ENCODER:LAYER."""
     normalization: Literal["none", "l2", "instance", "batch"] = "l2"
     """Normalization of the features, per image; batch: statistics of the micro-batch."""
     dynamic_layers: bool = False

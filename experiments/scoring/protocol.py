@@ -8,6 +8,7 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from ...data.files import one_line
 from ...data.folders import Collection
 from ...data.images import read_image, square
 from ...metrics.scores import MetricNetworks, PairMetrics, Scores, aggregate, pair_metrics
@@ -18,6 +19,7 @@ from ...trainers.runtime import join_processes, map_over_processes
 
 T = TypeVar("T")
 PairPaths = tuple[Path, Path]  # photo, painting
+Boundaries = Mapping[Path, Path]  # photo -> image of the boundaries that people drew in it
 REFERENCES = 5000  # paintings; more would take longer than scoring
 
 
@@ -77,6 +79,58 @@ def read_squares(paths: Sequence[Path], size: int, device: torch.device) -> Tens
     return images.to(device, memory_format=torch.channels_last)
 
 
+def find_boundaries(folder: Path | None, manifest: Sequence[PairPaths]) -> dict[Path, Path]:
+    """Find the PNG named after each photo in a folder of drawn boundaries; none without a folder.
+
+    Raises:
+        ValueError: no photo has one, or one has another aspect ratio than its photo.
+    """
+    if folder is None:
+        return {}
+    files = {photo: folder / f"{photo.stem}.png" for photo in dict.fromkeys(p for p, _ in manifest)}
+    found = {photo: file for photo, file in files.items() if file.is_file()}
+    if not found:
+        photo, file = next(iter(files.items()))
+        raise ValueError(
+            one_line(
+                f"{folder} has no boundaries for any of the {len(files)} held-out photos; name "
+                f"its files after the photos, e.g. {file.name} for {photo.name}"
+            )
+        )
+    for photo, file in found.items():
+        sizes = [read_image(path).size for path in (file, photo)]
+        if not same_aspect_ratio(*sizes):
+            (w, h), (width, height) = sizes
+            raise ValueError(
+                one_line(
+                    f"{file} has {w}x{h} pixels but its photo {photo} has {width}x{height}; save "
+                    "boundaries with the aspect ratio of their photos"
+                )
+            )
+    return found
+
+
+def read_boundaries(
+    photos: Sequence[Path], boundaries: Boundaries, size: int, device: torch.device
+) -> Tensor | None:
+    """Read the boundaries of photos as ``read_squares`` reads these, (B,1,size,size): the share of
+    annotators; NaN for photos without. None if there are no boundaries at all.
+    """
+    if not boundaries:
+        return None
+    drawn = torch.full((len(photos), 1, size, size), torch.nan, device=device)
+    for i, photo in enumerate(photos):
+        if photo in boundaries:
+            drawn[i] = read_squares([boundaries[photo]], size, device)[0, :1]
+    return drawn
+
+
+def same_aspect_ratio(output: tuple[int, int], photo: tuple[int, int]) -> bool:
+    """Whether a scale s exists with |w - s·W| <= 1 and |h - s·H| <= 1; sizes are (w, h), (W, H)."""
+    (w, h), (width, height) = output, photo
+    return abs(w * height - h * width) <= width + height
+
+
 def resolution(size: int) -> str:
     """Describe how images are resized and quantized, for cards."""
     return f"shorter side to {size} px, center crop, 8 bit"
@@ -91,6 +145,7 @@ def score_methods(
     size: int,
     device: torch.device,
     batch_size: int = 8,
+    boundaries: Boundaries | None = None,
 ) -> dict[str, Scores]:
     """Score all methods of ``stylize``; each image is read once for all of them.
 
@@ -105,16 +160,21 @@ def score_methods(
         size: side of the squares that photos and paintings are resized to.
         device: where to compute.
         batch_size: pairs per batch.
+        boundaries: as from ``find_boundaries``.
     """
     processes = join_processes(device.type)
 
     def score_batch(pairs: Sequence[PairPaths]) -> dict[str, PairMetrics]:
-        content, style = (read_squares(paths, size, device) for paths in zip(*pairs, strict=True))
+        photos, paintings = zip(*pairs, strict=True)
+        content, style = (read_squares(paths, size, device) for paths in (photos, paintings))
+        drawn = read_boundaries(photos, boundaries or {}, size, device)
         photo, goals = networks.extract_features(content), networks.style_features(style)
+        saliency = networks.saliency(content) if networks.saliency else None
         metrics = {}
         for name, output in stylize(PairBatch(pairs, content, style)).items():
             output = (output * 255).round() / 255  # as a saved image
-            metrics[name] = pair_metrics(networks.extract_features(output), photo, *goals)
+            features = networks.extract_features(output)
+            metrics[name] = pair_metrics(features, photo, *goals, drawn=drawn, saliency=saliency)
         return metrics
 
     scored = map_over_processes(processes, score_batch, batches(manifest, batch_size), "scoring")

@@ -4,9 +4,10 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from ...models.encoder import encoder_names
 from ...models.pretrained import MissingWeightsError, load_pretrained
 from ...trainers.checkpoint import saved_step
-from ...trainers.config import TrainConfig
+from ...trainers.config import TrainConfig, encoder_taps
 from ...trainers.dry_run import seconds_per_step
 from ...trainers.schedule import duration
 from ...trainers.trainer import Trainer
@@ -32,10 +33,15 @@ class StudyPlan:
         return f"{text}: about {time} ({seconds:.2g} s/step in a trial; excludes evaluation)"
 
 
+def all_encoders(config: TrainConfig) -> list[str]:
+    """Return the encoders that a run uses."""
+    return [config.encoder.name, *encoder_names(encoder_taps(config))]
+
+
 def make_study_plan(scorer: StudyScorer, runs: Mapping[str, StudyRun]) -> StudyPlan:
     """Check what is scored and trained, and which encoders have no weights on this machine."""
     missing = dict[str, str]()
-    for name in dict.fromkeys(run.config.encoder.name for run in runs.values()):
+    for name in {name for run in runs.values() for name in all_encoders(run.config)}:
         try:
             load_pretrained(name, scorer.study.weights_dir)
         except MissingWeightsError as error:
@@ -45,7 +51,7 @@ def make_study_plan(scorer: StudyScorer, runs: Mapping[str, StudyRun]) -> StudyP
     states, skipped, to_train = dict[str, str](), dict[str, str](), dict[str, TrainConfig]()
     for key, run in runs.items():
         left, steps = steps_left(run.config), run.config.steps
-        if reason := missing.get(run.config.encoder.name):
+        if reason := next(filter(None, map(missing.get, all_encoders(run.config))), None):
             states[key], skipped[key] = "skipped: no weights", reason
         elif scorer.cached(key):
             states[key] = "done"

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...data.files import DAY, remove_stale_parts, write_atomic
+from ...data.files import DAY, content_hash, remove_stale_parts, write_atomic
 from ...data.folders import Collection
 from ...data.record import check_images
 from ...metrics.cards import Card
@@ -22,13 +22,16 @@ from ...trainers.tracking import provenance
 from ...trainers.trainer import collections
 from ..analysis.curves import Curve
 from ..analysis.results import MARGIN
+from ..analysis.tables import Column, make_columns
 from ..presets import StudyConfig
 from ..scoring.networks import make_networks
 from ..scoring.protocol import (
     CONTROLS,
+    Boundaries,
     PairPaths,
     StylizeFn,
     each,
+    find_boundaries,
     make_manifest,
     reference_features,
     reference_paintings,
@@ -50,6 +53,7 @@ class StudyScorer:
     manifest: list[PairPaths]
     paintings: Collection
     data: list[str]  # content hashes of photos and paintings
+    boundaries: Boundaries  # those that people drew in the photos; may be empty
     device: torch.device
     is_main: bool  # whether this process writes files
 
@@ -77,7 +81,7 @@ class StudyScorer:
         """Return scores from the cache; None if absent, damaged, or of other pairs or networks."""
         try:
             cached = json.loads(self._path(name).read_text())
-            if cached["of"] != self._identity():
+            if cached["of"] != self._identity:
                 return None
             return {key: Scores(**scores) for key, scores in cached["scores"].items()}
         except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError):
@@ -86,13 +90,13 @@ class StudyScorer:
     def _compute(self, name: str, method: StylizeFn, settings: list[str]) -> dict[str, Scores]:
         scores = score_methods(
             method, self.manifest, self.reference_features, self.networks, self.study.size,
-            self.device,
+            self.device, boundaries=self.boundaries,
         )  # fmt: skip
         if self.is_main:
             # Younger parts may belong to another process.
             remove_stale_parts(self._path(name).parent, older_than=DAY)
             content = {
-                "of": self._identity(), "settings": settings, "provenance": provenance(),
+                "of": self._identity, "settings": settings, "provenance": provenance(),
                 "scores": {key: asdict(value) for key, value in scores.items()},
             }  # fmt: skip
             write_atomic(self._path(name), json.dumps(content))
@@ -103,15 +107,25 @@ class StudyScorer:
     def _path(self, name: str) -> Path:
         return self.study.out / "scores" / self.study.split / f"{name}.json"
 
+    @cached_property
     def _identity(self) -> dict[str, Any]:
-        """Return everything that scores depend on besides the model."""
+        """Everything that scores depend on besides the model."""
+        networks = [*self.networks.all, *filter(None, [self.networks.saliency])]
+        drawn = [
+            content_hash(self.boundaries[photo]) if photo in self.boundaries else None
+            for photo, _ in self.manifest
+        ]
         return {
             "size": self.study.size,
             "strengths": list(self.study.strengths),
             "data": self.data,
             "pairs": len(self.manifest),  # which the data determine, with their number
-            "networks": [[e.name, e.weights_sha256] for e in self.networks.all],
-        }
+            "networks": [[e.name, e.weights_sha256] for e in networks],
+        } | ({"boundaries": drawn} if self.boundaries else {})
+
+    def columns(self) -> list[Column]:
+        """Return the columns of tables."""
+        return make_columns(self.networks, boundaries=bool(self.boundaries))
 
     def cards(self, scores: Mapping[str, Scores]) -> list[Card]:
         """Return the cards of all metrics, given the scores of methods by name."""
@@ -162,13 +176,14 @@ def make_scorer(study: StudyConfig) -> StudyScorer:
     manifest = make_manifest(
         photos.distinct(study.split), paintings.distinct(study.split), study.pairs
     )
+    boundaries = find_boundaries(study.boundaries, manifest)
     if processes.is_main_process:
         pairs = [[photo.name, painting.name] for photo, painting in manifest]
         write_atomic(study.out / "manifest.json", json.dumps(pairs, indent=1))
         write_atomic(record, json.dumps({name: c.manifest() for name, c in images.items()}))
     return StudyScorer(
-        study, networks, manifest, paintings, [photos.sha256, paintings.sha256], processes.device,
-        processes.is_main_process,
+        study, networks, manifest, paintings, [photos.sha256, paintings.sha256], boundaries,
+        processes.device, processes.is_main_process,
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from underdrawing.experiments.ablations import ABLATIONS, variants, with_setting
 from underdrawing.experiments.presets import quick
 from underdrawing.experiments.recipes import RECIPES
 from underdrawing.experiments.study.runs import make_run
-from underdrawing.models.encoder import ENCODERS
+from underdrawing.models.encoder import CONTENT_ENCODERS, ENCODERS
 from underdrawing.trainers.config import TrainConfig, differences, from_json, to_json
 
 
@@ -78,6 +78,20 @@ def test_encoders_are_compared_at_existing_layers_with_gradient_shares_from_the_
             assert config.style.layers == recipe.style.layers
             balance = config.balance
             assert (balance.kind, balance.content, balance.style) == ("gradient", 0.3, 0.6)
+
+
+def test_content_features_leave_style_and_the_shared_warmup_alone() -> None:
+    found = variants(["content-features"])
+    assert found.baseline == "vgg16"
+    starts = set()
+    for title, recipe in found.recipes.items():
+        assert recipe.style == found.recipes["vgg16"].style
+        own = [name.rpartition(":") for name, _ in recipe.content.layers]
+        assert {name or "vgg16" for name, _, _ in own} == {title}
+        layers = (ENCODERS | CONTENT_ENCODERS)[title].layers
+        assert all(layer in layers for _, _, layer in own)
+        starts.add(make_run(quick(), title, recipe, 0, ()).start.out)
+    assert len(starts) == 1
 
 
 def test_grid_has_every_combination() -> None:

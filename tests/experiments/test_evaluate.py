@@ -114,6 +114,15 @@ def test_copies_of_photos_and_paintings_score_like_the_controls(
     assert note in result.full.notes
 
 
+def test_boundaries_add_a_column(pairs: list[PairPaths], tmp_path: Path) -> None:
+    outputs = make_outputs(tmp_path / "a", pairs, 0)
+    drawn = shutil.copytree(pairs[0][0].parent, tmp_path / "drawn")
+    result = evaluate(config_for(tmp_path, outputs, boundaries=Path(drawn)))
+    assert result.full.columns[-1].title == "boundaries kept"
+    assert values(result, "a")["boundaries"] == pytest.approx(1, abs=1e-4)
+    assert "boundaries" not in values(evaluate(config_for(tmp_path, outputs)), "a")
+
+
 def test_written_manifest_evaluates_another_method_beside_the_run(
     make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

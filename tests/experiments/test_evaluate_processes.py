@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -54,9 +55,13 @@ def test_results_do_not_depend_on_the_number_of_processes(
         with Image.open(path) as image:
             image.save(images / f"{path.parent.name}-{path.name}")
             ImageOps.mirror(image).save(images / f"{path.parent.name}-mirrored-{path.name}")
+    drawn = tmp_path / "drawn"  # of some photos only
+    drawn.mkdir()
+    for path in sorted(images.iterdir())[::2]:
+        shutil.copy(path, drawn / path.name)
     config = EvaluateConfig(
         (run,), photos=images, paintings=images, pairs=20, strengths=(1.0,), device="cpu",
-        out=tmp_path / "1",
+        out=tmp_path / "1", boundaries=drawn,
     )  # fmt: skip
     evaluate(config)
     alone = json.loads((tmp_path / "1" / "table.json").read_text())
@@ -64,6 +69,7 @@ def test_results_do_not_depend_on_the_number_of_processes(
     printed = launch(  # three batches: the fourth process is idle
         4, "evaluate", run, "--photos", images, "--paintings", images, "--pairs", 20,
         "--strengths", 1.0, "--device", "cpu", "--out", tmp_path / "4",
+        "--boundaries", drawn,
     )  # fmt: skip
     assert json.loads((tmp_path / "4" / "table.json").read_text()) == alone
     assert printed.count(" pairs, KID against") == 1

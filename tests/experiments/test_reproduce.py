@@ -51,9 +51,9 @@ def test_every_row_is_trained_scored_and_written_and_the_rest_reused(
     monkeypatch.setattr(module, "write_report", lambda *_: None)
     scored: list[Any] = []
 
-    def spy(*args: Any) -> Any:
+    def spy(*args: Any, **options: Any) -> Any:
         scored.append(args)
-        return score_methods(*args)
+        return score_methods(*args, **options)
 
     monkeypatch.setattr(scores, "score_methods", spy)
     assert reproduce(study)[0].full == result.full

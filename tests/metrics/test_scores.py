@@ -9,6 +9,7 @@ from torch import Tensor
 from underdrawing.metrics import distribution
 from underdrawing.metrics.distribution import frechet_distance, kernel_distance
 from underdrawing.metrics.perceptual import LPIPS_LAYERS, lpips, lpips_vector, ssim_scores
+from underdrawing.metrics.saliency import salient_ssim
 from underdrawing.metrics.scores import (
     FeatureExtractor,
     MetricNetworks,
@@ -200,6 +201,40 @@ def test_scores_survive_json_also_without_the_fields_of_a_second_network() -> No
     assert Scores(**stored) == scores
     del stored["kernel_independent"], stored["style_gap_independent"]
     assert Scores(**stored) == scores
+
+
+def test_boundaries_are_averaged_over_the_pairs_that_have_them() -> None:
+    drawn = torch.rand(24, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    drawn[[2, 9]] = torch.nan
+    features, photo = ONE.extract_features(STYLIZED), ONE.extract_features(CONTENT)
+    metrics = pair_metrics(features, photo, ONE.style(STYLE), drawn=drawn)
+    scores = aggregate([metrics], DISTINCT, DISTINCT)
+    kept = scores.per_pair["boundaries"]
+    assert [i for i, value in enumerate(kept) if math.isnan(value)] == [2, 9]
+    mean = sum(value for value in kept if not math.isnan(value)) / 22
+    assert scores.boundaries == pytest.approx(mean)
+    card = make_cards(ONE, {"row": scores}, 0, "64 px")[-1]
+    assert (card.name, card.images) == ("Boundaries kept", 22)
+    assert replace(scores, boundaries=None, per_pair={}) == replace(
+        aggregate([metrics._replace(boundaries=None)], DISTINCT, DISTINCT), per_pair={}
+    )
+
+
+def test_saliency_network_adds_ssim_where_people_look_and_its_control() -> None:
+    extractor = FeatureExtractor(plain_network, ["map"], lambda x: x["map"][:, :1], "salient", "f")
+    networks = replace(ONE, saliency=extractor)
+    features, photo = networks.extract_features(STYLIZED), networks.extract_features(CONTENT)
+    saliency = extractor(CONTENT)
+    metrics = pair_metrics(features, photo, ONE.style(STYLE), saliency=saliency)
+    scores = aggregate([metrics], DISTINCT, DISTINCT)
+    expected = salient_ssim(STYLIZED, CONTENT, saliency)
+    for name, values in zip(("ssim_salient", "ssim_center"), expected, strict=True):
+        assert scores.per_pair[name] == pytest.approx(values.tolist())
+        assert getattr(scores, name) == pytest.approx(values.mean().item())
+    cards = make_cards(networks, {"row": scores}, 0, "64 px")[-2:]
+    assert [(card.name, card.network, card.weights_sha256) for card in cards] == [
+        ("SSIM salient", "salient", "f"), ("SSIM center", "salient", "f"),
+    ]  # fmt: skip
 
 
 class Spy:

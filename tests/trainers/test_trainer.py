@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tqdm.auto import tqdm
 from underdrawing.data.dataset import RawBatch
@@ -19,9 +20,10 @@ from underdrawing.data.folders import Collection
 from underdrawing.data.image_cache import CachedImages, UncachedImages
 from underdrawing.experiments.recipes import RECIPES
 from underdrawing.losses.attention import OBJECTIVES
+from underdrawing.models.encoder import Encoder
 from underdrawing.trainers import trainer
 from underdrawing.trainers.checkpoint import saved_step
-from underdrawing.trainers.config import AdversarialConfig, TrainConfig
+from underdrawing.trainers.config import AdversarialConfig, ContentConfig, TrainConfig
 from underdrawing.trainers.model_files import load_model, load_state
 from underdrawing.trainers.runtime import Interrupted
 from underdrawing.trainers.train_step import ForwardResult, TrainStep
@@ -59,6 +61,27 @@ def recorded_split(folder: Path, cache: Path) -> Collection:
     """The images in the order of the recorded losses, whatever bytes the PNG encoder writes."""
     order = sorted(folder.iterdir(), key=lambda path: hashlib.sha1(path.name.encode()).digest())
     return Collection(tuple(order[6:]), tuple(order[3:6]), tuple(order[:3]))
+
+
+def test_content_loss_on_the_features_of_another_encoder(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("timm")
+    torch.manual_seed(0)
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    other = Encoder("dinov2_vits14", ["block1"]).net.state_dict()
+    save_file(other, folder / "dinov2_vits14.safetensors")
+    monkeypatch.setenv("UNDERDRAWING_WEIGHTS", str(folder))
+    layers = (("conv3_2", 0.5), ("dinov2_vits14:block1", 0.5))
+    run = train(tiny(content=ContentConfig(layers=layers)))
+    about = json.loads((run / "run.json").read_text())["encoder"]
+    assert about["name"] == "vgg16+dinov2_vits14"
+    assert about["sha256"].count("+") == 1
+    assert load_model(run, torch.device("cpu")).config.content.layers == layers
+    assert all(
+        0 < entry["loss/content"] < 10 for entry in read_metrics(run) if "loss/content" in entry
+    )
 
 
 @pytest.mark.parametrize("recipe", RECORDED_LOSSES)

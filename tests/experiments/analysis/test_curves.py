@@ -157,6 +157,39 @@ def test_difference_is_significant_if_all_intervals_exclude_zero(
     assert Difference("a", "b", key, -0.02, half, mirrored).significant == significant
 
 
+@pytest.mark.parametrize("known", [PAIRS, 10])
+def test_pairs_without_a_value_are_left_out_of_a_difference(
+    known: int, make_curve: MakeCurve
+) -> None:
+    """The rows differ by 0.1 in each pair with a value, and by noise in addition."""
+    missing = np.where(np.arange(PAIRS) < known, 0.0, np.nan)
+    noise = NOISE - NOISE[:known].mean()
+
+    def row(shift: float, spread: float) -> list[Curve]:
+        def values(scores: Scores) -> Array:
+            return 1 - scores.style_gap * (shift + spread * noise) + missing
+
+        curve = with_pairs(make_curve(0.5), boundaries=values)
+        return [
+            replace(curve, scores=tuple(
+                replace(s, boundaries=float(np.nanmean(s.per_pair["boundaries"])))
+                for s in curve.scores
+            ))
+        ]  # fmt: skip
+
+    rows = {"a": row(0.5, 0), "b": row(0.25, 0), "noisy": row(0.25, 1)}
+    exact = difference(rows, "b", "a", "boundaries", 0.4)
+    assert exact.mean == pytest.approx(0.1)
+    assert exact.pairs_interval == pytest.approx((0.1, 0.1))
+    noisy = difference(rows, "noisy", "a", "boundaries", 0.4)
+    assert noisy.mean == pytest.approx(0.1)
+    assert noisy.pairs_interval is not None
+    width = noisy.pairs_interval[1] - noisy.pairs_interval[0]
+    assert width == pytest.approx(2 * 1.96 * 0.4 * noise[:known].std() / known**0.5, rel=0.15)
+    point = point_difference({"p": rows["noisy"][0].scores[1]}, rows, "p", "b", "boundaries")
+    assert point.mean == pytest.approx(0.0, abs=1e-9)
+
+
 def test_pairs_that_share_paintings_give_wider_intervals(make_curve: MakeCurve) -> None:
     """Four paintings, each with ten equal pairs: the interval is over 4 paintings, not 40 pairs."""
     painting = np.arange(PAIRS) % 4

