@@ -2,9 +2,10 @@
 
     underdrawing export RUN --onnx FILE --styles PAINTING...
 
-Inputs are ``photo`` (B,3,H,W), ``code`` (B,D) and ``strength`` (B,1,H,W), outputs ``stylized``
-(B,3,H,W) and ``attention`` (B,1,h,w), all float32 as in ``Generator.forward``, for any B, H and W.
-The metadata entry ``styles`` is JSON: name -> style code.
+Inputs are ``photo`` (B,3,H,W), ``reduced`` (the photo again, or a smaller copy for larger strokes),
+``code`` (B,D) and ``strength`` (B,1,H,W), outputs ``stylized`` (B,3,H,W) and ``attention``
+(B,1,h,w), all float32 as in ``Generator.forward``, for any batch, height and width. The metadata
+entry ``styles`` is JSON: name -> style code.
 """
 
 import json
@@ -22,16 +23,16 @@ import tyro
 from torch import Tensor, nn
 
 from ..data.files import write_atomic
-from ..models.generator import MIN_SIDE, Generator
+from ..models.generator import MIN_SIDE, Generator, reduce_photo
 from ..trainers.model_files import load_model, model_folder
 from ..trainers.style_codes import StyleCodes
 from .main import parse_options
 from .paths import check_output
 
-INPUTS, OUTPUTS = ("photo", "code", "strength"), ("stylized", "attention")
+INPUTS, OUTPUTS = ("photo", "reduced", "code", "strength"), ("stylized", "attention")
 TOLERANCE = 1e-3
-CHECKED_SIZES = ((1, 64, 96), (2, 75, 93), (1, 512, 509))  # batch, height, width
-LARGE_SIZE = (1, 2048, 2048)  # checked with one code: float32 sums over large planes lose digits
+CHECKED_SIZES = ((1, 64, 96, 1), (2, 75, 93, 1.7), (1, 512, 509, 2))  # batch, H, W, stroke size
+LARGE_SIZE = (1, 2048, 2048, 1)  # checked with one code: float32 sums over large planes lose digits
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,10 @@ class TensorOutputs(nn.Module):
         super().__init__()
         self.generator = generator
 
-    def forward(self, photo: Tensor, code: Tensor, strength: Tensor) -> tuple[Tensor, Tensor]:
-        stylized = self.generator(photo, code, strength)
+    def forward(
+        self, photo: Tensor, reduced: Tensor, code: Tensor, strength: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        stylized = self.generator(photo, code, strength, reduced=reduced)
         return stylized.image, stylized.attention
 
 
@@ -94,13 +97,18 @@ def to_onnx(generator: Generator, styles: Mapping[str, Tensor]) -> bytes:
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
     batch = torch.export.Dim("batch")
-    height, width = (torch.export.Dim(name, min=MIN_SIDE) for name in ("height", "width"))
+    height, width, reduced_height, reduced_width = (
+        torch.export.Dim(name, min=MIN_SIDE)
+        for name in ("height", "width", "reduced_height", "reduced_width")
+    )
     shape = {0: batch, 2: height, 3: width}
-    photo, strength = torch.rand(2, 3, 75, 93), torch.rand(2, 1, 75, 93)
-    inputs = (photo, generator.code_mean.expand(2, -1), strength)
+    reduced_shape = {0: batch, 2: reduced_height, 3: reduced_width}
+    photo, reduced, strength = (torch.rand(2, *s) for s in ((3, 75, 93), (3, 43, 58), (1, 75, 93)))
+    inputs = (photo, reduced, generator.code_mean.expand(2, -1), strength)
     with warnings.catch_warnings(action="ignore"):  # about the exporter's internals
         program = torch.onnx.export(
-            TensorOutputs(generator).eval(), inputs, dynamic_shapes=(shape, {0: batch}, shape),
+            TensorOutputs(generator).eval(), inputs,
+            dynamic_shapes=(shape, reduced_shape, {0: batch}, shape),
             input_names=INPUTS, output_names=OUTPUTS, dynamo=True, verbose=False,
             custom_translation_table={torch.ops.aten.mean.dim: _mean},
         )  # fmt: skip
@@ -136,13 +144,13 @@ def max_difference(generator: Generator, model: bytes, codes: Iterable[Tensor]) 
     reference, differences = TensorOutputs(generator), []
     codes = list(codes)
     checks = [*product(codes, CHECKED_SIZES), (codes[0], LARGE_SIZE)]
-    for code, (batch, height, width) in checks:
+    for code, (batch, height, width, stroke_size) in checks:
         random = torch.Generator().manual_seed(height)
         photo = torch.rand(batch, 3, 4, 4, generator=random)
         photo = F.interpolate(photo, (height, width), mode="bilinear")
         strength = torch.rand(batch, 1, height, width, generator=random)
         strength[..., : width // 4], strength[..., -width // 4 :] = 0, 1
-        inputs = (photo, code.expand(batch, -1), strength)
+        inputs = (photo, reduce_photo(photo, stroke_size), code.expand(batch, -1), strength)
         feed = {name: x.numpy() for name, x in zip(INPUTS, inputs, strict=True)}
         for onnx, torch_ in zip(session.run(OUTPUTS, feed), reference(*inputs), strict=True):
             scale = torch_.abs().max().clamp_min(1)  # A may be far above 1

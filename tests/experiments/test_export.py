@@ -16,6 +16,7 @@ from underdrawing.experiments.export import ExportConfig, export
 from underdrawing.experiments.stylize import StylizeConfig, stylize
 from underdrawing.models import pretrained
 from underdrawing.models.color import color_statistics
+from underdrawing.models.generator import reduce_photo
 from underdrawing.trainers.config import AttentionConfig, GeneratorConfig, TrainConfig, to_json
 from underdrawing.trainers.model_files import Model, build_generator, load_model, save_model, sizes
 from underdrawing.trainers.style_codes import StyleCodes
@@ -60,18 +61,20 @@ def session(job: ExportConfig) -> Any:
     return onnxruntime.InferenceSession(job.onnx, providers=["CPUExecutionProvider"])
 
 
-@pytest.mark.parametrize("shape", [(1, 32, 32), (2, 75, 93), (3, 129, 66)])
+@pytest.mark.parametrize("stroke_size", [1, 1.7, 2])
+@pytest.mark.parametrize("shape", [(1, 64, 64), (2, 75, 93), (3, 129, 66)])
 def test_outputs_equal_torch_at_any_size(
-    job: ExportConfig, session: Any, shape: tuple[int, int, int]
+    job: ExportConfig, session: Any, shape: tuple[int, int, int], stroke_size: float
 ) -> None:
     batch, height, width = shape
     generator, _ = load_model(job.run)
     torch.manual_seed(height)
     photo, code = torch.rand(batch, 3, height, width), torch.rand(batch, sizes(CONFIG)[0])
-    strength = torch.rand(batch, 1, height, width)
+    strength, reduced = torch.rand(batch, 1, height, width), reduce_photo(photo, stroke_size)
     with torch.inference_mode():
-        expected = generator(photo, code, strength)
-    feed = {"photo": photo.numpy(), "code": code.numpy(), "strength": strength.numpy()}
+        expected = generator(photo, code, strength, reduced=reduced)
+    inputs = {"photo": photo, "reduced": reduced, "code": code, "strength": strength}
+    feed = {name: x.numpy() for name, x in inputs.items()}
     stylized, attention = session.run(["stylized", "attention"], feed)
     assert (expected.image - photo).abs().max() > 0.1
     assert expected.attention.max() > 1.01
@@ -99,8 +102,8 @@ def test_statistics_of_a_large_photo_are_exact(job: ExportConfig, session: Any) 
     generator, _ = load_model(job.run)
     photo = torch.linspace(0, 1, 2048).view(1, 1, -1, 1).pow(4).expand(1, 3, 2048, 2048)
     code, strength = generator.code_mean[None], torch.ones(1, 1, 2048, 2048)
-    feed = {"photo": photo.numpy(), "code": code.numpy(), "strength": strength.numpy()}
-    stylized, attention = session.run(None, feed)
+    inputs = {"photo": photo, "reduced": photo, "code": code, "strength": strength}
+    stylized, attention = session.run(None, {name: x.numpy() for name, x in inputs.items()})
     with torch.inference_mode():
         expected = generator.double()(photo.double(), code.double())
     np.testing.assert_allclose(stylized, expected.image, rtol=0, atol=5e-4)
@@ -112,7 +115,8 @@ def test_strength_zero_returns_the_photo(session: Any) -> None:
     strength = np.ones((1, 1, 50, 61), np.float32)
     strength[..., :30] = 0
     code = np.zeros((1, sizes(CONFIG)[0]), np.float32)
-    stylized, _ = session.run(None, {"photo": photo, "code": code, "strength": strength})
+    feed = {"photo": photo, "reduced": photo[..., :40, :40], "code": code, "strength": strength}
+    stylized, _ = session.run(None, feed)
     assert (stylized[..., :30] == photo[..., :30]).all()
     assert (stylized[..., 30:] != photo[..., 30:]).mean() > 0.9
 
@@ -157,15 +161,17 @@ def test_missing_extra_is_named(job: ExportConfig, monkeypatch: pytest.MonkeyPat
         export(job)
 
 
+@pytest.mark.parametrize("size", [(72, 56), (960, 800)])
 def test_documented_script_equals_stylize_without_torch(
-    job: ExportConfig, folders: tuple[Path, Path], tmp_path: Path
+    job: ExportConfig, folders: tuple[Path, Path], tmp_path: Path, size: tuple[int, int]
 ) -> None:
     pages = "\n".join(page.read_text() for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
     blocks = re.findall(r"```python\n(.*?)```", pages, re.DOTALL)
     (script,) = (block for block in blocks if "onnxruntime" in block)
     (tmp_path / "script.py").write_text(script)
     (tmp_path / "mine.onnx").write_bytes(job.onnx.read_bytes())
-    photo = folders[0] / "00.png"
+    photo = tmp_path / "photo.png"
+    Image.open(folders[0] / "00.png").resize(size, Image.Resampling.BICUBIC).save(photo)
     code = (
         "import sys, runpy; sys.modules.update(torch=None, underdrawing=None); "
         "sys.argv = sys.argv[1:]; runpy.run_path('script.py', run_name='__main__')"
