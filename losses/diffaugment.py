@@ -4,8 +4,8 @@ The random numbers are drawn per position of the data order, so that the result 
 the number of processes.
 """
 
-import kornia
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 NUMBERS = 5  # uniform numbers per image
@@ -17,11 +17,19 @@ def diff_augment(image: Tensor, uniform: Tensor) -> Tensor:
     ``uniform`` (B,5) in [0,1) sets brightness, saturation, contrast, shift x and shift y.
     """
     brightness, saturation, contrast, dx, dy = uniform.unbind(dim=1)
-    image = kornia.enhance.adjust_brightness(image, brightness - 0.5, clip_output=False)
+    image = image + (brightness - 0.5)[:, None, None, None]
     gray = image.mean(dim=1, keepdim=True)
     image = gray + (image - gray) * (2 * saturation)[:, None, None, None]
     mean = image.mean(dim=(1, 2, 3), keepdim=True)
     image = mean + (image - mean) * (0.5 + contrast)[:, None, None, None]
+    return _translate(image, (dx - 0.5) / 4, (dy - 0.5) / 4)
+
+
+def _translate(image: Tensor, dx: Tensor, dy: Tensor) -> Tensor:
+    """Move images (B,3,H,W) right and down by a share (B,) of their width and height."""
     h, w = image.shape[-2:]
-    shift = torch.stack([(dx - 0.5) * w / 4, (dy - 0.5) * h / 4], dim=1)
-    return kornia.geometry.translate(image, shift.to(image.dtype), padding_mode="zeros")
+    one, zero = torch.ones_like(dx), torch.zeros_like(dx)
+    x, y = -2 * dx * w / (w - 1), -2 * dy * h / (h - 1)  # the grid spans [-1,1] from pixel 0
+    matrix = torch.stack([one, zero, x, zero, one, y], dim=1).view(-1, 2, 3).to(image.dtype)
+    grid = F.affine_grid(matrix, list(image.shape), align_corners=True)
+    return F.grid_sample(image, grid, align_corners=True).to(image.dtype)
