@@ -5,7 +5,6 @@ the number of processes.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 NUMBERS = 5  # uniform numbers per image
@@ -26,10 +25,18 @@ def diff_augment(image: Tensor, uniform: Tensor) -> Tensor:
 
 
 def _translate(image: Tensor, dx: Tensor, dy: Tensor) -> Tensor:
-    """Move images (B,3,H,W) right and down by a share (B,) of their width and height."""
+    """Move images (B,3,H,W) right and down by a share (B,) of their width and height.
+
+    Bilinear, as a product with the weights along each axis: R1 differentiates it twice, which
+    ``grid_sample`` does not support on a GPU.
+    """
     h, w = image.shape[-2:]
-    one, zero = torch.ones_like(dx), torch.zeros_like(dx)
-    x, y = -2 * dx * w / (w - 1), -2 * dy * h / (h - 1)  # the grid spans [-1,1] from pixel 0
-    matrix = torch.stack([one, zero, x, zero, one, y], dim=1).view(-1, 2, 3).to(image.dtype)
-    grid = F.affine_grid(matrix, list(image.shape), align_corners=True)
-    return F.grid_sample(image, grid, align_corners=True).to(image.dtype)
+    with torch.autocast(image.device.type, enabled=False):
+        return _shift(dy * h, h).to(image) @ image @ _shift(dx * w, w).to(image).mT
+
+
+def _shift(pixels: Tensor, size: int) -> Tensor:
+    """Return the weights (B,1,output,input) of a shift by ``pixels`` (B,); zero from outside."""
+    i = torch.arange(size, device=pixels.device)
+    distance = i[:, None] - i - pixels[:, None, None, None]
+    return (1 - distance.abs()).clamp_min(0)
