@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from multiprocessing import active_children
 from multiprocessing.process import BaseProcess
-from typing import Any, NamedTuple, Protocol, TypedDict
+from typing import Any, Protocol, TypedDict
 
 import numpy as np
 import torch
@@ -40,27 +40,19 @@ class Batch(TypedDict):
 class RawBatch(TypedDict):
     """A training example, compact for the transfer to the device; collated, with a leading B."""
 
-    content: Tensor  # (3,S,S) uint8; or (6,) float64, the crop's numbers: see ``DeviceImages``
-    style: Tensor  # as ``content``
+    content: Tensor  # (3,S,S) uint8
+    style: Tensor  # (3,S,S) uint8
     strength: Tensor  # (1,4,4) float32 in [0,1], coarse
     full: Tensor  # () 1.0 where the strength is 1 everywhere
     uniform: Tensor  # (8,) float32 in [0,1)
     position: Tensor  # () int64
 
 
-class StoredImage(NamedTuple):
-    """An image in ``DeviceImages``."""
-
-    number: int
-    height: int
-    width: int
-
-
 class Images(Protocol):
     """Images (H,W,3) uint8; access to an unreadable one raises a ValueError."""
 
     def __len__(self) -> int: ...
-    def __getitem__(self, index: int, /) -> np.ndarray | StoredImage: ...
+    def __getitem__(self, index: int, /) -> np.ndarray: ...
 
 
 def unpack(raw: RawBatch, device: torch.device) -> Batch:
@@ -106,52 +98,22 @@ def shuffled_index(seed: int, stream: int, position: int, length: int) -> int:
     return int(_permutation(seed, stream, epoch, length)[offset])
 
 
-class Crop(NamedTuple):
-    """A part of an image, in pixels, that is resized and perhaps mirrored."""
-
-    x: float
-    y: float
-    right: float
-    bottom: float
-    mirrored: bool
-
-
-def draw_crop(height: int, width: int, scale: float, rng: np.random.Generator) -> Crop:
-    """Draw a crop of an image.
+def random_crop(image: np.ndarray, size: int, scale: float, rng: np.random.Generator) -> Tensor:
+    """Crop an image (H,W,3) uint8 randomly and resize it to (3,size,size) uint8.
 
     The area is uniform in [scale, 1] times the largest square, the aspect ratio log-uniform in
     [3/4, 4/3]; half of the crops are mirrored.
     """
-    area = rng.uniform(scale, 1.0) * min(width, height) ** 2
+    h, w, _ = image.shape
+    area = rng.uniform(scale, 1.0) * min(w, h) ** 2
     aspect = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
-    w, h = min(width, (area * aspect) ** 0.5), min(height, (area / aspect) ** 0.5)
-    x, y = rng.uniform(0, width - w), rng.uniform(0, height - h)
-    return Crop(x, y, x + w, y + h, mirrored=rng.random() < 0.5)
-
-
-def random_crop(image: np.ndarray, size: int, scale: float, rng: np.random.Generator) -> Tensor:
-    """Crop an image (H,W,3) uint8 randomly and resize it to (3,size,size) uint8."""
-    x, y, right, bottom, mirrored = draw_crop(image.shape[0], image.shape[1], scale, rng)
-    box = (x, y, right, bottom)
+    crop_w, crop_h = min(w, (area * aspect) ** 0.5), min(h, (area / aspect) ** 0.5)
+    x, y = rng.uniform(0, w - crop_w), rng.uniform(0, h - crop_h)
+    box = (x, y, x + crop_w, y + crop_h)
     resized = Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC, box)
-    crop = np.asarray(resized)[:, ::-1] if mirrored else np.asarray(resized)
+    crop = np.asarray(resized)
+    crop = crop[:, ::-1] if rng.random() < 0.5 else crop
     return torch.from_numpy(np.ascontiguousarray(rearrange(crop, "h w c -> c h w")))
-
-
-def readable(images: Images, index: int) -> tuple[np.ndarray | StoredImage, str]:
-    """Return an image, or the next readable one and what is wrong with the first.
-
-    Raises:
-        ValueError: too many images in a row are unreadable.
-    """
-    reason = ""
-    tries = min(NEIGHBORS, len(images))
-    for neighbor in range(index, index + tries):
-        try:
-            return images[neighbor % len(images)], reason
-        except ValueError as error:
-            reason = reason or str(error)
-    raise ValueError(f"{tries} images in a row are unreadable; the first: {reason}")
 
 
 def draw_strength(full_prob: float, rng: np.random.Generator) -> Tensor:
@@ -219,14 +181,19 @@ class PairDataset(Dataset[RawBatch]):
 
     def _crop(self, images: Images, index: int, rng: np.random.Generator) -> Tensor:
         """Crop an image; one that became unreadable is replaced by the next, with one warning."""
-        image, reason = readable(images, index)
-        if reason and reason not in self._warned:
-            self._warned.add(reason)
-            warnings.warn(f"{reason}; using the next image instead", stacklevel=2)
-        if isinstance(image, np.ndarray):
+        reason = ""
+        tries = min(NEIGHBORS, len(images))
+        for neighbor in range(index, index + tries):
+            try:
+                image = images[neighbor % len(images)]
+            except ValueError as error:
+                reason = reason or str(error)
+                continue
+            if reason and reason not in self._warned:
+                self._warned.add(reason)
+                warnings.warn(f"{reason}; using the next image instead", stacklevel=2)
             return random_crop(image, self.size, self.crop_scale, rng)
-        crop = draw_crop(image.height, image.width, self.crop_scale, rng)
-        return torch.tensor([image.number, *crop], dtype=torch.float64)
+        raise ValueError(f"{tries} images in a row are unreadable; the first: {reason}")
 
 
 class PositionSampler(Sampler[int]):

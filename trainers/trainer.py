@@ -14,9 +14,8 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
-from ..data.dataset import Images, PairDataset, PositionSampler, RawBatch, make_loader
+from ..data.dataset import PairDataset, PositionSampler, RawBatch, make_loader
 from ..data.demo.samples import sample_collections
-from ..data.device_images import DeviceImages
 from ..data.files import locked, remove_stale_parts, write_atomic
 from ..data.folders import Collection, read_collection
 from ..data.image_cache import CachedImages, UncachedImages, build_cache, cached_side
@@ -28,7 +27,7 @@ from .config import TrainConfig, differences, encoder_taps, to_json
 from .health import HealthMonitor
 from .model_files import build_encoder, load_config, load_state, save_model
 from .networks import build_networks, make_accelerator, needs_style_codes, style_codes
-from .runtime import Interrupted, free_memory, join_processes, stop_signals
+from .runtime import Interrupted, join_processes, stop_signals
 from .schedule import is_due
 from .tracking import Tracker, initial_model, started_from, write_description
 from .train_step import TrainStep
@@ -36,7 +35,6 @@ from .validation import Validation
 from .visualize import training_grid
 
 AGREE_EVERY = 10  # steps between checks for a stop signal on any GPU process
-IMAGE_MEMORY = 0.25  # share of a GPU's free memory that the training images may take
 WARMUP = 2  # slow steps (cudnn autotuning, compilation), left out of time estimates
 
 
@@ -129,16 +127,12 @@ class Trainer:
                 {"photos": self.photos, "paintings": self.paintings},
                 "restore them to resume it, or choose another --out",
             )
-            images: list[Images] = [
-                self._images("photos", self.photos), self._images("paintings", self.paintings)
-            ]  # fmt: skip
+            self.dataset = PairDataset(
+                self._images("photos", self.photos), self._images("paintings", self.paintings),
+                config.size, config.seed, config.full_strength_prob, config.crop_scale,
+                config.paintings_as_photos,
+            )  # fmt: skip
             encoder, self.pretrained = build_encoder(config, encoder_taps(config))
-        self.stored = self._store(images)
-        photos, paintings = self.stored.collections if self.stored else images
-        self.dataset = PairDataset(
-            photos, paintings, config.size, config.seed, config.full_strength_prob,
-            config.crop_scale, config.paintings_as_photos,
-        )  # fmt: skip
         encoder.to(self.device)
         codes = None
         if needs_style_codes(config):
@@ -213,22 +207,13 @@ class Trainer:
         positions = PositionSampler(
             start, config.steps, config.batch_size, a.process_index, a.num_processes
         )
-        for raw in make_loader(self.dataset, positions, config.workers):
-            yield self.stored.crop(raw) if self.stored else raw
+        yield from make_loader(self.dataset, positions, config.workers)
 
     def _images(self, name: str, collection: Collection) -> CachedImages | UncachedImages:
         side = cached_side(self.config.size, self.config.crop_scale)
         if not self.config.cache_images:
             return UncachedImages(collection.train, side)
         return build_cache(collection.train, side, cache_dir(), name)
-
-    def _store(self, images: list[Images]) -> DeviceImages | None:
-        """Store all images on a GPU, if they fit into its ``IMAGE_MEMORY``."""
-        side = cached_side(self.config.size, self.config.crop_scale)
-        needed = 4 * side**2 * sum(map(len, images))  # if all are 4:3
-        if self.device.type == "cpu" or needed > IMAGE_MEMORY * free_memory(self.device):
-            return None
-        return DeviceImages(images, self.config.size, self.device)
 
     def _any_process(self, stop: bool, done: int) -> bool:
         """Return whether any process received a stop signal: all must leave at the same step.

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from underdrawing.data import image_cache
+from underdrawing.data.dataset import Images
 from underdrawing.data.files import write_atomic
 from underdrawing.data.image_cache import CachedImages, UncachedImages, build_cache, cached_side
 from underdrawing.data.images import ImageError, read_image
@@ -66,14 +67,14 @@ def build(paths: list[Path], cache: Path, side: int = 32) -> CachedImages:
     return images
 
 
-def read(images: CachedImages | UncachedImages, index: int) -> np.ndarray | str:
+def read(images: Images, index: int) -> np.ndarray | str:
     try:
         return images[index]
     except ImageError as error:
         return str(error)
 
 
-def assert_equal(images: CachedImages | UncachedImages, paths: list[Path], side: int = 32) -> None:
+def assert_equal(images: Images, paths: list[Path], side: int = 32) -> None:
     """Arrays and errors are those of decoding."""
     assert len(images) == len(paths)
     for index in range(len(paths)):
