@@ -33,14 +33,14 @@ def adain(x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     return torch.addcmul(bias, instance_norm(x), scale)
 
 
-def _group_norm(x: Tensor, *affine: Tensor) -> Tensor:
+def _group_norm(x: Tensor, scale: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
     """Normalize with one channel per group: faster on a CPU.
 
     Moments are float32 for every dtype. Autocast would make the result float32 on a GPU, twice as
     much memory traffic in what follows; on a CPU it does not.
     """
     with torch.autocast(x.device.type, enabled=False):
-        return F.group_norm(x, x.shape[1], *affine, eps=EPS)
+        return F.group_norm(x, x.shape[1], scale, bias, EPS)
 
 
 def mean_std(x: Tensor) -> tuple[Tensor, Tensor]:

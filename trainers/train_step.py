@@ -43,6 +43,7 @@ from .networks import Networks
 from .schedule import average_into, is_due, learning_rate_factor, set_learning_rate
 
 Features = dict[str, Tensor]
+StepImages = tuple[Tensor, Tensor, Tensor, Tensor]  # photos, paintings, stylized, attention
 
 
 class Losses(nn.Module):
@@ -85,7 +86,7 @@ class StepOutput(NamedTuple):
     logged: list[dict[str, Tensor]]  # losses and metrics of each micro-batch, (b,) each
     finite: Tensor  # (b,) bool: all losses of an image of this process are finite
     skipped: Tensor  # () 0 or 1, the same on all processes
-    images: tuple[Tensor, ...]  # photos, paintings, stylized, attention of the last micro-batch
+    images: StepImages  # of the last micro-batch
 
 
 class StepCheck(NamedTuple):
@@ -320,9 +321,9 @@ class TrainStep:
         if config.cuda_graphs and accelerator.device.type == "cuda":
             self._run = self._learn if accelerator.num_processes > 1 else Captured(self._learn)
 
-    def step(self, step: int, raw: RawBatch) -> tuple[Tensor, ...]:
-        """Learn from this process's part of a batch; return photos, paintings, stylized and
-        attention of its last micro-batch, which the next step overwrites.
+    def step(self, step: int, raw: RawBatch) -> StepImages:
+        """Learn from this process's part of a batch; return the images of its last micro-batch,
+        which the next step overwrites.
 
         If a loss or gradient is not finite on any process, the step is skipped on all of them.
         """

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -112,7 +111,7 @@ def expensive_operations(work: Work, device: torch.device, count: int = 10) -> l
     with profile(activities=activities) as profiler:
         work()
     time = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
-    operations = [e for e in profiler.key_averages() if e.device_type == DeviceType.CPU]
+    operations = [e for e in profiler.key_averages() if e.device_type.name == "CPU"]
     operations.sort(key=lambda e: getattr(e, time), reverse=True)
     total = sum(getattr(e, time) for e in operations)
     return [["operation", "calls", "ms", "share"]] + [

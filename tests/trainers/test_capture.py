@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from underdrawing.data.dataset import PairDataset, PositionSampler, RawBatch, make_loader
-from underdrawing.trainers import capture, train_step
+from underdrawing.trainers import train_step
 from underdrawing.trainers.capture import WARM_UP, Captured
 from underdrawing.trainers.config import AdversarialConfig, BalanceConfig, TrainConfig
 from underdrawing.trainers.trainer import Trainer
@@ -100,11 +99,11 @@ def test_calls_after_the_first_are_replays_of_one_recording_per_variant(
     def record(*_: object, **__: object) -> Iterator[None]:
         yield
 
-    monkeypatch.setattr(capture.torch.cuda, "graph_pool_handle", lambda: None)
-    monkeypatch.setattr(capture.torch.cuda, "CUDAGraph", Graph)
-    monkeypatch.setattr(capture.torch.cuda, "graph", record)
+    monkeypatch.setattr("torch.cuda.graph_pool_handle", lambda: None)
+    monkeypatch.setattr("torch.cuda.CUDAGraph", Graph)
+    monkeypatch.setattr("torch.cuda.graph", record)
     empty_like = torch.empty_like
-    monkeypatch.setattr(capture.torch, "empty_like", lambda x, device: empty_like(x))
+    monkeypatch.setattr(torch, "empty_like", lambda x, device: empty_like(x))
     captured = Captured(function)
     for i in range(WARM_UP + 5):
         assert captured({"x": torch.tensor(float(i))}, i % 2 == 0) == i + 1
@@ -124,22 +123,3 @@ def test_recorded_steps_equal_eager_ones_on_a_gpu(changes: dict[str, Any], tiny:
     assert (eager[0] - recorded[0]).norm() <= 3 * noise + 1e-4 * eager[0].norm()
     for name, value in eager[1].items():
         assert recorded[1][name] == pytest.approx(value, rel=2e-2, abs=2e-2), name
-
-
-@pytest.mark.gpu
-@needs_gpu
-def test_crops_on_a_gpu_equal_those_of_the_loader(tiny: Tiny) -> None:
-    trainer = Trainer(config := tiny(device="cuda"))
-    assert trainer.stored is not None
-    photos, paintings = (
-        trainer._images(name, images)
-        for name, images in (("photos", trainer.photos), ("paintings", trainer.paintings))
-    )
-    dataset = PairDataset(
-        photos, paintings, config.size, config.seed, config.full_strength_prob, config.crop_scale,
-        config.paintings_as_photos,
-    )  # fmt: skip
-    loader = make_loader(dataset, PositionSampler(0, 2, config.batch_size), workers=0)
-    for found, expected in zip(trainer._batches(0), loader, strict=True):
-        for name in RawBatch.__annotations__:
-            assert torch.equal(found[name].cpu(), expected[name]), name  # type: ignore
