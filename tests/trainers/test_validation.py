@@ -97,6 +97,9 @@ class Brightness(nn.Module):
 class Constant(nn.Module):
     """A generator of gray images."""
 
+    def encode_photo(self, photo: Tensor) -> tuple[Tensor, Tensor]:
+        return photo, photo
+
     def forward(self, photo: Tensor, *_: object, **__: object) -> Stylized:
         ones = torch.ones(1, 1, 4, 4)
         return Stylized(torch.full_like(photo, 0.5), ones, PredictedError(ones, {}))
