@@ -2,9 +2,11 @@
 
     underdrawing benchmark
     underdrawing benchmark --parts stylize --sizes 512 --json FILE
+    underdrawing benchmark --parts train --profile FILE
 
-Times are compared with a roofline estimate (FLOPs over the machine's measured peak rate) and a
-reference implementation. Each measurement has a process of its own; close other programs.
+Times are compared with two lower bounds (FLOPs and bytes over the machine's measured peak rates)
+and with a reference implementation. Each measurement has a process of its own; close other
+programs.
 """
 
 import json
@@ -22,8 +24,8 @@ from ..trainers.runtime import pick_device
 from .analysis.tables import markdown
 from .main import parse_options
 from .paths import check_output
-from .timing.timer import in_fresh_process, machine, peak_flops
-from .timing.workloads import OURS, REFERENCE, Case, measure
+from .timing.timer import in_fresh_process, machine, peak_bandwidth, peak_flops
+from .timing.workloads import OURS, REFERENCE, Case, measure, profile_case
 
 Part = Literal["train", "stylize", "data"]
 SIZES = {"train": (256,), "stylize": (256, 512, 1024, 2048), "data": (256,)}
@@ -44,12 +46,16 @@ class BenchmarkConfig:
     """Also time training in the reference implementation, and loading without the image cache."""
     json: Path | None = None
     """Write the results to this file."""
+    profile: Path | None = None
+    """Write the ten most expensive operations of training and stylization to this file (.md)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of the training step; stylization is always in float32."""
     compile: bool = False
     """torch.compile the networks of the training step."""
+    cuda_graphs: bool = True
+    """On a GPU, record the training step as CUDA graphs."""
     workers: int = 2
     """Loader processes of the data part."""
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
@@ -62,14 +68,17 @@ class BenchmarkConfig:
             raise ValueError("--sizes and --batch must be at least 1")
         if self.json:
             check_output(self.json, [".json"])
+        if self.profile:
+            check_output(self.profile, [".md"])
 
 
 def cases(config: BenchmarkConfig) -> list[Case]:
     """List the cases of a config."""
     base = TrainConfig(
         device="cuda" if pick_device(config.device).type == "cuda" else "cpu",
-        precision=config.precision, compile=config.compile, workers=config.workers,
-        generator=config.generator, encoder=config.encoder, steps=10**9,
+        precision=config.precision, compile=config.compile,
+        cuda_graphs=config.cuda_graphs, workers=config.workers, steps=10**9,
+        generator=config.generator, encoder=config.encoder,
     )  # fmt: skip
     found = []
     for part in config.parts:
@@ -93,11 +102,16 @@ def benchmark(config: BenchmarkConfig) -> list[dict[str, Any]]:
             "machine": machine(device), "images_per_s": case.batch / ours.timing.median_s,
             **ours.timing._asdict(),
         }  # fmt: skip
-        if ours.flops:
+        if ours.effort.flops:
             if ours.dtype not in peaks:
                 dtype = getattr(torch, ours.dtype)
                 peaks[ours.dtype] = in_fresh_process(peak_flops, device, dtype)
-            record |= {"flops": ours.flops, "roofline_s": ours.flops / peaks[ours.dtype]}
+                peaks["bytes"] = in_fresh_process(peak_bandwidth, device)
+            record |= {
+                **ours.effort._asdict(),
+                "compute_s": ours.effort.flops / peaks[ours.dtype],
+                "memory_s": ours.effort.bytes / peaks["bytes"],
+            }
         if config.reference and case.part != "stylize":
             timing = in_fresh_process(measure, case, REFERENCE).timing
             record |= {"reference_s": timing.median_s, "reference_peak_mb": timing.peak_mb}
@@ -107,11 +121,22 @@ def benchmark(config: BenchmarkConfig) -> list[dict[str, Any]]:
     return records
 
 
+def profile(config: BenchmarkConfig) -> str:
+    """Return the most expensive operations of each case as Markdown tables."""
+    device = pick_device(config.device)
+    tables = [f"Eager execution on {machine(device)}; time in the operation itself.\n"]
+    for case in cases(config):
+        if case.part != "data":
+            rows = in_fresh_process(profile_case, case)
+            tables.append(f"## {case.part}, {case.size}², batch {case.batch}\n\n{markdown(rows)}\n")
+    return "\n".join(tables)
+
+
 def to_text(records: list[dict[str, Any]]) -> str:
     """Format records as a Markdown table."""
     head = [
         "part", "size", "batch", "dtype", "time", "spread", "images/s", "peak MB",
-        "× roofline", "reference / ours",
+        "× compute bound", "× memory bound", "reference / ours",
     ]  # fmt: skip
     return markdown([head, *map(_row, records)])
 
@@ -122,7 +147,8 @@ def _row(record: dict[str, Any]) -> list[str]:
         record["part"], str(record["size"]), str(record["batch"]), record["dtype"],
         f"{1000 * time:.3g} ms", f"{1000 * record['spread_s']:.3g} ms",
         f"{record['images_per_s']:.3g}", f"{record['peak_mb']:.0f}",
-        f"{time / record['roofline_s']:.2f}" if "roofline_s" in record else "",
+        f"{time / record['compute_s']:.2f}" if "compute_s" in record else "",
+        f"{time / record['memory_s']:.2f}" if "memory_s" in record else "",
         f"{record['reference_s'] / time:.2f}" if "reference_s" in record else "",
     ]  # fmt: skip
 
@@ -135,4 +161,9 @@ def command(arguments: list[str]) -> None:
     )  # fmt: skip
     records = benchmark(config)
     print(f"{records[0]['machine']}\n\n{to_text(records)}\n")
-    print("Roofline: FLOPs over the measured rate of a large matrix product in the same dtype.")
+    print(
+        "Bounds: FLOPs of convolutions and matrix products over the measured rate of a large\n"
+        "product in the same dtype; bytes of their inputs and outputs over that of a large copy."
+    )
+    if config.profile:
+        write_atomic(config.profile, profile(config))

@@ -30,7 +30,7 @@ COMMANDS = {
     ),
     "benchmark": (
         ".benchmark",
-        "benchmark training, inference and data loading against a roofline estimate and a "
+        "benchmark training, inference and data loading against lower bounds and a "
         "reference implementation",
     ),
     "reproduce": (".reproduce", "train and evaluate every row of the paper's table"),

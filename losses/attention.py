@@ -14,11 +14,9 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from kornia.color import rgb_to_grayscale
-from kornia.metrics import ssim
 from torch import Tensor
 
-from .content import Features
+from .content import Features, luminance
 
 MIN_DISSIMILARITY = 1e-3  # added to (1 - SSIM)/2 before the logarithm
 MIN_STD = 0.1  # of log errors, added to the variance: 10 % of error
@@ -101,9 +99,30 @@ def log_structural_error(stylized: Tensor, content: Tensor, grid: tuple[int, int
 
     SSIM of the luminances of two images (B,3,H,W), in windows of 7x7 pixels.
     """
-    gray = [rgb_to_grayscale(x.detach().float()) for x in (stylized, content)]
-    dissimilarity = F.adaptive_avg_pool2d((1 - ssim(gray[0], gray[1], 7)) / 2, grid)
+    gray = [luminance(x.detach().float()) for x in (stylized, content)]
+    dissimilarity = F.adaptive_avg_pool2d((1 - ssim(gray[0], gray[1])) / 2, grid)
     return standardize((dissimilarity + MIN_DISSIMILARITY).log())
+
+
+def ssim(a: Tensor, b: Tensor) -> Tensor:
+    """Return the SSIM map of images (B,1,H,W) in [0,1] (Wang et al. 2004), in 7x7 windows, σ 1.5.
+
+    The arithmetic of ``kornia.metrics.ssim``, which copies its window to the device in each call
+    and waits for that. The five moments are channels of one depthwise convolution, whose CUDA
+    kernel, unlike that of other convolutions, does not round to TF32: variances would be lost.
+    """
+    x = torch.arange(-3, 4, device=a.device, dtype=a.dtype)
+    window = F.softmax(-x.square() / (2 * 1.5**2), dim=0)
+    moments = torch.cat([a, b, a * a, b * b, a * b], dim=1)
+    moments = moments.contiguous(memory_format=torch.channels_last)
+    with torch.autocast(a.device.type, enabled=False):
+        for shape, padding in (((1, 7), (3, 3, 0, 0)), ((7, 1), (0, 0, 3, 3))):
+            padded = F.pad(moments, padding, mode="reflect")
+            moments = F.conv2d(padded, window.expand(5, 1, 7).view(5, 1, *shape), groups=5)
+    mean_a, mean_b, aa, bb, ab = moments.split(1, dim=1)
+    covariance, variances = ab - mean_a * mean_b, aa - mean_a.square() + bb - mean_b.square()
+    structure = (2 * covariance + 9e-4) / (variances + 9e-4)
+    return structure * (2 * mean_a * mean_b + 1e-4) / (mean_a.square() + mean_b.square() + 1e-4)
 
 
 def log_energy(features: Features, layers: Mapping[str, float], grid: tuple[int, int]) -> Tensor:

@@ -14,11 +14,10 @@ take means. Its L_content over C x h x w entries is ours times C·h·w / 2.
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from kornia.color import rgb_to_grayscale
-from kornia.filters import sobel
 from torch import Tensor, nn
 
 from .normalization import NORMALIZATIONS
@@ -84,17 +83,32 @@ class ContentLoss(nn.Module):
         return torch.stack(terms).sum(0)
 
 
+def luminance(image: Tensor) -> Tensor:
+    """Return the luminance (B,1,H,W) of images (B,3,H,W), ITU-R BT.601."""
+    r, g, b = image.split(1, dim=1)
+    return 0.299 * r + 0.587 * g + 0.114 * b
+
+
 @torch.no_grad()
 def complexity(photo: Tensor) -> Tensor:
     """Return the entropy of the luminance gradients of photos (B,3,H,W), (B,) in [0,1].
 
     That of a histogram of their magnitudes, divided by its maximum: 0 for a flat photo.
     """
-    magnitudes = sobel(rgb_to_grayscale(photo.float())).flatten(1).clamp(max=MAX_GRADIENT)
+    magnitudes = _sobel(luminance(photo.float())).flatten(1).clamp(max=MAX_GRADIENT)
     bins = (magnitudes * (GRADIENT_BINS - 1) / MAX_GRADIENT).round().long()  # (B,HW)
     counts = magnitudes.new_zeros(len(photo), GRADIENT_BINS)
     p = counts.scatter_add_(1, bins, torch.ones_like(magnitudes)) / bins.shape[1]
     return -torch.special.xlogy(p, p).sum(1) / math.log(GRADIENT_BINS)
+
+
+def _sobel(x: Tensor) -> Tensor:
+    """Return gradient magnitudes (B,1,H,W) of a map, with kernels of unit sum of magnitudes."""
+    x = F.pad(x, (1, 1, 1, 1), mode="replicate")
+    rows = x[..., :-2, :] + 2 * x[..., 1:-1, :] + x[..., 2:, :]  # smoothed vertically
+    columns = x[..., :-2] + 2 * x[..., 1:-1] + x[..., 2:]
+    dx, dy = rows[..., 2:] - rows[..., :-2], columns[..., 2:, :] - columns[..., :-2, :]
+    return ((dx / 8).square() + (dy / 8).square() + 1e-6).sqrt()
 
 
 def dynamic_layers(photo: Tensor, layers: Mapping[str, float]) -> dict[str, Tensor]:
@@ -106,13 +120,10 @@ def dynamic_layers(photo: Tensor, layers: Mapping[str, float]) -> dict[str, Tens
     which describe detail, in simple photos.
     """
     z = (complexity(photo) - TYPICAL_COMPLEXITY[0]) / TYPICAL_COMPLEXITY[1]  # (B,)
-    depth = (
-        torch.linspace(-1, 1, len(layers), device=photo.device) if len(layers) > 1 else z[:1] * 0
-    )
-    fixed = torch.tensor(list(layers.values()), device=photo.device)  # (L,)
-    weights = fixed * (z[:, None] * depth).exp()  # (B,L)
-    weights = weights * fixed.sum() / weights.sum(1, keepdim=True)
-    return dict(zip(layers, weights.unbind(1), strict=True))
+    depths = np.linspace(-1, 1, len(layers)) if len(layers) > 1 else [0]
+    weights = torch.stack([w * (z * d).exp() for w, d in zip(layers.values(), depths, strict=True)])
+    weights = weights * sum(layers.values()) / weights.sum(0)  # (L,B)
+    return dict(zip(layers, weights, strict=True))
 
 
 def content_error(squared: Tensor, channels: Tensor | None = None) -> Tensor:

@@ -5,7 +5,7 @@ One value per image, (B,). Computed in at least float32 even under autocast, sin
 overflows half precision.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -34,6 +34,9 @@ class _Gram(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
+        if x.is_cuda and x.dtype in (torch.bfloat16, torch.float16):  # summed in float32: no copy
+            with torch.autocast("cuda", enabled=False):
+                return torch.bmm(x.mT, x, out_dtype=torch.float32) / x[0].numel()
         f = _at_least_float32(x)
         # Numbers that were bfloat16 multiply exactly on bfloat16 units and are summed in float32:
         # the same result, three to four times faster.
@@ -75,25 +78,53 @@ def statistics_loss(stylized: Tensor, style: Tensor, relative: bool = True) -> T
 
 
 def _mean_std(features: Tensor) -> tuple[Tensor, Tensor]:
-    f = _at_least_float32(features)
-    mean = f.mean(dim=(2, 3), keepdim=True)
-    variance = (f - mean).square().mean(dim=(2, 3))  # several times faster than var on a CPU
-    return mean[..., 0, 0], (variance + 1e-5).sqrt()
+    mean, variance = _Moments.apply(features)
+    return mean[..., 0, 0], (variance[..., 0, 0] + 1e-5).sqrt()
+
+
+class _Moments(torch.autograd.Function):
+    """Spatial mean and variance of (B,C,h,w), (B,C,1,1) each, in at least float32.
+
+    The backward is one pass over the features; autograd would make five, on float32 copies.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        wide = torch.promote_types(x.dtype, torch.float32)
+        mean = x.mean(dim=(2, 3), keepdim=True, dtype=wide)
+        # Several times faster than ``var`` on a CPU; E[x²] - E[x]² would lose digits.
+        variance = (x - mean).square_().mean(dim=(2, 3), keepdim=True)
+        ctx.save_for_backward(x, mean)
+        return mean, variance
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_mean: Tensor, grad_variance: Tensor) -> Tensor:
+        x, mean = ctx.saved_tensors
+        n = x.shape[2] * x.shape[3]
+        slope = grad_variance * (2 / n)
+        return torch.addcmul(grad_mean / n - slope * mean, x, slope).to(x.dtype)
+
+
+def draw_directions(channels: int, seed: int, device: torch.device) -> Tensor:
+    """Return random unit directions (C,64) that depend on the seed alone."""
+    generator = torch.Generator(device).manual_seed(seed)
+    drawn = torch.randn((channels, DIRECTIONS), generator=generator, device=device)
+    return F.normalize(drawn, dim=0)
 
 
 def sliced_wasserstein(
-    stylized: Tensor, style: Tensor, relative: bool = True, seed: int = 0
+    stylized: Tensor, style: Tensor, relative: bool = True, directions: Tensor | None = None
 ) -> Tensor:
     """Return the mean squared distance of sorted projections of two feature maps (B,C,h,w).
 
-    The projections are those of all positions onto 64 unit directions, drawn from ``seed`` alone.
+    The projections are those of all positions onto ``directions`` (C,64), by default of seed 0.
     """
-    generator = torch.Generator(stylized.device).manual_seed(seed)
-    shape = stylized.shape[1], DIRECTIONS
-    directions = F.normalize(torch.randn(shape, generator=generator, device=stylized.device), dim=0)
-    sorted_stylized, sorted_style = _project(stylized, directions), _project(style, directions)
-    # The quantiles of a painting of another size.
-    target = F.interpolate(sorted_style, sorted_stylized.shape[2], mode="linear")  # (B,64,n)
+    if directions is None:
+        directions = draw_directions(stylized.shape[1], 0, stylized.device)
+    sorted_stylized, target = _project(stylized, directions), _project(style, directions)
+    if (n := sorted_stylized.shape[2]) != target.shape[2]:  # quantiles of a painting's other size
+        target = F.interpolate(target, n, mode="linear")  # (B,64,n)
     distance = (sorted_stylized - target).square().mean(dim=(1, 2))
     if not relative:
         return distance
@@ -146,20 +177,29 @@ class StyleLoss(nn.Module):
         self.layers, self.relative, self.level = layers, relative, KINDS.index(kind)
 
     def forward(
-        self, stylized: Sequence[Features], style: Sequence[Features], seed: int = 0
+        self,
+        stylized: Sequence[Features],
+        style: Sequence[Features],
+        directions: Mapping[int, Tensor] | None = None,
     ) -> Tensor:
         """Compare features at full size and, if ``half_size`` returns a copy, at half size.
 
-        ``seed`` draws the directions of the sliced Wasserstein distance.
+        ``directions`` are those of the sliced Wasserstein distance, by number of channels.
         """
         pairs = zip(stylized, style, strict=True)
-        values = [HALF_SIZE_WEIGHT**i * self._distance(*pair, seed) for i, pair in enumerate(pairs)]
+        values = [HALF_SIZE_WEIGHT**i * self._distance(*x, directions) for i, x in enumerate(pairs)]
         return torch.stack(values).sum(0)
 
-    def _distance(self, stylized: Features, style: Features, seed: int) -> Tensor:
-        def mean(distance: Any, layers: Sequence[str], *args: int) -> Tensor:
+    def _distance(
+        self, stylized: Features, style: Features, directions: Mapping[int, Tensor] | None
+    ) -> Tensor:
+        def mean(distance: Any, layers: Sequence[str]) -> Tensor:
             pairs = [(stylized[layer], style[layer]) for layer in layers]
-            return torch.stack([distance(*pair, self.relative, *args) for pair in pairs]).mean(0)
+            return torch.stack([distance(*pair, self.relative) for pair in pairs]).mean(0)
+
+        def wasserstein(f: Tensor, p: Tensor, relative: bool) -> Tensor:
+            chosen = None if directions is None else directions[f.shape[1]]
+            return sliced_wasserstein(f, p, relative, chosen)
 
         total = mean(gram_loss, self.layers)
         if self.level >= KINDS.index("statistics"):
@@ -167,6 +207,5 @@ class StyleLoss(nn.Module):
         if self.level >= KINDS.index("sliced_wasserstein"):
             sides = {layer: max(stylized[layer].shape[2:]) for layer in self.layers}
             small = [layer for layer in self.layers if sides[layer] <= WASSERSTEIN_SIDE]
-            distance = mean(sliced_wasserstein, small or self.layers[-1:], seed)
-            total = total + WASSERSTEIN_WEIGHT * distance
+            total = total + WASSERSTEIN_WEIGHT * mean(wasserstein, small or self.layers[-1:])
         return total

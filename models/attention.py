@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from kornia.color import rgb_to_grayscale
 from torch import Tensor, nn
+
+from .color import luminance
 
 # A prediction of smaller std gives a flatter map. The branch regresses a target of std about 0.7,
 # so this affects only one that explains next to nothing, as at the start (g = 0).
@@ -70,7 +71,7 @@ def luminance_statistics(photo: Tensor) -> Tensor:
     (B,3,H,W) -> (B,3,h,w) of order one. The trunk's instance norm removes absolute contrast.
     """
     height, width = photo.shape[-2:]
-    y = rgb_to_grayscale(photo.float())
+    y = luminance(photo.float())
     y = F.pad(y, (0, -width % 8, 0, -height % 8), mode="reflect")  # (B,1,8h,8w), as for the trunk
 
     def average(x: Tensor) -> Tensor:

@@ -5,6 +5,8 @@ image's logits in orthonormal opponent axes, luma first: the triangular factor t
 luma alone, so the light and dark of a result do not depend on the photo's hues.
 """
 
+from functools import cache
+
 import torch
 from einops import einsum, rearrange
 from torch import Tensor
@@ -79,13 +81,27 @@ def keep_chroma(stylized: Tensor, photo: Tensor) -> Tensor:
     Transfer") in YCbCr, where changing Y at constant chroma adds one number to R, G and B.
     Values outside [0,1] are clamped. Pixels equal to the photo's are returned unchanged.
     """
-    weights = torch.tensor(LUMA, dtype=photo.dtype, device=photo.device)[:, None, None]
-    change = ((stylized - photo) * weights).sum(dim=1, keepdim=True)
-    return (photo + change).clamp(0, 1)
+    return (photo + luminance(stylized - photo)).clamp(0, 1)
+
+
+def luminance(image: Tensor) -> Tensor:
+    """Return the luminance (B,1,H,W) of images (B,3,H,W)."""
+    r, g, b = image.split(1, dim=1)
+    return LUMA[0] * r + LUMA[1] * g + LUMA[2] * b
 
 
 def _opponent(x: Tensor) -> Tensor:
-    return torch.tensor(OPPONENT, dtype=x.dtype, device=x.device)  # (axis, channel)
+    """Return the axes (axis, channel)."""
+    if torch.compiler.is_compiling():  # exporters, too: their tensors must not be stored
+        return torch.tensor(OPPONENT, dtype=x.dtype, device=x.device)
+    return _stored_opponent(x.dtype, x.device)
+
+
+@cache
+def _stored_opponent(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Copy the axes to a device once: the host waits for such a copy."""
+    with torch.inference_mode(False):
+        return torch.tensor(OPPONENT, dtype=dtype, device=device)
 
 
 def _cholesky(covariance: Tensor) -> Tensor:

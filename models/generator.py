@@ -84,6 +84,14 @@ def fit_to_photo(x: Tensor, photo: Tensor, reduced: Tensor | None) -> Tensor:
     return x if reduced is None else F.interpolate(x, photo.shape[-2:], mode="bilinear")
 
 
+def _as_map(strength: Tensor | float, photo: Tensor) -> Tensor:
+    """Return a number, (B,) or (B,1,H,W) with four dimensions, in the photo's dtype."""
+    if not isinstance(strength, Tensor):
+        return photo.new_full((1, 1, 1, 1), strength)  # ``as_tensor`` would wait for the device
+    s = strength.to(photo)
+    return s.view(-1, 1, 1, 1) if s.dim() < 4 else s
+
+
 class UpsampleConv(nn.Module):
     """Nearest-neighbor upsampling by 2, then a convolution; computed at the small resolution.
 
@@ -235,6 +243,7 @@ class Generator(nn.Module):
         cond_strength: Tensor | float | None = None,
         noise_offset: Tensor | None = None,
         reduced: Tensor | None = None,
+        trunk: tuple[Tensor, Tensor] | None = None,
     ) -> Stylized:
         """Stylize photos.
 
@@ -250,9 +259,10 @@ class Generator(nn.Module):
                 default 0.
             reduced: the photo at the size at which strokes are painted, by default its own; h and w
                 are then those of ``reduced``. See ``reduce_photo``.
+            trunk: output of ``encode_photo``, to stylize the same photos repeatedly.
         """
         small = photo if reduced is None else reduced
-        x4, x8 = self.encode_photo(small)  # (B,C/2,2h,2w), (B,C,h,w)
+        x4, x8 = trunk or self.encode_photo(small)  # (B,C/2,2h,2w), (B,C,h,w)
         attention, predicted = self.predict_attention(small, x4, x8, attend)  # (B,1,h,w), _
         s, style = self.condition(photo, code, strength, attention, cond_strength, reduced)
         noise = self.make_noise(x8, noise_offset)  # (B or 1,1,4h,4w)
@@ -311,12 +321,9 @@ class Generator(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return the strength (B or 1,1,H or 1,W or 1) and the style (B,3C) for the blocks."""
         b = photo.shape[0]  # ``len`` would fix the batch size in an exported model
-        s = torch.as_tensor(strength, dtype=photo.dtype, device=photo.device)
-        s = s.view(-1, 1, 1, 1) if s.dim() < 4 else s  # (B or 1,1,H or 1,W or 1)
-        told = s  # what the network is told the spatial mean of
-        if cond_strength is not None:
-            told = torch.as_tensor(cond_strength, dtype=photo.dtype, device=photo.device)
-            told = told.view(-1, 1, 1, 1)  # (B or 1,1,1,1)
+        s = _as_map(strength, photo)  # (B or 1,1,H or 1,W or 1)
+        # What the network is told the spatial mean of:
+        told = s if cond_strength is None else _as_map(cond_strength, photo)  # (B or 1,1,1,1)
         if self.modulates_strength:
             a = F.interpolate(attention.detach(), scale_factor=STRIDE, mode="bilinear")
             a = fit_to_photo(a, photo, reduced).clamp_min(1e-6)  # (B,1,H,W); 0^0 would be 1

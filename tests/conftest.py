@@ -1,7 +1,7 @@
 """Shared fixtures: random encoder weights, small image folders, a tiny training config, a clip."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate import PartialState
 from PIL import Image
 from safetensors.torch import save_file
 from torchvision.models.vgg import cfgs, make_layers
@@ -30,6 +31,22 @@ class UnpickleBomb:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return os.mkdir, (str(self.directory),)
+
+
+@pytest.fixture(autouse=True)
+def _device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Hide GPUs, so that ``auto`` is the CPU on every machine, except from tests marked ``gpu``.
+
+    Accelerate keeps the first device of a process.
+    """
+    if not request.node.get_closest_marker("gpu"):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # of processes that the test starts
+        yield
+    else:
+        PartialState._reset_state()
+        yield
+        PartialState._reset_state()
 
 
 @pytest.fixture

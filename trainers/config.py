@@ -203,6 +203,8 @@ class TrainConfig:
     """Precision of autocast; auto: bf16 where the hardware supports it, else fp32."""
     compile: bool = False
     """Apply torch.compile to the networks; needs a C++ compiler. No speed-up measured on CPU."""
+    cuda_graphs: bool = True
+    """On one GPU, record the training step as CUDA graphs: same result, fewer launches."""
     cache_images: bool = True
     """Cache decoded, downscaled images on disk (bit-identical crops)."""
     workers: Annotated[int, Field(ge=0, le=1024)] = 2
@@ -306,8 +308,8 @@ def validation_message(error: ValidationError) -> str:
 #: whose content is compared instead (images, initial model, weights of the encoder).
 RUNTIME_ONLY = {
     "photos", "paintings", "init", "encoder.weights_dir", "recipe", "out", "device", "compile",
-    "cache_images", "workers", "accumulate", "log_every", "image_every", "save_every",
-    "keep_checkpoints", "validate_every", "max_skipped",
+    "cuda_graphs", "cache_images", "workers", "accumulate", "log_every", "image_every",
+    "save_every", "keep_checkpoints", "validate_every", "max_skipped",
 }  # fmt: skip
 
 

@@ -114,20 +114,23 @@ def build_networks(
         _compile(encoder, generator, discriminator)
 
     averaged = copy.deepcopy(generator).requires_grad_(False)
-    wrapped_g, optimizer_g = accelerator.prepare(
-        generator, Adam(generator.parameters(), o.lr, betas=o.betas, fused=True)
-    )
+    wrapped_g, optimizer_g = accelerator.prepare(generator, _adam(generator, o.lr, o.betas, device))
     wrapped_d = optimizer_d = None
     if discriminator is not None:
         discriminator.to(device).to(memory_format=torch.channels_last)
-        adam = Adam(
-            discriminator.parameters(), o.lr_discriminator, betas=o.betas_discriminator, fused=True
-        )
+        adam = _adam(discriminator, o.lr_discriminator, o.betas_discriminator, device)
         wrapped_d, optimizer_d = accelerator.prepare(discriminator, adam)
     return Networks(
         encoder, wrapped_g, generator, averaged, optimizer_g,
         wrapped_d, discriminator, optimizer_d, codes,
     )  # fmt: skip
+
+
+def _adam(module: nn.Module, rate: float, betas: tuple[float, float], device: torch.device) -> Adam:
+    """Build fused Adam; on a GPU with its rate there, as a captured step needs."""
+    on_gpu = device.type == "cuda"
+    lr = torch.tensor(rate, device=device) if on_gpu else rate
+    return Adam(module.parameters(), lr, betas=betas, fused=True, capturable=on_gpu)
 
 
 def _build_discriminator(config: TrainConfig) -> PatchGAN | None:

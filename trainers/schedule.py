@@ -3,7 +3,7 @@
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .config import TrainConfig
@@ -18,7 +18,10 @@ def learning_rate_factor(step: int, config: TrainConfig) -> float:
 def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
     """Set the rate of all groups; a scheduler prepared by Accelerate steps once per process."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        if isinstance(group["lr"], Tensor):  # where a captured step reads it
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 @torch.no_grad()

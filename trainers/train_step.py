@@ -6,7 +6,7 @@ then one Adam step of both, or of neither if a loss or gradient is not finite
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
@@ -30,18 +30,20 @@ from ..losses.attention import (
 )
 from ..losses.content import ContentLoss, content_error, dynamic_layers, pixel_loss
 from ..losses.diffaugment import NUMBERS, diff_augment
-from ..losses.style import StyleLoss, half_size
+from ..losses.style import StyleLoss, draw_directions, half_size
 from ..losses.total_variation import tv_loss
 from ..models.attention import attention_map
 from ..models.encoder import Encoder
 from ..models.generator import STRIDE, Generator, Stylized
 from ..models.style_code import style_code
-from .balance import Balance
+from .balance import TERMS, Balance
+from .capture import Captured
 from .config import TrainConfig, content_layers
 from .networks import Networks
 from .schedule import average_into, is_due, learning_rate_factor, set_learning_rate
 
 Features = dict[str, Tensor]
+StepImages = tuple[Tensor, Tensor, Tensor, Tensor]  # photos, paintings, stylized, attention
 
 
 class Losses(nn.Module):
@@ -76,6 +78,15 @@ class DiscriminatorLoss(NamedTuple):
 
     loss: Tensor
     accuracy: Tensor  # over patches of the painting, and of the output if at full strength
+
+
+class StepOutput(NamedTuple):
+    """What a step leaves on the device, apart from the new weights."""
+
+    logged: list[dict[str, Tensor]]  # losses and metrics of each micro-batch, (b,) each
+    finite: Tensor  # (b,) bool: all losses of an image of this process are finite
+    skipped: Tensor  # () 0 or 1, the same on all processes
+    images: StepImages  # of the last micro-batch
 
 
 class StepCheck(NamedTuple):
@@ -115,17 +126,17 @@ def generator_terms(
     result: ForwardResult,
     config: TrainConfig,
     with_metrics: bool = False,
-    seed: int = 0,
+    directions: dict[int, Tensor] | None = None,
 ) -> Terms:
     """Return the generator's loss terms and, on request, metrics of its output.
 
-    ``seed`` draws the random numbers of the style loss, the same for all images.
+    ``directions`` are the random ones of the style loss, the same for all images.
     """
     image, photo = result.output.image, result.batch["content"]  # (B,3,H,W) each
     strength = result.batch["strength"].mean(dim=(1, 2, 3))  # (B,)
     features = networks.encoder(image)
     scales = style_features(networks.encoder, image, config, features)
-    terms = Terms({"style": strength * losses.style(scales, result.style, seed)}, {}, {})
+    terms = Terms({"style": strength * losses.style(scales, result.style, directions)}, {}, {})
 
     if config.content.kind == "pixel":
         terms.balanced["content"] = pixel_loss(image, photo)
@@ -190,10 +201,14 @@ def mean_log_error(
     style codes (K,B,D) or (K,1,D): what the attention branch learns to predict, (B,1,h,w).
     """
     grid = math.ceil(photo.shape[-2] / STRIDE), math.ceil(photo.shape[-1] / STRIDE)
+    trunk = generator.encode_photo(photo)
     outputs = (
-        generator(photo, code.expand(len(photo), -1), attend=False, noise_offset=noise_offset)
+        generator(
+            photo, code.expand(len(photo), -1), attend=False, noise_offset=noise_offset,
+            trunk=trunk,
+        )
         for code in codes
-    )
+    )  # fmt: skip
     errors = [log_structural_error(output.image, photo, grid) for output in outputs]
     return torch.stack(errors).mean(0)
 
@@ -264,7 +279,7 @@ def discriminator_loss(
 
 
 def _all_losses_finite(values: dict[str, Tensor]) -> Tensor:
-    losses = [value.detach() for name, value in values.items() if name.startswith("loss/")]
+    losses = [value for name, value in values.items() if name.startswith("loss/")]
     return torch.stack(losses).isfinite().all(0)  # (b,)
 
 
@@ -299,47 +314,82 @@ class TrainStep:
         self.balance = Balance(config.balance, accelerator.device)
         self.totals: dict[str, Tensor] = {}  # (2,) each: sum and count since the last ``metrics``
         self.checks: list[StepCheck] = []  # until the caller takes them
+        channels = networks.encoder.channels() if config.style.kind == "sliced_wasserstein" else {}
+        self.channels = sorted({c for layer, c in channels.items() if layer in config.style.layers})
+        self._run: Callable[..., StepOutput] = self._learn
+        # Gloo and NCCL are not captured.
+        if config.cuda_graphs and accelerator.device.type == "cuda":
+            self._run = self._learn if accelerator.num_processes > 1 else Captured(self._learn)
 
-    def step(self, step: int, raw: RawBatch) -> ForwardResult:
-        """Learn from this process's part of a batch; return the result of its last micro-batch.
+    def step(self, step: int, raw: RawBatch) -> StepImages:
+        """Learn from this process's part of a batch; return the images of its last micro-batch,
+        which the next step overwrites.
 
         If a loss or gradient is not finite on any process, the step is skipped on all of them.
         """
-        config, parts = self.config, split(raw, self.config.accumulate)
+        config, o, device = self.config, self.config.optimizer, self.accelerator.device
         measure = step % config.balance.every == 0
         if step == 0 and config.balance.kind == "gradient":
-            self._measure_initial_norms(parts)
-        weights = self.balance.weights(step / config.steps)
+            self._measure_initial_norms(split(raw, config.accumulate))
+        rates = {"optimizer_g": o.lr, "optimizer_d": o.lr_discriminator}
+        for name, optimizer in self.networks.optimizers().items():
+            set_learning_rate(optimizer, rates[name] * learning_rate_factor(step, config))
 
-        logged: list[dict[str, Tensor]] = []  # losses and metrics of each micro-batch, (b,) each
-        for part in parts:
-            with self._gradient_sync(enabled=part is parts[-1]):
-                result, terms = self._generator_backward(step, part, weights, measure)
-                logged.append(terms | self._discriminator_backward(result))
-        finite = torch.cat([_all_losses_finite(values) for values in logged])
-        skipped = self._update(step, finite)
+        inputs: dict[str, Tensor] = dict(raw)  # type: ignore[arg-type]
+        weights = self.balance.weights(step / config.steps)
+        inputs |= {f"weight/{name}": weight for name, weight in weights.items()}
+        inputs |= {f"directions/{c}": draw_directions(c, step, device) for c in self.channels}
+        output = self._run(inputs, measure, is_due(config.log_every, step + 1, config))
+
+        average_into(self.networks.averaged, self.networks.plain_generator, step, o.ema)
         if measure:
             self.balance.update(self.accelerator, config.accumulate)
-        for values in logged:
-            self._add_to_totals(values, skipped)
-        # The positions are copied: the loader's tensor is in shared memory, with a file handle.
-        self.checks.append(StepCheck(step, skipped, finite, raw["position"].clone()))
-        return result
+        for values in output.logged:
+            self._add_to_totals(values, output.skipped)
+        # Copied: the loader's tensor is in shared memory, with a file handle.
+        copies = (output.skipped.clone(), output.finite.clone(), raw["position"].clone())
+        self.checks.append(StepCheck(step, *copies))
+        return output.images
+
+    def _learn(self, inputs: dict[str, Tensor], measure: bool, with_metrics: bool) -> StepOutput:
+        """Update G and D. Everything that differs between steps is in the inputs, apart from the
+        state of networks and optimizers, so that the work can be recorded: see ``Captured``.
+        """
+        weights = {name: inputs[f"weight/{name}"] for name in TERMS}
+        directions = {c: inputs[f"directions/{c}"] for c in self.channels}
+        batch: RawBatch = {name: inputs[name] for name in RawBatch.__annotations__}  # type: ignore[assignment]
+        parts, logged = split(batch, self.config.accumulate), []
+        for part in parts:
+            with self._gradient_sync(enabled=part is parts[-1]):
+                result, terms = self._generator_backward(
+                    part, weights, directions, measure, with_metrics
+                )
+                logged.append(terms | self._discriminator_backward(result))
+        finite = torch.cat([_all_losses_finite(values) for values in logged])
+        output, photos, paintings = result.output, result.batch["content"], result.batch["style"]
+        images = photos, paintings, output.image.detach(), output.attention.detach()
+        return StepOutput(logged, finite, self._update(finite), images)
 
     def _generator_backward(
-        self, step: int, raw: RawBatch, weights: dict[str, Tensor], measure: bool
+        self,
+        raw: RawBatch,
+        weights: dict[str, Tensor],
+        directions: dict[int, Tensor],
+        measure: bool,
+        with_metrics: bool,
     ) -> tuple[ForwardResult, dict[str, Tensor]]:
         """Add gradients of G, including its attention branch; return losses and metrics too."""
         config = self.config
         with self.accelerator.autocast():
             result = forward(self.networks, unpack(raw, self.accelerator.device), config)
-            with_metrics = is_due(config.log_every, step + 1, config)
-            terms = generator_terms(self.networks, self.losses, result, config, with_metrics, step)
+            terms = generator_terms(
+                self.networks, self.losses, result, config, with_metrics, directions
+            )
         if measure:
             self.balance.measure(terms.balanced, result.output.image)
         self.accelerator.backward(total_loss(terms, weights) / config.accumulate)
-        losses = {f"loss/{name}": term for name, term in (terms.balanced | terms.extra).items()}
-        return result, losses | terms.metrics
+        named = (terms.balanced | terms.extra).items()
+        return result, {f"loss/{name}": term.detach() for name, term in named} | terms.metrics
 
     def _discriminator_backward(self, result: ForwardResult) -> dict[str, Tensor]:
         """Add gradients of D, if there is one; return its loss and accuracy."""
@@ -348,27 +398,24 @@ class TrainStep:
         with self.accelerator.autocast():
             d = discriminator_loss(self.networks.discriminator, result, self.config)
         self.accelerator.backward(d.loss.mean() / self.config.accumulate)
-        return {"loss/discriminator": d.loss, "discriminator/accuracy": d.accuracy}
+        return {"loss/discriminator": d.loss.detach(), "discriminator/accuracy": d.accuracy}
 
-    def _update(self, step: int, finite: Tensor) -> Tensor:
+    def _update(self, finite: Tensor) -> Tensor:
         """Step both optimizers, or neither; return 1 if the step was skipped, else 0."""
-        o, networks = self.config.optimizer, self.networks
-        norms = [self.accelerator.clip_grad_norm_(networks.generator.parameters(), o.clip)]
+        clip, networks = self.config.optimizer.clip, self.networks
+        norms = [self.accelerator.clip_grad_norm_(networks.generator.parameters(), clip)]
         if networks.discriminator is not None:
             gradients = [p.grad for p in networks.discriminator.parameters() if p.grad is not None]
             norms.append(get_total_norm(gradients))
         healthy = finite.all() & torch.stack(norms).isfinite().all()
         skipped = self.accelerator.reduce((~healthy).float(), "sum").clamp(max=1)
-        rates = {"optimizer_g": o.lr, "optimizer_d": o.lr_discriminator}
-        for name, optimizer in networks.optimizers().items():
-            set_learning_rate(optimizer, rates[name] * learning_rate_factor(step, self.config))
+        for optimizer in networks.optimizers().values():
             # Fused Adam skips its update where this is 1, without waiting for the device.
             optimizer.found_inf = skipped  # type: ignore[attr-defined]
             optimizer.step()
             optimizer.zero_grad()
         if networks.plain_discriminator is not None:
             networks.plain_discriminator.advance_spectral_norm()
-        average_into(networks.averaged, networks.plain_generator, step, o.ema)
         return skipped
 
     def _measure_initial_norms(self, parts: list[RawBatch]) -> None:
@@ -391,7 +438,7 @@ class TrainStep:
 
     def _add_to_totals(self, values: dict[str, Tensor], skipped: Tensor) -> None:
         for name, value in values.items():
-            one = torch.stack([value.detach().mean().float(), torch.ones_like(skipped)])
+            one = torch.stack([value.mean().float(), torch.ones_like(skipped)])
             total = self.totals.get(name, torch.zeros_like(one))
             self.totals[name] = total + torch.where(skipped > 0, 0.0, one)
 

@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..data.dataset import PairDataset, PositionSampler, RawBatch, make_loader
@@ -31,7 +30,7 @@ from .networks import build_networks, make_accelerator, needs_style_codes, style
 from .runtime import Interrupted, join_processes, stop_signals
 from .schedule import is_due
 from .tracking import Tracker, initial_model, started_from, write_description
-from .train_step import ForwardResult, TrainStep
+from .train_step import TrainStep
 from .validation import Validation
 from .visualize import training_grid
 
@@ -170,10 +169,11 @@ class Trainer:
         )  # fmt: skip
         with progress, closing(self._batches(start)) as batches, stop_signals() as stop:
             for step, batch in enumerate(batches, start):
-                result = self.train_step.step(step, batch)
+                images = self.train_step.step(step, batch)
                 done = step + 1
                 if done % config.image_every == 0 and self.tracker is not None:
-                    self.tracker.image(done, "photo, painting, stylized, attention", _grid(result))
+                    title = "photo, painting, stylized, attention"
+                    self.tracker.image(done, title, training_grid(*images))
 
                 metrics: dict[str, float] = {}
                 if is_due(config.log_every, done, config):
@@ -285,13 +285,6 @@ class Trainer:
         is_painting, photo, painting = self.dataset.indices(position)
         photos = self.paintings if is_painting else self.photos
         return f"{photos.train[photo]} + {self.paintings.train[painting]}"
-
-
-def _grid(result: ForwardResult) -> Tensor:
-    batch, output = result.batch, result.output
-    return training_grid(
-        batch["content"], batch["style"], output.image.detach(), output.attention.detach()
-    )
 
 
 def _advance(progress: tqdm, done: int, timed: bool) -> None:

@@ -1,4 +1,4 @@
-"""Measure time, memory and FLOPs of a function, and the machine's peak rate."""
+"""Measure time, memory and effort of a function, and the machine's peak rates."""
 
 import gc
 import multiprocessing
@@ -14,7 +14,11 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
 
 from ...trainers.runtime import has_bfloat16
 
@@ -23,6 +27,7 @@ Work = Callable[[], object]
 
 WARM_UP, REPEATS = 2, 9  # calls before and during the measurement
 MAX_SECONDS = 30.0  # after which three timed calls are enough
+BUFFER = 2**28  # float32 values whose copy measures the bandwidth; a quarter of it on a CPU
 MATRIX = 4096  # side of the matrices that measure the peak rate; half of it on a CPU
 
 
@@ -62,11 +67,64 @@ def peak_mb(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
-def count_flops(work: Work) -> int:
-    """Count the FLOPs of convolutions and matrix products in one call."""
-    with FlopCounterMode(display=False) as counter:
+class Effort(NamedTuple):
+    """The least that a call must compute and move through memory."""
+
+    flops: int = 0  # of convolutions and matrix products
+    bytes: int = 0  # of their inputs and outputs, as if all other operations were fused into them
+
+
+def count_effort(work: Work) -> Effort:
+    """Count the FLOPs and bytes of one call."""
+    with _Counter() as counter:
         work()
-    return counter.get_total_flops()
+    return Effort(counter.flops, counter.bytes)
+
+
+class _Counter(TorchDispatchMode):
+    """Count like ``FlopCounterMode``, and the bytes of the same operations."""
+
+    flops = bytes = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        kwargs, packet = kwargs or {}, function.overloadpacket
+        if packet not in flop_registry and function is not torch.ops.prim.device.default:
+            with self:  # einsum and others consist of matrix products
+                result = function.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        result = function(*args, **kwargs)
+        if packet in flop_registry:
+            self.flops += flop_registry[packet](*args, **kwargs, out_val=result)
+            tensors = [x for x in tree_leaves((args, kwargs, result)) if isinstance(x, Tensor)]
+            self.bytes += sum(x.nbytes for x in tensors)
+        return result
+
+
+def expensive_operations(work: Work, device: torch.device, count: int = 10) -> list[list[str]]:
+    """Profile one call; return a header and a row for each of the most expensive operations."""
+    activities = [ProfilerActivity.CPU]
+    if device.type == "cuda":
+        activities.append(ProfilerActivity.CUDA)
+    for _ in range(WARM_UP):
+        work()
+    with profile(activities=activities) as profiler:
+        work()
+    time = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
+    operations = [e for e in profiler.key_averages() if e.device_type.name == "CPU"]
+    operations.sort(key=lambda e: getattr(e, time), reverse=True)
+    total = sum(getattr(e, time) for e in operations)
+    return [["operation", "calls", "ms", "share"]] + [
+        [e.key, str(e.count), f"{getattr(e, time) / 1000:.1f}", f"{getattr(e, time) / total:.0%}"]
+        for e in operations[:count]
+    ]
+
+
+def peak_bandwidth(device: torch.device) -> float:
+    """Measure the bytes per second of a large copy, read and written."""
+    source = torch.ones(BUFFER if device.type == "cuda" else BUFFER // 4, device=device)
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / time_calls(lambda: target.copy_(source), device).median_s
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float:

@@ -25,7 +25,7 @@ from ...trainers.networks import Networks, build_networks, make_accelerator
 from ...trainers.runtime import keep_freed_memory, pick_device, pick_precision
 from ...trainers.train_step import TrainStep
 from .reference import ReferenceTrainer
-from .timer import Timing, Work, count_flops, time_calls
+from .timer import Effort, Timing, Work, count_effort, expensive_operations, time_calls
 
 OURS, REFERENCE = "ours", "reference"
 IMAGES = 1000  # JPEG files of the data part
@@ -43,10 +43,10 @@ class Case:
 
 
 class Measurement(NamedTuple):
-    """Timing per batch, and the FLOPs in it (0 in the data part)."""
+    """Timing per batch, and the effort in it (0 in the data part and of the reference)."""
 
     timing: Timing
-    flops: int
+    effort: Effort
     dtype: str
 
 
@@ -56,14 +56,28 @@ def measure(case: Case, implementation: str) -> Measurement:
     if ours:
         keep_freed_memory()
     if case.part == "data":
-        return Measurement(_measure_loading(case, cached=ours), 0, "uint8")
-    prepare = _stylize if case.part == "stylize" else _train if ours else _train_reference
-    work = prepare(case)
+        return Measurement(_measure_loading(case, cached=ours), Effort(), "uint8")
     device = pick_device(case.config.device)
     bf16 = case.part == "train" and pick_precision(case.config.precision, device) == "bf16"
-    timing = time_calls(work, device)
-    flops = count_flops(work) if ours else 0
-    return Measurement(timing, flops, "bfloat16" if ours and bf16 else "float32")
+    timing = time_calls(prepare(case) if ours else _train_reference(case), device)
+    effort = count_effort(prepare(_eager(case))) if ours else Effort()
+    return Measurement(timing, effort, "bfloat16" if ours and bf16 else "float32")
+
+
+def prepare(case: Case) -> Work:
+    """Return the work of a case of the parts train and stylize."""
+    return _stylize(case) if case.part == "stylize" else _train(case)
+
+
+def profile_case(case: Case) -> list[list[str]]:
+    """Return the most expensive operations of a case, see ``expensive_operations``."""
+    keep_freed_memory()
+    return expensive_operations(prepare(_eager(case)), pick_device(case.config.device))
+
+
+def _eager(case: Case) -> Case:
+    """Call each operation by itself, so that it can be counted."""
+    return replace(case, config=replace(case.config, compile=False, cuda_graphs=False))
 
 
 # --- train: one step of G and D, on a batch that the loader has delivered ----------------------

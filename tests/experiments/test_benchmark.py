@@ -22,13 +22,14 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Time three calls and small matrices, in this process."""
     monkeypatch.setattr(timer, "REPEATS", 3)
     monkeypatch.setattr(timer, "MATRIX", 128)
+    monkeypatch.setattr(timer, "BUFFER", 4096)
     monkeypatch.setattr(workloads, "IMAGES", 9)
     monkeypatch.setattr(workloads, "BATCHES", 2)
     monkeypatch.setattr(module, "in_fresh_process", lambda f, *arguments: f(*arguments))
     monkeypatch.setattr(workloads, "keep_freed_memory", lambda: None)
 
 
-def test_every_part_is_compared_with_roofline_and_reference(tmp_path: Path) -> None:
+def test_every_part_is_compared_with_bounds_and_reference(tmp_path: Path) -> None:
     file = tmp_path / "results.json"
     records = benchmark(replace(TINY, json=file))
     assert [record["part"] for record in records] == ["train", "stylize", "data"]
@@ -37,7 +38,8 @@ def test_every_part_is_compared_with_roofline_and_reference(tmp_path: Path) -> N
         assert record["images_per_s"] == pytest.approx(1 / record["median_s"])
         assert record["peak_mb"] > 0
         assert ("reference_s" in record) == (record["part"] != "stylize")
-        assert ("roofline_s" in record) == (record["part"] != "data")
+        for bound in ("compute_s", "memory_s"):
+            assert (bound in record) == (record["part"] != "data")
     table = to_text(records).splitlines()
     assert [[cell.strip() for cell in line.split("|")[1:5]] for line in table[2:]] == [
         ["train", "32", "1", "float32"],
@@ -65,7 +67,7 @@ def test_flops_grow_with_the_generator() -> None:
     def flops(width: int) -> int:
         generator = GeneratorConfig(width=width, blocks=1)
         (case,) = cases(replace(TINY, parts=("train",), generator=generator))
-        return measure(case, OURS).flops
+        return measure(case, OURS).effort.flops
 
     assert 0 < flops(8) < flops(64)
 
@@ -74,6 +76,17 @@ def test_command_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     words = "--parts stylize --sizes 32 --reference False --device cpu --generator.width 8"
     run_command("benchmark", words.split())
     assert "| stylize |" in capsys.readouterr().out
+
+
+def test_profile_lists_the_ten_most_expensive_operations(tmp_path: Path) -> None:
+    words = "--parts stylize --sizes 32 --device cpu --generator.width 8 --profile"
+    run_command("benchmark", [*words.split(), str(tmp_path / "profile.md")])
+    text = (tmp_path / "profile.md").read_text()
+    assert "## stylize, 32², batch 1" in text
+    rows = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("| aten::")]
+    assert len(rows) == 10
+    assert [float(row[2]) for row in rows] == sorted((float(row[2]) for row in rows), reverse=True)
+    assert any("convolution" in row[0] for row in rows)
 
 
 def test_json_needs_its_suffix(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 from torch import Tensor
-from torch.autograd import gradcheck
+from torch.autograd import gradcheck, gradgradcheck
 from underdrawing.losses.diffaugment import NUMBERS, diff_augment
 
 F64 = torch.float64
@@ -61,6 +61,13 @@ def test_gradients_reach_the_image() -> None:
     image = torch.rand(1, 3, 8, 8, dtype=F64, requires_grad=True)
     numbers = torch.rand(1, NUMBERS, dtype=F64)
     assert gradcheck(lambda x: diff_augment(x, numbers), (image,))
+    assert gradgradcheck(lambda x: diff_augment(x, numbers).square(), (image,))  # R1
+
+
+def test_no_operation_lacks_a_second_derivative_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``grid_sample`` has one on a CPU only."""
+    monkeypatch.setattr("torch.nn.functional.grid_sample", None)
+    diff_augment(images(), uniform(shift_x=0.3))
 
 
 def test_output_has_the_dtype_of_the_image(dtype: torch.dtype) -> None:

@@ -8,6 +8,7 @@ from underdrawing.losses.style import (
     DIRECTIONS,
     KINDS,
     StyleLoss,
+    draw_directions,
     gram,
     gram_loss,
     half_size,
@@ -165,11 +166,12 @@ def test_sliced_wasserstein_compares_sorted_projections(
     relative: bool, seed: int, dtype: torch.dtype
 ) -> None:
     f, p = torch.randn(2, 3, 6, 4, 5, dtype=dtype)[:2]
-    found = sliced_wasserstein(f, p, relative, seed)
+    directions = draw_directions(6, seed, torch.device("cpu"))
+    found = sliced_wasserstein(f, p, relative, directions)
     assert found.dtype == dtype
     close(found, wasserstein_formula(f, p, relative, seed))
-    assert torch.equal(found, sliced_wasserstein(f, p, relative, seed))
-    assert not torch.equal(found, sliced_wasserstein(f, p, relative, seed + 1))
+    assert torch.equal(directions, draw_directions(6, seed, torch.device("cpu")))
+    assert not torch.equal(directions, draw_directions(6, seed + 1, torch.device("cpu")))
 
 
 def test_sliced_wasserstein_sees_what_gram_and_statistics_do_not() -> None:

@@ -32,10 +32,10 @@ import torch.utils.tensorboard
 from torch.nn.utils import get_total_norm
 from underdrawing.data.dataset import RawBatch
 from underdrawing.experiments import main, train  # noqa: F401  (imported before the forks)
-from underdrawing.trainers.train_step import ForwardResult, TrainStep
+from underdrawing.trainers.train_step import StepImages, TrainStep
 
 Request = dict[str, Any]
-Step = Callable[[TrainStep, int, RawBatch], ForwardResult]
+Step = Callable[[TrainStep, int, RawBatch], StepImages]
 
 TRAINERS = "underdrawing.trainers"
 #: Where a process can be ended: at the call of a function, or half-way through a write to an opened
@@ -107,10 +107,10 @@ def append(path: Path, line: object) -> None:
         file.write(json.dumps(line) + "\n")
 
 
-def wrap_step(wrap: Callable[[Step, TrainStep, int, RawBatch], ForwardResult]) -> None:
+def wrap_step(wrap: Callable[[Step, TrainStep, int, RawBatch], StepImages]) -> None:
     step = TrainStep.step
 
-    def wrapped(self: TrainStep, number: int, raw: RawBatch) -> ForwardResult:
+    def wrapped(self: TrainStep, number: int, raw: RawBatch) -> StepImages:
         return wrap(step, self, number, raw)
 
     setattr(TrainStep, "step", wrapped)  # noqa: B010
@@ -120,13 +120,13 @@ def record(path: Path) -> None:
     """Append gradient norms, skipped steps and a digest of the state to a file."""
     update, norms = TrainStep._update, list[float]()
 
-    def measured(self: TrainStep, number: int, finite: torch.Tensor) -> torch.Tensor:
+    def measured(self: TrainStep, finite: torch.Tensor) -> torch.Tensor:
         modules = self.networks.plain_generator, self.networks.plain_discriminator
         gradients = [[p.grad for p in m.parameters() if p.grad is not None] for m in modules if m]
         norms[:] = [float(get_total_norm(g)) for g in gradients]
-        return update(self, number, finite)
+        return update(self, finite)
 
-    def recorded(step: Step, self: TrainStep, number: int, raw: RawBatch) -> ForwardResult:
+    def recorded(step: Step, self: TrainStep, number: int, raw: RawBatch) -> StepImages:
         result, check = step(self, number, raw), self.checks[-1]
         line = {
             "step": number,
@@ -162,7 +162,7 @@ def run(request: Request, rank: int, port: int) -> None:
     if path := request.get("record"):
         record(Path(path))
 
-    def wrap(step: Step, self: TrainStep, number: int, raw: RawBatch) -> ForwardResult:
+    def wrap(step: Step, self: TrainStep, number: int, raw: RawBatch) -> StepImages:
         if path := request.get("diary"):
             append(Path(path), number)
         if request.get("poison") == [number, self.accelerator.process_index]:

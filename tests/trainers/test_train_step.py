@@ -11,9 +11,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from underdrawing.data.dataset import Batch, unpack
 from underdrawing.experiments.recipes import RECIPES
 from underdrawing.losses.attention import OBJECTIVES, log_structural_error
+from underdrawing.models.color import color_statistics
+from underdrawing.models.generator import Generator
 from underdrawing.trainers import train_step
 from underdrawing.trainers.checkpoint import saved_step
-from underdrawing.trainers.config import AdversarialConfig, TrainConfig
+from underdrawing.trainers.config import (
+    AdversarialConfig,
+    BalanceConfig,
+    ContentConfig,
+    TrainConfig,
+)
 from underdrawing.trainers.model_files import load_state
 from underdrawing.trainers.networks import Networks
 from underdrawing.trainers.train_step import (
@@ -179,19 +186,32 @@ class _RefuseSynchronization(TorchDispatchMode):
 
 @contextmanager
 def no_synchronization(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Fail if a value of a tensor is read, by an operator or by a method."""
+    """Fail if a value of a tensor is read, by an operator or by a method, or if a tensor is made of
+    numbers, whose copy to a GPU the host waits for.
+    """
 
     def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("a tensor is read")
+        raise AssertionError("a tensor is read or made of numbers")
 
     with monkeypatch.context() as patch, _RefuseSynchronization():
         for name in ("item", "tolist", "numpy", "cpu", "__array__", "__bool__", "__float__"):
             patch.setattr(Tensor, name, refuse)
+        for name in ("tensor", "as_tensor", "from_numpy"):
+            patch.setattr(torch, name, refuse)
         yield
 
 
 @pytest.mark.parametrize(
-    "read", [float, bool, int, torch.nonzero, lambda x: x.item(), lambda x: x.tolist()]
+    "read",
+    [
+        float,
+        bool,
+        int,
+        torch.nonzero,
+        lambda x: x.item(),
+        lambda x: x.tolist(),
+        lambda x: torch.as_tensor(1),
+    ],
 )
 def test_no_synchronization_detects_reads(
     read: Callable[[Tensor], object], monkeypatch: pytest.MonkeyPatch
@@ -204,6 +224,7 @@ def assert_steps_do_not_wait(config: TrainConfig, monkeypatch: pytest.MonkeyPatc
     """Run two steps: the first measures the balance, the second logs."""
     trainer = Trainer(replace(config, log_every=2))
     batches = list(trainer._batches(0))
+    color_statistics(torch.rand(1, 3, 4, 4))  # stores its constant
     with no_synchronization(monkeypatch):
         for step, batch in enumerate(batches):
             trainer.train_step.step(step, batch)
@@ -232,6 +253,9 @@ def test_no_attention_objective_waits_for_the_device(
         {"precision": "bf16"},
         {"batch_size": 4, "accumulate": 2},
         {"adversarial": AdversarialConfig(width=8, r1=1.0, feature_matching=1.0)},
+        {"adversarial": AdversarialConfig(width=8, spectral_norm=True)},
+        {"content": ContentConfig(dynamic_layers=True)},
+        {"balance": BalanceConfig(kind="schedule", tv=1.0)},
     ],
 )
 def test_no_option_waits_for_the_device(
@@ -349,6 +373,22 @@ def test_line_without_a_valid_step_has_no_losses(
     assert line["skipped"] == 1
     assert "loss/style" not in line
     assert "NaN" not in (run / "metrics.jsonl").read_text()
+
+
+def test_the_trunk_is_computed_once_for_all_paintings(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n = Trainer(tiny("attention")).networks
+    photo, encode, calls = torch.rand(2, 3, 32, 32), Generator.encode_photo, list[Tensor]()
+
+    def counted(self: Generator, photo: Tensor) -> tuple[Tensor, Tensor]:
+        calls.append(photo)
+        return encode(self, photo)
+
+    monkeypatch.setattr(Generator, "encode_photo", counted)
+    assert n.codes is not None
+    mean_log_error(n.plain_generator, photo, n.codes[:3, None])
+    assert len(calls) == 1
 
 
 def test_the_branch_learns_the_mean_error_over_paintings(tiny: Tiny) -> None:

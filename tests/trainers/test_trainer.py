@@ -26,7 +26,7 @@ from underdrawing.trainers.checkpoint import saved_step
 from underdrawing.trainers.config import AdversarialConfig, ContentConfig, TrainConfig
 from underdrawing.trainers.model_files import load_model, load_state
 from underdrawing.trainers.runtime import Interrupted
-from underdrawing.trainers.train_step import ForwardResult, TrainStep
+from underdrawing.trainers.train_step import StepImages, TrainStep
 from underdrawing.trainers.trainer import Trainer, train
 
 Tiny = Callable[..., TrainConfig]
@@ -225,7 +225,7 @@ def test_time_estimate_leaves_out_the_slow_first_steps(
     now, step, remaining = [0.0], TrainStep.step, list[float]()
     monkeypatch.setattr("tqdm.std.time", lambda: now[0])
 
-    def timed(self: TrainStep, number: int, batch: RawBatch) -> ForwardResult:
+    def timed(self: TrainStep, number: int, batch: RawBatch) -> StepImages:
         now[0] += 1000 if number == 0 else 100 if number == 1 else 1
         return step(self, number, batch)
 
@@ -247,7 +247,7 @@ def test_resumed_run_is_bit_identical(
     whole = train(tiny(steps=6, out=tmp_path / "whole"))
     config, step, steps = tiny(steps=6, out=tmp_path / "resumed"), TrainStep.step, list[int]()
 
-    def failing(self: TrainStep, number: int, batch: RawBatch) -> ForwardResult:
+    def failing(self: TrainStep, number: int, batch: RawBatch) -> StepImages:
         steps.append(number)
         if steps.count(3) == 1 and number == 3:
             raise RuntimeError("power cut")
@@ -268,7 +268,7 @@ def test_interrupted_run_saves_and_resumes(
     whole = train(tiny(steps=4, out=tmp_path / "whole"))
     config, step = tiny(steps=4, save_every=100), TrainStep.step
 
-    def interrupted(self: TrainStep, number: int, batch: RawBatch) -> ForwardResult:
+    def interrupted(self: TrainStep, number: int, batch: RawBatch) -> StepImages:
         result = step(self, number, batch)
         if number == 0:
             os.kill(os.getpid(), signal.SIGINT)
@@ -287,7 +287,7 @@ def test_failing_run_releases_all_that_it_holds(
 ) -> None:
     config, step = tiny(steps=99, workers=1), TrainStep.step
 
-    def failing(self: TrainStep, number: int, batch: RawBatch) -> ForwardResult:
+    def failing(self: TrainStep, number: int, batch: RawBatch) -> StepImages:
         if number == 2:
             raise error
         return step(self, number, batch)

@@ -1,0 +1,35 @@
+#!/bin/sh
+# Check an installation on a machine with a GPU, in at most eight minutes and without network:
+# tests, speed of the training step, and a training that is interrupted and resumed.
+#
+#     sh docs/gpu-check.sh          # writes its logs to gpu-check/
+#     PHOTOS=... PAINTINGS=... sh docs/gpu-check.sh
+#
+# Without these folders, the built-in samples are used (extra: demo). Close other programs.
+set -eu
+cd "$(dirname "$0")/.."
+out=${OUT:-$PWD/gpu-check}
+mkdir -p "$out"
+underdrawing="python3 -m underdrawing.experiments.main"
+
+echo "== tests that need a GPU"
+timeout 100 python3 -m pytest -q -m gpu tests | tee "$out/tests.txt"
+
+echo "== training step: recorded, eager, operations"
+for batch in 16 64; do
+    for recorded in True False; do
+        $underdrawing benchmark --parts train --batch $batch --reference False \
+            --cuda-graphs $recorded --json "$out/step-$batch-$recorded.json"
+    done
+done
+$underdrawing benchmark --parts train --batch 64 --reference False --profile "$out/profile.md"
+
+echo "== training of five minutes, resumed half-way"
+train="$underdrawing train --out $out/run --steps 1000000 --save-every 1000 --validate-every 1000"
+[ -z "${PHOTOS:-}" ] || train="$train --photos $PHOTOS"
+[ -z "${PAINTINGS:-}" ] || train="$train --paintings $PAINTINGS"
+for part in 1 2; do
+    timeout --signal=INT 150 $train || true # stopped by the signal, after saving
+    tail -n 1 "$out/run/metrics.jsonl"
+done
+ls "$out/run/checkpoints"
