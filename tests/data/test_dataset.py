@@ -20,7 +20,6 @@ from underdrawing.data.dataset import (
     draw_strength,
     make_loader,
     random_crop,
-    shuffled_index,
     split,
     unpack,
 )
@@ -101,14 +100,6 @@ def test_every_image_occurs_once_per_epoch_in_a_new_order(paths: Paths) -> None:
         epochs = [order[i : i + length] for i in range(0, len(order), length)]
         assert all(sorted(epoch) == list(range(length)) for epoch in epochs)
         assert any(a != b for a, b in pairwise(epochs))
-
-
-@settings(max_examples=25, deadline=None, derandomize=True)
-@given(st.integers(0, 2**40), st.integers(1, 2), st.integers(0, 1000), st.integers(1, 50))
-def test_an_epoch_is_a_permutation(seed: int, stream: int, epoch: int, length: int) -> None:
-    positions = range(epoch * length, (epoch + 1) * length)
-    order = [shuffled_index(seed, stream, position, length) for position in positions]
-    assert sorted(order) == list(range(length))
 
 
 def test_an_unreadable_image_is_replaced_by_the_next_with_one_warning(paths: Paths) -> None:

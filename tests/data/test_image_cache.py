@@ -1,9 +1,6 @@
 import math
-import multiprocessing
 import os
-import pickle
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +12,6 @@ from hypothesis import strategies as st
 from PIL import Image
 from underdrawing.data import image_cache
 from underdrawing.data.dataset import Images
-from underdrawing.data.files import write_atomic
 from underdrawing.data.image_cache import CachedImages, UncachedImages, build_cache, cached_side
 from underdrawing.data.images import ImageError, read_image
 
@@ -224,45 +220,4 @@ def test_a_nearly_full_disk_is_not_filled(
     free = 2 * needed
     build(paths, cache)
     free = 0  # nothing more is needed
-    assert_equal(build(paths, cache), paths)
-
-
-@pytest.mark.parametrize("error", [OSError("No space left on device"), KeyboardInterrupt()])
-def test_an_interrupted_build_leaves_whole_entries_only(
-    error: BaseException, paths: list[Path], cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(path: Path, content: bytes) -> None:
-        if int.from_bytes(content[-8:-4], "little") == 32:  # the width
-            raise error
-        write_atomic(path, content)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(image_cache, "write_atomic", fail)
-        if isinstance(error, OSError):
-            assert_falls_back(paths, cache, "No space left on device")
-        else:
-            with pytest.raises(KeyboardInterrupt):
-                build_cache(paths, 32, cache, "photos")
-    assert 0 < len(files(cache)) < len(paths)
-    assert_equal(build(paths, cache), paths)
-
-
-def test_a_pickle_contains_no_pixels(paths: list[Path], cache: Path) -> None:
-    content = pickle.dumps(build(paths, cache))
-    assert len(content) < 300 * len(paths)
-    assert_equal(pickle.loads(content), paths)
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # fork in a process with threads
-@pytest.mark.timeout(60)
-def test_several_processes_can_build_at_once(paths: list[Path], cache: Path) -> None:
-    fork = multiprocessing.get_context("fork")
-    processes = [fork.Process(target=build, args=(paths, cache)) for _ in range(3)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    assert [process.exitcode for process in processes] == [0, 0, 0]
-    assert len(files(cache)) == len(paths)
     assert_equal(build(paths, cache), paths)

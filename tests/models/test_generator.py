@@ -227,15 +227,6 @@ def test_a_number_a_vector_and_a_constant_map_are_the_same_strength() -> None:
         torch.testing.assert_close(generator(photo, code, strength).image, expected)
 
 
-@pytest.mark.parametrize("strength", [0.0, 1.0])
-def test_gradients_are_finite_at_both_ends_of_the_strength(strength: float) -> None:
-    generator, s = trained(), torch.tensor([strength], requires_grad=True)
-    generator(photos(1).round(), codes(1), s).image.square().sum().backward()
-    assert s.grad is not None
-    assert s.grad.isfinite().all()
-    assert all(p.grad.isfinite().all() for p in generator.parameters() if p.grad is not None)
-
-
 # --- attention ------------------------------------------------------------------------------
 
 
@@ -282,18 +273,6 @@ def test_the_gate_changes_the_image_and_detaching_it_does_not() -> None:
     detached = with_weights_of(gated, gates_decoder=True, gate_trains_attention=False)
     assert torch.equal(detached(photo, code).image, image)
     assert (with_weights_of(gated)(photo, code).image - image).abs().mean() > 1e-3
-
-
-def test_the_gate_keeps_the_photos_features_where_attention_is_high() -> None:
-    generator = trained(gates_decoder=True)
-    x4, x8, style = torch.rand(1, 4, 16, 16), torch.rand(1, 8, 8, 8), torch.rand(1, 24)
-    mixed: list[Tensor] = []
-    generator.up1.register_forward_pre_hook(lambda _, inputs: mixed.append(inputs[0]))
-    attention = torch.tensor([[[[0.0, 1e9]]]]).expand(1, 1, 8, 2).repeat_interleave(4, dim=3)
-    generator.styled_blocks(x4, x8, style, attention, noise=None)
-    (x,) = mixed
-    torch.testing.assert_close(x[..., -4:], x8[..., -4:])
-    assert (x[..., :4] - x8[..., :4]).abs().mean() > 0.1
 
 
 def test_a_gate_without_a_branch_equals_uniform_attention() -> None:
@@ -364,18 +343,6 @@ def test_noise_offset_changes_the_image_of_its_own_photo_alone() -> None:
     assert (shifted[1] - plain[1]).abs().mean() > 1e-3
 
 
-def test_noise_gain_starts_at_zero_and_learns() -> None:
-    photo, code, offset = photos(), codes(), torch.rand(2, 2)
-    generator = untrained()
-    nn.init.normal_(generator.to_residual.conv.weight, std=0.1)
-    image = generator(photo, code).image
-    assert torch.equal(generator(photo, code, noise_offset=offset).image, image)
-    image.square().sum().backward()
-    gain = generator.up3.style.weight.grad
-    assert gain is not None
-    assert gain[4:].abs().sum() > 0  # after scale and bias of two channels each
-
-
 # --- standardization ------------------------------------------------------------------------
 
 
@@ -425,11 +392,6 @@ def test_upsample_conv_equals_its_definition(
     torch.testing.assert_close(*gradients)
 
 
-def test_upsample_conv_has_no_checkerboard_on_a_flat_input() -> None:
-    flat = UpsampleConv(4, 3, 5)(torch.ones(1, 4, 6, 6))
-    torch.testing.assert_close(flat, flat[..., :1, :1].expand_as(flat))
-
-
 @pytest.mark.parametrize("stroke_size", [1, 1.3, 2, 2.5])
 def test_residual_of_a_reduced_photo_is_added_at_full_size(stroke_size: float) -> None:
     generator, photo, code = trained(), 0.3 + 0.4 * photos(2, 90, 101), codes()
@@ -450,13 +412,6 @@ def test_residual_of_a_reduced_photo_is_added_at_full_size(stroke_size: float) -
     assert small.image.max() < 1
     torch.testing.assert_close(found.image.double(), image, rtol=0, atol=1e-4)
     assert torch.equal(found.attention, small.attention)
-
-
-def test_reduced_photo_of_the_same_size_changes_nothing() -> None:
-    generator, photo, code = trained(modulates_strength=True), photos(), codes()
-    with torch.no_grad():
-        found = generator(photo, code, reduced=photo).image
-        assert torch.equal(found, generator(photo, code).image)
 
 
 def test_too_large_strokes_are_refused() -> None:
