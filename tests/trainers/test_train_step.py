@@ -3,6 +3,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from underdrawing.experiments.recipes import RECIPES
 from underdrawing.losses.attention import OBJECTIVES, log_structural_error
 from underdrawing.trainers import train_step
 from underdrawing.trainers.checkpoint import saved_step
-from underdrawing.trainers.config import AdversarialConfig, TrainConfig
+from underdrawing.trainers.config import TrainConfig
 from underdrawing.trainers.model_files import load_state
 from underdrawing.trainers.networks import Networks
 from underdrawing.trainers.train_step import (
@@ -175,37 +176,38 @@ def assert_steps_do_not_wait(config: TrainConfig, monkeypatch: pytest.MonkeyPatc
     with no_synchronization(monkeypatch):
         for step, batch in enumerate(batches):
             trainer.train_step.step(step, batch)
-    assert trainer.train_step.metrics(config.steps)
+    metrics = trainer.train_step.metrics(config.steps)
+    assert "loss/style" in metrics
+    assert ("attention/kl" in metrics) == (config.attention.objective != "uniform")
+    assert ("loss/discriminator" in metrics) == (config.balance.adversarial > 0)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_no_recipe_waits_for_the_device(
+def test_every_recipe_trains_without_waiting_for_the_device(
     recipe: str, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert_steps_do_not_wait(tiny(recipe), monkeypatch)
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_no_attention_objective_waits_for_the_device(
-    objective: str, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = tiny("attention")
-    attention = replace(config.attention, objective=objective, channels=True)  # type: ignore[arg-type]
-    assert_steps_do_not_wait(replace(config, attention=attention), monkeypatch)
-
-
 @pytest.mark.parametrize(
     "changes",
     [
+        *({"attention": {"objective": objective, "channels": True}} for objective in OBJECTIVES),
+        {"adversarial": {"gan_loss": "lsgan", "projection": False, "augment": False}},
+        {"adversarial": {"gan_loss": "nonsaturating", "r1": 1.0, "feature_matching": 1.0}},
         {"precision": "bf16"},
         {"batch_size": 4, "accumulate": 2},
-        {"adversarial": AdversarialConfig(width=8, r1=1.0, feature_matching=1.0)},
     ],
+    ids=str,
 )
-def test_no_option_waits_for_the_device(
-    changes: dict[str, object], tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+def test_every_option_trains_without_waiting_for_the_device(
+    changes: dict[str, Any], tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert_steps_do_not_wait(tiny(**changes), monkeypatch)
+    config = tiny("attention" if "attention" in changes else "attention-adversarial")
+    for name, value in changes.items():
+        section = replace(getattr(config, name), **value) if isinstance(value, dict) else value
+        config = replace(config, **{name: section})
+    assert_steps_do_not_wait(config, monkeypatch)
 
 
 # --- metrics ----------------------------------------------------------------------------------
