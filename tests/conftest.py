@@ -98,19 +98,34 @@ def tiny(
     return make
 
 
+@pytest.fixture(scope="session")
+def write_model() -> Callable[..., Path]:
+    """``write_model(config)``: write an untrained model into its run directory.
+
+    The layers that start at zero get weights of standard deviation ``residual``, ``attention``.
+    """
+
+    def write(
+        config: TrainConfig, residual: float = 0.0, attention: float = 0.0, seed: int = 0
+    ) -> Path:
+        torch.manual_seed(seed)
+        generator = build_generator(config)
+        torch.nn.init.normal_(generator.to_residual.conv.weight, std=residual)
+        if generator.attention:
+            torch.nn.init.normal_(generator.attention.head.weight, std=attention)
+        save_model(generator.state_dict(), config.out)
+        (config.out / "config.json").write_text(to_json(config))
+        return config.out
+
+    return write
+
+
 @pytest.fixture
-def model_dir(tiny: Callable[..., TrainConfig], tmp_path: Path) -> Path:
+def model_dir(
+    tiny: Callable[..., TrainConfig], write_model: Callable[..., Path], tmp_path: Path
+) -> Path:
     """Run directory of an untrained model with visible residuals and uneven attention."""
-    config = tiny(out=tmp_path / "model")
-    torch.manual_seed(0)
-    generator = build_generator(config)
-    assert generator.attention is not None
-    torch.nn.init.normal_(generator.to_residual.conv.weight, std=0.1)
-    torch.nn.init.normal_(generator.attention.head.weight, std=300)
-    config.out.mkdir()
-    (config.out / "config.json").write_text(to_json(config))
-    save_model(generator.state_dict(), config.out)
-    return config.out
+    return write_model(tiny(out=tmp_path / "model"), residual=0.1, attention=300)
 
 
 @pytest.fixture
