@@ -85,7 +85,8 @@ def check_run_dir(config: TrainConfig) -> None:
         return
     old = load_config(config.out)
     changed = differences(replace(old, steps=max(old.steps, config.steps)), config)
-    if old.init != config.init and started_from(config.out) != initial_model(config):
+    moved = old.init and config.init and started_from(config.out) == initial_model(config)
+    if old.init != config.init and not moved:
         changed.append(f"init: {old.init} -> {config.init}")
     if changed:
         raise ValueError(

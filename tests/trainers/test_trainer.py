@@ -1,6 +1,7 @@
 import hashlib
 import json
 import shutil
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing import active_children
@@ -118,6 +119,12 @@ def test_run_resumes_with_its_initial_model_elsewhere_but_not_with_another(
     for init in (other, None):
         with pytest.raises(ValueError, match=r"init: .*moved -> "):
             train(tiny(init=init, steps=4))
+    (tmp_path / "run" / "run.json").write_text("{")  # no record of the model it started from
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for init in (other, None):
+            with pytest.raises(ValueError, match=r"init: .*moved -> "):
+                train(tiny(init=init, steps=4))
 
 
 def test_other_encoder_weights_are_refused(tiny: Tiny) -> None:
