@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
 from torchvision.models.vgg import cfgs, make_layers
@@ -96,6 +97,33 @@ def tiny(
         return replace(config, **changes)  # type: ignore[arg-type]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def damaged() -> Callable[[list[bytes]], st.SearchStrategy[bytes]]:
+    """``damaged(files)``: a file with bytes changed, cut off, inserted, repeated, deleted
+    or copied from another of the files, in up to four places.
+    """
+
+    @st.composite
+    def strategy(draw: st.DrawFn, files: list[bytes]) -> bytes:
+        content, other = draw(st.sampled_from(files)), draw(st.sampled_from(files))
+        kind = draw(st.sampled_from(["change", "cut", "insert", "repeat", "delete", "copy"]))
+        for _ in range(draw(st.integers(1, 4))):
+            place = st.integers(0, len(content)) | st.integers(0, min(len(content), 300))
+            a, b = sorted((draw(place), draw(place)))
+            new = draw(st.binary(min_size=1, max_size=8) | st.just(b"\xff" * 8))  # NaN
+            content = {
+                "change": content[:a] + new + content[a + len(new) :],
+                "cut": content[:b],
+                "insert": content[:a] + new + content[a:],
+                "repeat": content[:b] + content[a:],
+                "delete": content[:a] + content[b:],
+                "copy": content[:a] + other[a : a + 200] + content[a + 200 :],
+            }[kind]
+        return content
+
+    return strategy
 
 
 @pytest.fixture(scope="session")

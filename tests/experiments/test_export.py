@@ -94,19 +94,6 @@ def test_color_statistics_of_a_large_photo_are_exact() -> None:
     np.testing.assert_allclose(found, color_statistics(photo), rtol=0, atol=1e-5)
 
 
-def test_statistics_of_a_large_photo_are_exact(job: ExportConfig, session: Any) -> None:
-    """Up to the rounding of the gate by A, which this smooth photo makes nearly flat."""
-    generator, _ = load_model(job.run)
-    photo = torch.linspace(0, 1, 2048).view(1, 1, -1, 1).pow(4).expand(1, 3, 2048, 2048)
-    code, strength = generator.code_mean[None], torch.ones(1, 1, 2048, 2048)
-    feed = {"photo": photo.numpy(), "code": code.numpy(), "strength": strength.numpy()}
-    stylized, attention = session.run(None, feed)
-    with torch.inference_mode():
-        expected = generator.double()(photo.double(), code.double())
-    np.testing.assert_allclose(stylized, expected.image, rtol=0, atol=5e-4)
-    np.testing.assert_allclose(attention, expected.attention, rtol=0, atol=2e-3)
-
-
 def test_strength_zero_returns_the_photo(session: Any) -> None:
     photo = np.random.default_rng(0).random((1, 3, 50, 61), np.float32)
     strength = np.ones((1, 1, 50, 61), np.float32)
