@@ -128,14 +128,6 @@ def test_second_network_scores_with_the_same_formulas() -> None:
     assert scores.kernel_independent == pytest.approx(expected)
 
 
-def test_second_network_does_not_change_the_other_metrics() -> None:
-    alone, both = score(networks=ONE), score()
-    assert alone.kernel_independent is alone.style_gap_independent is None
-    per_pair = {name: both.per_pair[name] for name in alone.per_pair}
-    both = replace(both, kernel_independent=None, style_gap_independent=None, per_pair=per_pair)
-    assert both == alone
-
-
 def test_pairs_without_a_style_gap_are_excluded_from_its_mean_only() -> None:
     content = CONTENT.clone()
     content[[3, 10]] = STYLE[[3, 10]]
@@ -190,28 +182,6 @@ def test_scores_survive_json_also_without_the_fields_of_a_second_network() -> No
     assert Scores(**stored) == scores
     del stored["kernel_independent"], stored["style_gap_independent"]
     assert Scores(**stored) == scores
-
-
-class Spy:
-    """A network that records the layers of each forward pass."""
-
-    def __init__(self) -> None:
-        self.passes: list[set[str]] = []
-
-    def __call__(self, images: Tensor, layers: Collection[str]) -> dict[str, Tensor]:
-        self.passes.append(set(layers))
-        return plain_network(images, layers)
-
-
-def test_extractors_of_one_network_share_a_forward_pass() -> None:
-    shared, second = Spy(), Spy()
-    features = make_networks(shared, shared, shared, second).extract_features(CONTENT)
-    assert shared.passes == [{*ACTIVATION_STD, *LPIPS_LAYERS, "in"}]
-    assert second.passes == [{"first", "last"}]
-    separate = make_networks(plain_network, plain_network, plain_network)
-    assert torch.equal(features.images, CONTENT)
-    for name in ("style", "perceptual", "pooled"):
-        assert torch.equal(getattr(features, name), getattr(separate, name)(CONTENT))
 
 
 def test_cards_name_networks_weights_and_references() -> None:
