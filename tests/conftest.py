@@ -158,24 +158,31 @@ def model_dir(
 
 @pytest.fixture
 def clip(tmp_path: Path) -> Callable[..., Path]:
-    """A video of a square that moves over a smooth photo: ``clip(name, **options)``."""
+    """``clip(name, **options)``: a video, by default of a square that moves over a smooth photo."""
     av = pytest.importorskip("av", reason="the extra `video` is not installed")
 
     def make(
-        name: str, *, height: int = 48, frames: int = 10, sound: str | None = "aac",
-        times: Sequence[int] | None = None,
+        name: str, images: Sequence[np.ndarray] = (), *, height: int = 48, frames: int = 10,
+        times: Sequence[int] | None = None, sound: str | None = "aac", layout: str = "mono",
+        codec: str = "libx264", pix_fmt: str = "yuv420p", matrix: Sequence[int] | None = None,
+        **context: Any,
     ) -> Path:  # fmt: skip
-        """``sound`` is a codec or None; ``times`` are in tenths of a second, one per frame."""
-        coarse = np.random.default_rng(0).integers(0, 256, (4, 5, 3), dtype=np.uint8)
-        photo = Image.fromarray(coarse).resize((64, height), Image.Resampling.BICUBIC)
+        """``images`` are (H,W,3) or (H,W,4), ``times`` tenths of a second, one per image; ``sound``
+        is a codec or None, and lasts for ``frames`` tenths; ``context`` is set on the encoder.
+        """
+        images = images or moving_square(height, frames)
         with av.open(str(tmp_path / name), "w") as target:
-            video = target.add_stream("libx264", rate=10)
-            video.width, video.height, video.pix_fmt, video.gop_size = 64, height, "yuv420p", 8
-            audio = target.add_stream(sound, rate=48000, layout="mono") if sound else None
-            for number, time in enumerate(times or range(frames)):
-                image = photo.copy()
-                image.paste("white", (2 * number, 8, 2 * number + 12, 20))
-                frame = av.VideoFrame.from_image(image)
+            video = target.add_stream(codec, rate=10)
+            video.height, video.width = images[0].shape[:2]
+            video.pix_fmt, video.gop_size = pix_fmt, 8
+            for option, value in context.items():
+                setattr(video.codec_context, option, value)
+            if matrix:
+                video.set_display_matrix(matrix)
+            audio = target.add_stream(sound, rate=48000, layout=layout) if sound else None
+            for image, time in zip(images, times or range(len(images)), strict=True):
+                kind = "rgba" if image.shape[2] == 4 else "rgb24"
+                frame = av.VideoFrame.from_ndarray(image, kind)
                 frame.pts, frame.time_base = time, Fraction(1, 10)
                 target.mux(video.encode(frame))
             target.mux(video.encode(None))
@@ -183,7 +190,7 @@ def clip(tmp_path: Path) -> Callable[..., Path]:
                 wave = np.sin(np.arange(4800) / 20)[None].astype(np.float32)
                 samples = av.AudioFrame.from_ndarray(wave, "fltp", "mono")
                 samples.sample_rate = 48000
-                resampler = av.AudioResampler(audio.format, "mono", 48000)
+                resampler = av.AudioResampler(audio.format, layout, 48000)
                 for number in range(frames):
                     samples.pts, samples.time_base = 4800 * number, Fraction(1, 48000)
                     for resampled in resampler.resample(samples):
@@ -192,3 +199,12 @@ def clip(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path / name
 
     return make
+
+
+def moving_square(height: int, frames: int) -> list[np.ndarray]:
+    coarse = np.random.default_rng(0).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    photo = Image.fromarray(coarse).resize((64, height), Image.Resampling.BICUBIC)
+    images = np.stack([np.asarray(photo)] * frames)
+    for number, image in enumerate(images):
+        image[8:20, 2 * number : 2 * number + 12] = 255
+    return list(images)
