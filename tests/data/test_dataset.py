@@ -20,7 +20,6 @@ from underdrawing.data.dataset import (
     draw_strength,
     make_loader,
     random_crop,
-    split,
     unpack,
 )
 from underdrawing.data.image_cache import CachedImages, UncachedImages, build_cache
@@ -260,12 +259,6 @@ def test_strength_maps_are_upsampled_smoothly_per_example() -> None:
     assert (centers - coarse).abs().max() < 0.15
     alone = [unpack(raw_batch(strength[None]), CPU)["strength"] for strength in coarse[:9]]
     assert torch.equal(torch.cat(alone), maps[:9])
-
-
-def test_split_gives_consecutive_micro_batches() -> None:
-    parts = split(raw_batch(strengths(6)), 3)
-    assert [part["position"].tolist() for part in parts] == [[0, 1], [2, 3], [4, 5]]
-    assert all(part.keys() == RawBatch.__annotations__.keys() for part in parts)
 
 
 # --- order and workers ------------------------------------------------------------------------

@@ -338,16 +338,3 @@ def test_hash_depends_on_content_and_sides(tmp_path: Path) -> None:
     Image.new("RGB", (3, 3)).save(tmp_path / "new.png")
     hashes.append(read_collection(tmp_path).sha256)
     assert len(set(hashes)) == 5
-
-
-@small
-def test_manifest_lists_names_and_content_hashes(tmp_path: Path) -> None:
-    write_images(tmp_path / "photos", 9)
-    collection = read_collection(tmp_path / "photos")
-    manifest = collection.manifest()
-    assert manifest.keys() == {"sha256", "train", "validation", "test"}
-    assert manifest["test"] == [
-        {"name": f"photos/{path.name}", "sha256": content_hash(path)} for path in collection.test
-    ]
-    by_hand = Collection(collection.train, collection.validation, collection.test)
-    assert by_hand.manifest() == manifest
