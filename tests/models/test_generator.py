@@ -275,6 +275,18 @@ def test_the_gate_changes_the_image_and_detaching_it_does_not() -> None:
     assert (with_weights_of(gated)(photo, code).image - image).abs().mean() > 1e-3
 
 
+def test_the_gate_keeps_the_photos_features_where_attention_is_high() -> None:
+    generator = trained(gates_decoder=True)
+    x4, x8, style = torch.rand(1, 4, 16, 16), torch.rand(1, 8, 8, 8), torch.rand(1, 24)
+    mixed: list[Tensor] = []
+    generator.up1.register_forward_pre_hook(lambda _, inputs: mixed.append(inputs[0]))
+    attention = torch.tensor([[[[0.0, 1e9]]]]).expand(1, 1, 8, 2).repeat_interleave(4, dim=3)
+    generator.styled_blocks(x4, x8, style, attention, noise=None)
+    (x,) = mixed
+    torch.testing.assert_close(x[..., -4:], x8[..., -4:])
+    assert (x[..., :4] - x8[..., :4]).abs().mean() > 0.1
+
+
 def test_a_gate_without_a_branch_equals_uniform_attention() -> None:
     gated, photo, code = trained(gates_decoder=True), photos(), codes()
     assert gated.attention is not None
