@@ -3,6 +3,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import gradcheck
 from underdrawing.losses.style import (
     DIRECTIONS,
     KINDS,
@@ -228,6 +229,13 @@ def test_half_size_copies_are_averages_of_four_pixels() -> None:
     close(half[..., 1, 2], image[..., 2:4, 4:6].mean(dim=(2, 3)))
     assert half.shape == (2, 3, 3, 4)
     assert [len(half_size(image, kind)) for kind in KINDS] == [0, 0, 1, 1]
+
+
+@each_distance
+@each_form
+def test_gradient_of_the_distances(distance: Callable[..., Tensor], relative: bool) -> None:
+    f, p = (x.requires_grad_() for x in torch.randn(2, 2, 2, 3, 3, dtype=F64))
+    assert gradcheck(lambda x: distance(x, p.detach(), relative), f)
 
 
 @each_distance

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import gradcheck
 from underdrawing.models.generator import Generator, code_size
 from underdrawing.models.normalization import adain, instance_norm, mean_std
 from underdrawing.models.tiles import stylize_in_tiles
@@ -116,6 +117,28 @@ def test_norms_of_parts_of_a_tensor_equal_float64(part: tuple[slice, ...]) -> No
 def test_flat_planes_become_zero(layout: torch.memory_format, value: float) -> None:
     x = torch.full((2, 3, 31, 17), value).contiguous(memory_format=layout)
     torch.testing.assert_close(instance_norm(x), torch.zeros_like(x), rtol=0, atol=0.01)
+
+
+@LAYOUTS
+@pytest.mark.parametrize("batch", [1, 2])
+def test_gradients_are_those_of_finite_differences(layout: torch.memory_format, batch: int) -> None:
+    x = torch.randn(batch, 3, 4, 5, dtype=torch.float64).contiguous(memory_format=layout)
+    scale, bias = torch.randn(2, batch, 3, dtype=torch.float64)
+    assert gradcheck(instance_norm, x.requires_grad_())
+    assert gradcheck(adain, (x, scale.requires_grad_(), bias.requires_grad_()))
+    assert gradcheck(mean_std, x)
+
+
+@LAYOUTS
+def test_float32_gradients_equal_float64(layout: torch.memory_format) -> None:
+    x = torch.randn(2, 3, 20, 30).contiguous(memory_format=layout)
+    weight = torch.randn_like(x)
+    single, double = x.clone().requires_grad_(), x.double().requires_grad_()
+    (instance_norm(single) * weight).sum().backward()
+    (F.instance_norm(double) * weight.double()).sum().backward()
+    assert single.grad is not None
+    assert double.grad is not None
+    torch.testing.assert_close(single.grad, double.grad.float(), rtol=1e-4, atol=1e-5)
 
 
 @LAYOUTS
