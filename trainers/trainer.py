@@ -19,7 +19,7 @@ from ..data.dataset import PairDataset, PositionSampler, RawBatch, make_loader
 from ..data.demo.samples import sample_collections
 from ..data.files import locked, remove_stale_parts, write_atomic
 from ..data.folders import Collection, read_collection
-from ..data.image_cache import CachedImages, UncachedImages, build_cache, cached_side
+from ..data.image_cache import ResizedImages, build_cache, cached_side
 from ..data.record import check_images
 from ..models.pretrained import cache_dir
 from .balance import TERMS
@@ -210,10 +210,10 @@ class Trainer:
         )
         yield from make_loader(self.dataset, positions, config.workers)
 
-    def _images(self, name: str, collection: Collection) -> CachedImages | UncachedImages:
+    def _images(self, name: str, collection: Collection) -> ResizedImages:
         side = cached_side(self.config.size, self.config.crop_scale)
         if not self.config.cache_images:
-            return UncachedImages(collection.train, side)
+            return ResizedImages(collection.train, side)
         return build_cache(collection.train, side, cache_dir(), name)
 
     def _any_process(self, stop: bool, done: int) -> bool:

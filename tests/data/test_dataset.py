@@ -22,7 +22,7 @@ from underdrawing.data.dataset import (
     random_crop,
     unpack,
 )
-from underdrawing.data.image_cache import CachedImages, UncachedImages, build_cache
+from underdrawing.data.image_cache import ResizedImages, build_cache
 from underdrawing.data.images import to_tensor
 
 PHOTOS, PAINTINGS, STEP = 7, 5, 20  # image i has the red level STEP * i; the rest is noise
@@ -46,7 +46,7 @@ def paths(tmp_path: Path) -> Paths:
 
 
 def pairs(paths: Paths, seed: int = 3, full_strength_prob: float = 0.5) -> PairDataset:
-    photos, paintings = (UncachedImages(part, side=24) for part in paths)
+    photos, paintings = (ResizedImages(part, side=24) for part in paths)
     return PairDataset(photos, paintings, 16, seed, full_strength_prob)
 
 
@@ -286,7 +286,7 @@ def restore_threads() -> Iterator[None]:
 @pytest.mark.usefixtures("restore_threads")
 def test_workers_and_cache_do_not_change_the_batches(paths: Paths, tmp_path: Path) -> None:
     photos, paintings = (build_cache(part, 24, tmp_path, part[0].stem) for part in paths)
-    assert isinstance(photos, CachedImages)
+    assert photos.files
     cached = PairDataset(photos, paintings, 16, 3, 0.5)
     alone, with_workers, from_cache = (
         list(make_loader(dataset, PositionSampler(2, 5, 4), workers))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from underdrawing.data import image_cache
 from underdrawing.data.dataset import Images
-from underdrawing.data.image_cache import CachedImages, UncachedImages, build_cache, cached_side
+from underdrawing.data.image_cache import ResizedImages, build_cache, cached_side
 from underdrawing.data.images import ImageError, read_image
 
 
@@ -57,9 +57,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return calls
 
 
-def build(paths: list[Path], cache: Path, side: int = 32) -> CachedImages:
+def build(paths: list[Path], cache: Path, side: int = 32) -> ResizedImages:
     images = build_cache(paths, side, cache, "photos")
-    assert isinstance(images, CachedImages)
+    assert images.files
     return images
 
 
@@ -74,7 +74,7 @@ def assert_equal(images: Images, paths: list[Path], side: int = 32) -> None:
     """Arrays and errors are those of decoding."""
     assert len(images) == len(paths)
     for index in range(len(paths)):
-        ours, expected = read(images, index), read(UncachedImages(paths, side), index)
+        ours, expected = read(images, index), read(ResizedImages(paths, side), index)
         assert type(ours) is type(expected)
         np.testing.assert_array_equal(ours, expected)
 
@@ -99,7 +99,7 @@ def test_cached_images_equal_uncached_ones_and_are_decoded_once(
 
 def test_shorter_side_is_reduced_and_never_enlarged(paths: list[Path]) -> None:
     for side in (16, 64):
-        images = UncachedImages(paths, side)
+        images = ResizedImages(paths, side)
         for index, path in enumerate(paths):
             width, height = read_image(path).size
             shape = images[index].shape
@@ -201,7 +201,7 @@ def assert_falls_back(paths: list[Path], cache: Path, reason: str) -> None:
     with pytest.warns(UserWarning, match=rf"photos cannot be cached in .*{reason}") as caught:
         images = build_cache(paths, 32, cache, "photos")
     assert len(caught) == 1
-    assert images == UncachedImages(paths, 32)
+    assert images == ResizedImages(paths, 32)
 
 
 def test_a_cache_that_cannot_be_written_is_a_warning(paths: list[Path], cache: Path) -> None:

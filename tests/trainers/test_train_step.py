@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from underdrawing.data.dataset import Batch, unpack
 from underdrawing.experiments.recipes import RECIPES
 from underdrawing.losses.attention import OBJECTIVES, log_structural_error
+from underdrawing.models.discriminator import DiscriminatorOutput
 from underdrawing.trainers import train_step
 from underdrawing.trainers.checkpoint import saved_step
 from underdrawing.trainers.config import TrainConfig
@@ -138,6 +139,24 @@ def test_discriminator_weights_full_strength_outputs_only(trainer: Trainer) -> N
     fake = losses[1.0, 1.0][1] - losses[1.0, 0.0][1]
     assert fake > 0
     assert float(losses[0.5, 1.0][1] - losses[0.5, 0.0][1]) == pytest.approx(2 * float(fake))
+
+
+class Bright(nn.Module):
+    """A discriminator that takes bright pixels for those of a painting."""
+
+    def forward(self, image: Tensor, code: Tensor) -> DiscriminatorOutput:
+        return DiscriminatorOutput(image[:, :1] - 0.5, [])
+
+
+def test_accuracy_averages_over_real_and_full_strength_patches(trainer: Trainer) -> None:
+    batch, adversarial = first_batch(trainer), replace(trainer.config.adversarial, augment=False)
+    batch["strength"] = torch.zeros_like(batch["strength"])  # the output is the photo
+    batch["style"].fill_(1)
+    batch["content"].fill_(0)[..., :8] = 1  # a quarter of it looks like a painting
+    batch["full"] = torch.tensor([0.0, 1.0])
+    result = forward(trainer.networks, batch, trainer.config)
+    d = discriminator_loss(Bright(), result, replace(trainer.config, adversarial=adversarial))
+    assert d.accuracy.tolist() == [1, (1 + 0.75) / 2]
 
 
 # --- a step does not wait for the device ------------------------------------------------------
