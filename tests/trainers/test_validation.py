@@ -157,3 +157,11 @@ def test_best_model_has_a_run_directory_of_its_own(tiny: Tiny) -> None:
     assert saved_step(run / "best") == best
     assert load_model(run / "best").config == replace(config, out=run / "best")
     assert saved_step(train(replace(config, out=run / "best", steps=7))) == 7  # it can be resumed
+
+
+def test_best_value_survives_an_interruption(tiny: Tiny) -> None:
+    run = train(tiny(validate_every=2))
+    trainer = Trainer(tiny(steps=4))
+    trainer._resume()
+    last = (run / "metrics.jsonl").read_text().splitlines()[-1]
+    assert trainer.best == json.loads(last)["validation/total"]
