@@ -160,6 +160,24 @@ def test_difference_is_significant_if_all_intervals_exclude_zero(
 # -- methods without a curve ----------------------------------------------------------------------
 
 
+def test_pairs_that_share_paintings_give_wider_intervals(make_curve: MakeCurve) -> None:
+    """Four paintings, each with ten equal pairs: the interval is over 4 paintings, not 40 pairs."""
+    painting = np.arange(PAIRS) % 4
+    by_painting = np.array([0.0, 0.08, 0.02, 0.06])[painting]
+    apart = {"b": make_curve(0.4, pairs=by_painting), "a": make_curve(0.5)}
+    shared = {
+        name: replace(c, scores=tuple(replace(s, painting=painting.tolist()) for s in c.scores))
+        for name, c in apart.items()
+    }
+    widths = []
+    for curves in (shared, apart):
+        found = difference({n: [c] for n, c in curves.items()}, "b", "a", "ssim", 0.4)
+        assert found.mean == pytest.approx(0.04)
+        assert found.pairs_interval is not None
+        widths.append(found.pairs_interval[1] - found.pairs_interval[0])
+    assert widths[0] > 2.5 * widths[1]
+
+
 def test_point_is_compared_at_its_own_style_gap(
     make_curve: MakeCurve, make_scores: MakeScores
 ) -> None:
