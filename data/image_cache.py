@@ -1,8 +1,7 @@
 """Cache of decoded, downscaled training images: one file each, mapped into memory. It holds the
 pixels (H,W,3) uint8, then H, W and the CRC-32 of all that, as little-endian uint32.
 
-A cached image is a pure function of its file, so `CachedImages` returns exactly the arrays that
-`UncachedImages` decodes on each access. Which of the two is used changes only the speed.
+A cached image is a pure function of its file, so the cache changes only the speed.
 """
 
 import hashlib
@@ -14,6 +13,7 @@ import warnings
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,47 +32,35 @@ AHEAD = 64  # images decoded before their turn
 
 
 @dataclass(frozen=True)
-class UncachedImages:
-    """Images (H,W,3) uint8 with a shorter side of at most ``side``, decoded on each access.
+class ResizedImages:
+    """Images (H,W,3) uint8 with a shorter side of at most ``side``, decoded on each access, or read
+    from their cache files where these are usable.
 
     Raises:
-        ImageError: on access, the image is unreadable.
+        ImageError: on access, the image is neither cached nor readable.
     """
 
     paths: Sequence[Path]
     side: int
+    files: Sequence[Path] = ()  # cache file of each image
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> np.ndarray:
+        if self.files:
+            with suppress(OSError, ValueError):  # missing or damaged
+                return _read(self.files[index])
+        return self.decode(index)
+
+    def decode(self, index: int) -> np.ndarray:
+        """Return an image from its own file."""
         image = read_image(self.paths[index], self.side)
         scale = self.side / min(image.size)
         if scale < 1:
             size = (round(image.width * scale), round(image.height * scale))
             image = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
         return np.asarray(image)
-
-
-@dataclass(frozen=True)
-class CachedImages:
-    """The same images, read from their cache files; one without a usable file is decoded.
-
-    Raises:
-        ImageError: on access, the image is neither cached nor readable.
-    """
-
-    images: UncachedImages
-    files: Sequence[Path]  # cache file of each image
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        try:
-            return _read(self.files[index])
-        except (OSError, ValueError):  # missing or damaged
-            return self.images[index]
 
 
 def cached_side(size: int, crop_scale: float) -> int:
@@ -85,9 +73,7 @@ def cached_side(size: int, crop_scale: float) -> int:
     return math.ceil(size / math.sqrt(crop_scale))
 
 
-def build_cache(
-    paths: Sequence[Path], side: int, cache: Path, name: str
-) -> CachedImages | UncachedImages:
+def build_cache(paths: Sequence[Path], side: int, cache: Path, name: str) -> ResizedImages:
     """Decode the images that are not cached yet, and return all of them.
 
     An entry is valid as long as its file keeps size and modification time. Damaged entries are
@@ -100,21 +86,21 @@ def build_cache(
         cache: directory for all caches; the entries are written in ``images`` below it.
         name: name of the images, for the directory and the progress bar.
     """
-    images = UncachedImages(paths, side)
     common = Path(os.path.commonpath([path.parent.absolute() for path in paths]))
     folder = cache / "images" / f"{name}-{side}-{short_hash(common)[:8]}"
-    cached = CachedImages(images, [folder / f"{_key(path, side)}.rgb" for path in paths])
+    files = [folder / f"{_key(path, side)}.rgb" for path in paths]
+    images = ResizedImages(paths, side, files)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         remove_stale_parts(folder, older_than=DAY)
-        for file in set(folder.glob("*.???")).difference(cached.files):
+        for file in set(folder.glob("*.???")).difference(files):
             file.unlink(missing_ok=True)
-        missing = [index for index, file in enumerate(cached.files) if not _is_whole(file)]
+        missing = [index for index, file in enumerate(files) if not _is_whole(file)]
         needed, free = len(missing) * side**2 * 4, shutil.disk_usage(folder).free  # if all are 4:3
         if needed > free / 2:
             raise OSError(f"it might take {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free")
         with ThreadPoolExecutor() as pool:
-            stored = prefetch_map(pool, lambda index: _store(cached, index), missing, AHEAD)
+            stored = prefetch_map(pool, lambda index: _store(images, index), missing, AHEAD)
             for _ in tqdm(stored, f"caching {name}", len(missing), leave=False, delay=2):
                 pass
     except OSError as error:
@@ -122,8 +108,8 @@ def build_cache(
             f"the {name} cannot be cached in {folder} ({error}); decoding them on each access",
             stacklevel=2,
         )
-        return images
-    return cached
+        return ResizedImages(paths, side)
+    return images
 
 
 def _key(path: Path, side: int) -> str:
@@ -154,10 +140,10 @@ def _is_whole(file: Path) -> bool:
     return True
 
 
-def _store(cached: CachedImages, index: int) -> None:
+def _store(images: ResizedImages, index: int) -> None:
     try:
-        image = cached.images[index]
+        image = images.decode(index)
     except ImageError:  # raised again on access
         return
     content = image.tobytes() + np.array(image.shape[:2], "<u4").tobytes()
-    write_atomic(cached.files[index], content + zlib.crc32(content).to_bytes(4, "little"))
+    write_atomic(images.files[index], content + zlib.crc32(content).to_bytes(4, "little"))

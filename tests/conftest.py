@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import PartialState
+from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
 from torchvision.models.vgg import cfgs, make_layers
@@ -116,41 +117,90 @@ def tiny(
     return make
 
 
+@pytest.fixture(scope="session")
+def damaged() -> Callable[[list[bytes]], st.SearchStrategy[bytes]]:
+    """``damaged(files)``: a file with bytes changed, cut off, inserted, repeated, deleted
+    or copied from another of the files, in up to four places.
+    """
+
+    @st.composite
+    def strategy(draw: st.DrawFn, files: list[bytes]) -> bytes:
+        content, other = draw(st.sampled_from(files)), draw(st.sampled_from(files))
+        kind = draw(st.sampled_from(["change", "cut", "insert", "repeat", "delete", "copy"]))
+        for _ in range(draw(st.integers(1, 4))):
+            place = st.integers(0, len(content)) | st.integers(0, min(len(content), 300))
+            a, b = sorted((draw(place), draw(place)))
+            new = draw(st.binary(min_size=1, max_size=8) | st.just(b"\xff" * 8))  # NaN
+            content = {
+                "change": content[:a] + new + content[a + len(new) :],
+                "cut": content[:b],
+                "insert": content[:a] + new + content[a:],
+                "repeat": content[:b] + content[a:],
+                "delete": content[:a] + content[b:],
+                "copy": content[:a] + other[a : a + 200] + content[a + 200 :],
+            }[kind]
+        return content
+
+    return strategy
+
+
+@pytest.fixture(scope="session")
+def write_model() -> Callable[..., Path]:
+    """``write_model(config)``: write an untrained model into its run directory.
+
+    The layers that start at zero get weights of standard deviation ``residual``, ``attention``.
+    """
+
+    def write(
+        config: TrainConfig, residual: float = 0.0, attention: float = 0.0, seed: int = 0
+    ) -> Path:
+        torch.manual_seed(seed)
+        generator = build_generator(config)
+        torch.nn.init.normal_(generator.to_residual.conv.weight, std=residual)
+        if generator.attention:
+            torch.nn.init.normal_(generator.attention.head.weight, std=attention)
+        save_model(generator.state_dict(), config.out)
+        (config.out / "config.json").write_text(to_json(config))
+        return config.out
+
+    return write
+
+
 @pytest.fixture
-def model_dir(tiny: Callable[..., TrainConfig], tmp_path: Path) -> Path:
+def model_dir(
+    tiny: Callable[..., TrainConfig], write_model: Callable[..., Path], tmp_path: Path
+) -> Path:
     """Run directory of an untrained model with visible residuals and uneven attention."""
-    config = tiny(out=tmp_path / "model")
-    torch.manual_seed(0)
-    generator = build_generator(config)
-    assert generator.attention is not None
-    torch.nn.init.normal_(generator.to_residual.conv.weight, std=0.1)
-    torch.nn.init.normal_(generator.attention.head.weight, std=300)
-    config.out.mkdir()
-    (config.out / "config.json").write_text(to_json(config))
-    save_model(generator.state_dict(), config.out)
-    return config.out
+    return write_model(tiny(out=tmp_path / "model"), residual=0.1, attention=300)
 
 
 @pytest.fixture
 def clip(tmp_path: Path) -> Callable[..., Path]:
-    """A video of a square that moves over a smooth photo: ``clip(name, **options)``."""
+    """``clip(name, **options)``: a video, by default of a square that moves over a smooth photo."""
     av = pytest.importorskip("av", reason="the extra `video` is not installed")
 
     def make(
-        name: str, *, height: int = 48, frames: int = 10, sound: str | None = "aac",
-        times: Sequence[int] | None = None,
+        name: str, images: Sequence[np.ndarray] = (), *, height: int = 48, frames: int = 10,
+        times: Sequence[int] | None = None, sound: str | None = "aac", layout: str = "mono",
+        codec: str = "libx264", pix_fmt: str = "yuv420p", matrix: Sequence[int] | None = None,
+        **context: Any,
     ) -> Path:  # fmt: skip
-        """``sound`` is a codec or None; ``times`` are in tenths of a second, one per frame."""
-        coarse = np.random.default_rng(0).integers(0, 256, (4, 5, 3), dtype=np.uint8)
-        photo = Image.fromarray(coarse).resize((64, height), Image.Resampling.BICUBIC)
+        """``images`` are (H,W,3) or (H,W,4), ``times`` tenths of a second, one per image; ``sound``
+        is a codec or None, and lasts for ``frames`` tenths; ``context`` is set on the encoder.
+        """
+        images = images or moving_square(height, frames)
         with av.open(str(tmp_path / name), "w") as target:
-            video = target.add_stream("libx264", rate=10)
-            video.width, video.height, video.pix_fmt, video.gop_size = 64, height, "yuv420p", 8
-            audio = target.add_stream(sound, rate=48000, layout="mono") if sound else None
-            for number, time in enumerate(times or range(frames)):
-                image = photo.copy()
-                image.paste("white", (2 * number, 8, 2 * number + 12, 20))
-                frame = av.VideoFrame.from_image(image)
+            video = target.add_stream(codec, rate=10)
+            video.height, video.width = images[0].shape[:2]
+            video.pix_fmt, video.gop_size = pix_fmt, 8
+            for option, value in context.items():
+                setattr(video.codec_context, option, value)
+            if matrix:
+                video.set_display_matrix(matrix)
+            audio = target.add_stream(sound, rate=48000, layout=layout) if sound else None
+            for image, time in zip(images, times or range(len(images)), strict=True):
+                kind = "rgba" if image.shape[2] == 4 else "rgb24"
+                frame = av.VideoFrame.from_ndarray(image, kind)
                 frame.pts, frame.time_base = time, Fraction(1, 10)
                 target.mux(video.encode(frame))
             target.mux(video.encode(None))
@@ -158,7 +208,7 @@ def clip(tmp_path: Path) -> Callable[..., Path]:
                 wave = np.sin(np.arange(4800) / 20)[None].astype(np.float32)
                 samples = av.AudioFrame.from_ndarray(wave, "fltp", "mono")
                 samples.sample_rate = 48000
-                resampler = av.AudioResampler(audio.format, "mono", 48000)
+                resampler = av.AudioResampler(audio.format, layout, 48000)
                 for number in range(frames):
                     samples.pts, samples.time_base = 4800 * number, Fraction(1, 48000)
                     for resampled in resampler.resample(samples):
@@ -167,3 +217,12 @@ def clip(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path / name
 
     return make
+
+
+def moving_square(height: int, frames: int) -> list[np.ndarray]:
+    coarse = np.random.default_rng(0).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    photo = Image.fromarray(coarse).resize((64, height), Image.Resampling.BICUBIC)
+    images = np.stack([np.asarray(photo)] * frames)
+    for number, image in enumerate(images):
+        image[8:20, 2 * number : 2 * number + 12] = 255
+    return list(images)

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from underdrawing.experiments import benchmark, export
 from underdrawing.experiments.demo import app
@@ -19,8 +18,7 @@ from underdrawing.experiments.main import main
 from underdrawing.experiments.scoring import networks
 from underdrawing.experiments.timing import timer, workloads
 from underdrawing.models import pretrained
-from underdrawing.trainers.config import GeneratorConfig, TrainConfig, to_json
-from underdrawing.trainers.model_files import build_generator, save_model
+from underdrawing.trainers.config import GeneratorConfig, TrainConfig
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -63,7 +61,10 @@ def commands() -> list[str]:
 
 @pytest.fixture(scope="module")
 def workshop(
-    cache: Path, folders: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
+    cache: Path,
+    folders: tuple[Path, Path],
+    write_model: Callable[..., Path],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Path]:
     """A working directory with all files that the commands name; weights are random."""
     with pytest.MonkeyPatch.context() as patch:
@@ -85,7 +86,11 @@ def workshop(
             image(number).save(name)
         for name in ("mask.png", "regions.png"):
             Image.fromarray(np.array([[0, 255]], dtype=np.uint8)).save(name)
-        make_run(Path("runs/mine"))
+        config = TrainConfig(
+            photos=Path("photos"), paintings=Path("paintings"), out=Path("runs/mine"), size=32,
+            generator=GeneratorConfig(width=8, blocks=1),
+        )  # fmt: skip
+        write_model(config)
         assert run("evaluate runs/mine --write-manifest pairs.csv --pairs 2") == 0
         Path("theirs").mkdir()
         for pair in csv.DictReader(Path("pairs.csv").read_text().splitlines()):
@@ -96,17 +101,6 @@ def workshop(
 def image(seed: int) -> Image.Image:
     noise = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     return Image.fromarray(noise).resize((56, 48), Image.Resampling.BICUBIC)
-
-
-def make_run(out: Path) -> None:
-    """An initialized model."""
-    config = TrainConfig(
-        photos=Path("photos"), paintings=Path("paintings"), out=out, size=32,
-        generator=GeneratorConfig(width=8, blocks=1),
-    )  # fmt: skip
-    torch.manual_seed(0)
-    save_model(build_generator(config).state_dict(), out)
-    (out / "config.json").write_text(to_json(config))
 
 
 def run(command: str) -> int:

@@ -190,7 +190,7 @@ def style_codes(encoder: Encoder, paintings: Sequence[Path], config: TrainConfig
     Raises:
         ValueError: none of the paintings can be read.
     """
-    images = read_squares(paintings, config.size, CALIBRATION_PAINTINGS)
+    images = readable_squares(paintings, config.size, CALIBRATION_PAINTINGS)
     if not images:
         raise ValueError(f"none of the {len(paintings)} training paintings can be read")
     batches = [image[None].to(encoder.mean.device) for image in images]
@@ -198,7 +198,7 @@ def style_codes(encoder: Encoder, paintings: Sequence[Path], config: TrainConfig
     return torch.cat(codes)
 
 
-def read_squares(paths: Sequence[Path], size: int, most: int) -> list[Tensor]:
+def readable_squares(paths: Sequence[Path], size: int, most: int) -> list[Tensor]:
     """Read the first images as center squares (3,size,size); warn about unreadable ones."""
     squares: list[Tensor] = []
     for path in paths:

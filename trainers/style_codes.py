@@ -13,9 +13,10 @@ from PIL import Image
 from torch import Tensor
 
 from ..data.convert import ImageLike, to_batch
+from ..data.files import content_hash
 from ..data.images import read_image, to_image, to_tensor
 from ..models.encoder import Encoder
-from ..models.pretrained import cache_dir, sha256_of
+from ..models.pretrained import cache_dir
 from ..models.style_code import style_code
 from .config import TrainConfig
 from .model_files import PRETRAINED, build_encoder, own_folder, sizes
@@ -66,7 +67,7 @@ class StyleCodes:
         if not path.is_file():  # a pipe might block for ever
             known = f", and no named style ({', '.join(self.styles)})" if self.styles else ""
             raise ValueError(f"{path} is no image file{known}")
-        name = f"{sha256_of(path)[:16]}.safetensors"
+        name = f"{content_hash(path)[:16]}.safetensors"
         with suppress(OSError, ValueError, KeyError):  # cache miss, damaged file or another model
             code = read_tensors(self._cache() / name).tensors["code"]
             return _checked(code, self.config, path).to(self.device)
@@ -77,7 +78,7 @@ class StyleCodes:
 
     def _cache(self) -> Path:
         if self.run == PRETRAINED:  # the installed package is not written to
-            return cache_dir() / "codes" / sha256_of(self.run / "config.json")[:16]
+            return cache_dir() / "codes" / content_hash(self.run / "config.json")[:16]
         return own_folder(self.run, "codes")
 
     def _encode(self, image: Image.Image, name: Path | str) -> Tensor:

@@ -97,7 +97,11 @@ def write_description(
     data = {name: part["sha256"] for name, part in manifest.items()}
     path = run / "run.json"
     current = {"precision": precision, "encoder": encoder["sha256"]}
-    previous = _read_description(path) or current
+    previous = _read_description(path)
+    if previous is None:
+        if path.is_file():
+            warnings.warn(f"{path} is damaged; writing it again", stacklevel=2)
+        previous = current
     if previous["encoder"] != current["encoder"]:
         raise ValueError(
             f"{run} was started with other weights of {pretrained.name} than those found now "
@@ -129,17 +133,14 @@ def started_from(run: Path) -> str | None:
 
 
 def _read_description(path: Path) -> dict[str, Any] | None:
-    """Return what a run was started with; None for a new run, or a damaged file, with a warning."""
-    if not path.is_file():
-        return None
+    """Return what a run was started with; None for a new run or a damaged file."""
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
         return {
             "precision": about["precision"], "encoder": about["encoder"]["sha256"],
             "init": about["init"],
         }  # fmt: skip
-    except (ValueError, LookupError, TypeError, RecursionError):
-        warnings.warn(f"{path} is damaged; writing it again", stacklevel=3)
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
 
 

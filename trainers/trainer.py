@@ -18,7 +18,7 @@ from ..data.dataset import PairDataset, PositionSampler, RawBatch, make_loader
 from ..data.demo.samples import sample_collections
 from ..data.files import locked, remove_stale_parts, write_atomic
 from ..data.folders import Collection, read_collection
-from ..data.image_cache import CachedImages, UncachedImages, build_cache, cached_side
+from ..data.image_cache import ResizedImages, build_cache, cached_side
 from ..data.record import check_images
 from ..models.pretrained import cache_dir
 from .balance import TERMS
@@ -84,7 +84,8 @@ def check_run_dir(config: TrainConfig) -> None:
         return
     old = load_config(config.out)
     changed = differences(replace(old, steps=max(old.steps, config.steps)), config)
-    if old.init != config.init and started_from(config.out) != initial_model(config):
+    moved = old.init and config.init and started_from(config.out) == initial_model(config)
+    if old.init != config.init and not moved:
         changed.append(f"init: {old.init} -> {config.init}")
     if changed:
         raise ValueError(
@@ -209,10 +210,10 @@ class Trainer:
         )
         yield from make_loader(self.dataset, positions, config.workers)
 
-    def _images(self, name: str, collection: Collection) -> CachedImages | UncachedImages:
+    def _images(self, name: str, collection: Collection) -> ResizedImages:
         side = cached_side(self.config.size, self.config.crop_scale)
         if not self.config.cache_images:
-            return UncachedImages(collection.train, side)
+            return ResizedImages(collection.train, side)
         return build_cache(collection.train, side, cache_dir(), name)
 
     def _any_process(self, stop: bool, done: int) -> bool:

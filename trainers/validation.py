@@ -13,7 +13,7 @@ from ..losses.content import pixel_loss
 from ..models.style_code import style_code
 from .balance import Balance
 from .config import TrainConfig, content_layers
-from .networks import Networks, read_squares
+from .networks import Networks, readable_squares
 from .train_step import Losses, mean_log_error, style_features
 
 PAIRS = 16
@@ -45,7 +45,7 @@ class Validation:
     ) -> None:
         self.config = config
         self.photos, self.paintings, self.trained = (
-            read_squares(paths, config.size, PAIRS) for paths in (photos, paintings, trained)
+            readable_squares(paths, config.size, PAIRS) for paths in (photos, paintings, trained)
         )
         counts = len(self.photos), len(self.paintings)
         self.pairs = max(counts) if min(*counts, len(self.trained)) else 0

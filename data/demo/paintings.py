@@ -1,6 +1,6 @@
 """Procedural paintings: draw scenes, and render any image in one of several painting techniques.
 
-Brushes and pens have a fixed size in pixels. Every technique works at `FINE` times the
+Brushes have a fixed size in pixels. Every technique works at `FINE` times the
 final resolution, which makes edges smooth.
 """
 
@@ -24,7 +24,6 @@ def _colors(codes: str) -> Array:
 _OILS = _colors("1d3f8f 2f7fc0 f2c21f e07b1c b5341f 2f6b3a f3ead2 231a2e")
 _PURE = _colors("e8452c f59a1e f7d93a 5fae3f 2a7fd0 5b49b0 d9528f 2fa8a0")
 _INKS = _colors("22304f 3f6a8c 9fb8b4 c8503a e0a868 7c8a52 efe0bc 8a5a50")
-_PAPERS, _PENS = _colors("d9c4a0 b9b8a8 c9b48c a8b0b0"), _colors("2a1a12 1c1c24 4a1e14")
 _BRIGHTS = _colors("c8281e e8862a f2c230 6f9a2c 8a2a55 d85a7a 3f5fa8 f0e2c0")
 # Sky, horizon, far, near, light, accent.
 _WEATHERS = (
@@ -109,22 +108,10 @@ def woodblock(source: Array, rng: Rng) -> Array:
     return _over(print_, _outlines(source, _luma(means)[np.asarray(blocks)]), _colors("1a1e30"))
 
 
-def hatching(source: Array, rng: Rng) -> Array:
-    """Draw pen hatching, crossed in dark areas, and chalk highlights on toned paper."""
-    luma = _stretch(_luma(source))
-    dark = 1 - luma ** (np.log(0.6) / np.log(0.98 * luma.mean() + 0.01))  # of mean 0.4
-    fibers = _noise(rng, dark.shape, 5)
-    ink, slant = rng.choice(_PENS), rng.uniform(0.6, 1.0)
-    canvas = rng.choice(_PAPERS) * (0.92 + 0.16 * fibers[..., None])
-    canvas = _over(canvas, 0.75 * _hatch(1 - dark, slant + 0.3, 0.72, rng), _colors("f6f0e2"))
-    for turn, threshold in ((0.0, 0.22), (1.2, 0.48), (-0.5, 0.66), (0.6, 0.84)):
-        lines = _hatch(dark, slant + turn, threshold, rng)
-        canvas = _over(canvas, (0.85 - 0.2 * fibers) * lines, ink)
-    return _over(canvas, 0.8 * _outlines(source, luma), ink)
-
-
 TECHNIQUES: dict[str, Callable[[Array, Rng], Array]] = {
-    technique.__name__: technique for technique in (impasto, pointillism, woodblock, hatching)
+    "impasto": impasto,
+    "pointillism": pointillism,
+    "woodblock": woodblock,
 }
 
 
@@ -260,21 +247,6 @@ def _scatter(shape: tuple[int, ...], spacing: float, rng: Rng) -> Array:
     grid = np.mgrid[0 : shape[0] + spacing : spacing, 0 : shape[1] + spacing : spacing]
     jitter = spacing * rng.uniform(-0.6, 0.6, (grid[0].size, 2))
     return rng.permutation(grid.reshape(2, -1).T + jitter)
-
-
-def _hatch(dark: Array, slant: float, threshold: float, rng: Rng) -> Array:
-    """Draw strokes (H,W) that swell where `dark` exceeds the threshold and bend with the form."""
-    pitch = 4.5 * FINE
-    y, x = np.indices(dark.shape)
-    sway = 44 * _noise(rng, dark.shape, 300) - 18 * _blur(dark, 5)
-    across = (np.cos(slant) * y - np.sin(slant) * x + sway) / pitch
-    # Each line has its own phase, and the pen is lifted between the strokes of a line.
-    phase = rng.random(512)[np.floor(across).astype(int) % 512]
-    along = (np.cos(slant) * x + np.sin(slant) * y) / 80 + phase
-    lift = np.clip(5 * np.sin(np.pi * (along % 1)), 0, 1)
-    weight = np.clip(1.5 * (dark - threshold) + 0.12, 0, 0.6) * lift * (dark > threshold)
-    edge = (weight - np.abs(2 * (across % 1) - 1)) * pitch / 2
-    return np.clip(edge + 0.5, 0, 1) * (weight > 0)
 
 
 def _outlines(source: Array, tone: Array) -> Array:

@@ -13,10 +13,10 @@ from ..folders import Collection, find_images
 from ..images import read_image
 from .paintings import TECHNIQUES, paint_canvas, scene
 
-NAME = "samples-v2"  # change when the images change
+NAME = "samples-v3"  # change when the images change
 SIDE = 256  # shorter side of a photo
 SHAPES = ((256, 320), (288, 288), (320, 256))  # of paintings, (H,W)
-PAINTINGS = {"train": 12, "validation": 3, "test": 4}  # per technique
+PAINTINGS = {"train": 16, "validation": 4, "test": 5}  # per technique
 FIRST_SCENE = {"train": 0, "validation": 10_000, "test": 20_000}
 
 # Split by photo, so that no two tiles of one photo are in different splits.
@@ -44,7 +44,7 @@ def sample_collections(cache: Path) -> tuple[Collection, Collection]:
     procedural scenes and, for training only, training photos. No photo or scene is in two splits.
 
     Args:
-        cache: directory for all caches; PNG files are written in ``samples-v2`` below it.
+        cache: directory for all caches; PNG files are written in ``samples-v3`` below it.
 
     Raises:
         ValueError: scikit-image or scikit-learn is not installed.

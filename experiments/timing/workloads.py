@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from PIL import Image
 
 from ...data.dataset import PairDataset, PositionSampler, RawBatch, make_loader, unpack
-from ...data.image_cache import UncachedImages, build_cache, cached_side
+from ...data.image_cache import ResizedImages, build_cache, cached_side
 from ...models.encoder import Encoder
 from ...trainers.config import TrainConfig, encoder_taps
 from ...trainers.model_files import build_generator, sizes
@@ -152,7 +152,7 @@ def _measure_loading(case: Case, cached: bool) -> Timing:
     with TemporaryDirectory() as scratch:
         paths = write_images(Path(scratch) / "images", IMAGES)
         images = build_cache(paths, side, Path(scratch), "images") if cached else None
-        images = images or UncachedImages(paths, side)
+        images = images or ResizedImages(paths, side)
         dataset = PairDataset(images, images, case.size, 0, c.full_strength_prob, c.crop_scale)
         loader = make_loader(dataset, PositionSampler(0, 2**40, case.batch), c.workers)
         # The workers read ahead: they end with this call, before the files are deleted.

@@ -8,7 +8,7 @@ from PIL import Image
 from underdrawing.data.check import LEFT_OUT, Report, check_folders
 from underdrawing.data.dataset import PairDataset
 from underdrawing.data.folders import read_collection
-from underdrawing.data.image_cache import UncachedImages, build_cache
+from underdrawing.data.image_cache import ResizedImages, build_cache
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="pipes and non-UTF-8 names are POSIX only")
 
@@ -61,7 +61,7 @@ def test_messy_folder_trains_with_one_warning(messy_folder: Path, tmp_path: Path
     assert len(caught) == 1
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        images = UncachedImages(paths, 32), build_cache(paths, 32, tmp_path / "cache", "photos")
+        images = ResizedImages(paths, 32), build_cache(paths, 32, tmp_path / "cache", "photos")
         datasets = [PairDataset(source, source, 24, seed=0) for source in images]
         for position in range(2 * len(paths)):
             one, other = (dataset[position]["content"] for dataset in datasets)

@@ -20,11 +20,9 @@ from underdrawing.data.dataset import (
     draw_strength,
     make_loader,
     random_crop,
-    shuffled_index,
-    split,
     unpack,
 )
-from underdrawing.data.image_cache import CachedImages, UncachedImages, build_cache
+from underdrawing.data.image_cache import ResizedImages, build_cache
 from underdrawing.data.images import to_tensor
 
 PHOTOS, PAINTINGS, STEP = 7, 5, 20  # image i has the red level STEP * i; the rest is noise
@@ -48,7 +46,7 @@ def paths(tmp_path: Path) -> Paths:
 
 
 def pairs(paths: Paths, seed: int = 3, full_strength_prob: float = 0.5) -> PairDataset:
-    photos, paintings = (UncachedImages(part, side=24) for part in paths)
+    photos, paintings = (ResizedImages(part, side=24) for part in paths)
     return PairDataset(photos, paintings, 16, seed, full_strength_prob)
 
 
@@ -101,14 +99,6 @@ def test_every_image_occurs_once_per_epoch_in_a_new_order(paths: Paths) -> None:
         epochs = [order[i : i + length] for i in range(0, len(order), length)]
         assert all(sorted(epoch) == list(range(length)) for epoch in epochs)
         assert any(a != b for a, b in pairwise(epochs))
-
-
-@settings(max_examples=25, deadline=None, derandomize=True)
-@given(st.integers(0, 2**40), st.integers(1, 2), st.integers(0, 1000), st.integers(1, 50))
-def test_an_epoch_is_a_permutation(seed: int, stream: int, epoch: int, length: int) -> None:
-    positions = range(epoch * length, (epoch + 1) * length)
-    order = [shuffled_index(seed, stream, position, length) for position in positions]
-    assert sorted(order) == list(range(length))
 
 
 def test_an_unreadable_image_is_replaced_by_the_next_with_one_warning(paths: Paths) -> None:
@@ -271,12 +261,6 @@ def test_strength_maps_are_upsampled_smoothly_per_example() -> None:
     assert torch.equal(torch.cat(alone), maps[:9])
 
 
-def test_split_gives_consecutive_micro_batches() -> None:
-    parts = split(raw_batch(strengths(6)), 3)
-    assert [part["position"].tolist() for part in parts] == [[0, 1], [2, 3], [4, 5]]
-    assert all(part.keys() == RawBatch.__annotations__.keys() for part in parts)
-
-
 # --- order and workers ------------------------------------------------------------------------
 
 
@@ -302,7 +286,7 @@ def restore_threads() -> Iterator[None]:
 @pytest.mark.usefixtures("restore_threads")
 def test_workers_and_cache_do_not_change_the_batches(paths: Paths, tmp_path: Path) -> None:
     photos, paintings = (build_cache(part, 24, tmp_path, part[0].stem) for part in paths)
-    assert isinstance(photos, CachedImages)
+    assert photos.files
     cached = PairDataset(photos, paintings, 16, 3, 0.5)
     alone, with_workers, from_cache = (
         list(make_loader(dataset, PositionSampler(2, 5, 4), workers))

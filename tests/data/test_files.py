@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 from underdrawing.data.files import (
     BusyError,
-    content_hash,
-    file_stamp,
     locked,
     one_line,
     remove_stale_parts,
@@ -84,14 +82,6 @@ def test_a_lock_of_a_process_is_released_when_it_is_killed(tmp_path: Path) -> No
         pass
 
 
-def test_file_stamp_is_size_and_time_or_none(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_bytes(b"12345")
-    os.utime(path, ns=(3, 4))
-    assert file_stamp(path) == [5, 4]
-    assert file_stamp(tmp_path / "missing") is None
-
-
 def test_short_hash_identifies_the_absolute_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,9 +95,3 @@ def test_short_hash_identifies_the_absolute_path(
 )
 def test_one_line_escapes_unprintable_characters(text: str, line: str) -> None:
     assert one_line(text) == line
-
-
-def test_content_hash_is_the_sha256_of_the_content(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"abc")
-    expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    assert content_hash(tmp_path / "file") == expected

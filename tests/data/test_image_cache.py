@@ -1,9 +1,6 @@
 import math
-import multiprocessing
 import os
-import pickle
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,8 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from underdrawing.data import image_cache
 from underdrawing.data.dataset import Images
-from underdrawing.data.files import write_atomic
-from underdrawing.data.image_cache import CachedImages, UncachedImages, build_cache, cached_side
+from underdrawing.data.image_cache import ResizedImages, build_cache, cached_side
 from underdrawing.data.images import ImageError, read_image
 
 
@@ -61,9 +57,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return calls
 
 
-def build(paths: list[Path], cache: Path, side: int = 32) -> CachedImages:
+def build(paths: list[Path], cache: Path, side: int = 32) -> ResizedImages:
     images = build_cache(paths, side, cache, "photos")
-    assert isinstance(images, CachedImages)
+    assert images.files
     return images
 
 
@@ -78,7 +74,7 @@ def assert_equal(images: Images, paths: list[Path], side: int = 32) -> None:
     """Arrays and errors are those of decoding."""
     assert len(images) == len(paths)
     for index in range(len(paths)):
-        ours, expected = read(images, index), read(UncachedImages(paths, side), index)
+        ours, expected = read(images, index), read(ResizedImages(paths, side), index)
         assert type(ours) is type(expected)
         np.testing.assert_array_equal(ours, expected)
 
@@ -103,7 +99,7 @@ def test_cached_images_equal_uncached_ones_and_are_decoded_once(
 
 def test_shorter_side_is_reduced_and_never_enlarged(paths: list[Path]) -> None:
     for side in (16, 64):
-        images = UncachedImages(paths, side)
+        images = ResizedImages(paths, side)
         for index, path in enumerate(paths):
             width, height = read_image(path).size
             shape = images[index].shape
@@ -205,7 +201,7 @@ def assert_falls_back(paths: list[Path], cache: Path, reason: str) -> None:
     with pytest.warns(UserWarning, match=rf"photos cannot be cached in .*{reason}") as caught:
         images = build_cache(paths, 32, cache, "photos")
     assert len(caught) == 1
-    assert images == UncachedImages(paths, 32)
+    assert images == ResizedImages(paths, 32)
 
 
 def test_a_cache_that_cannot_be_written_is_a_warning(paths: list[Path], cache: Path) -> None:
@@ -224,45 +220,4 @@ def test_a_nearly_full_disk_is_not_filled(
     free = 2 * needed
     build(paths, cache)
     free = 0  # nothing more is needed
-    assert_equal(build(paths, cache), paths)
-
-
-@pytest.mark.parametrize("error", [OSError("No space left on device"), KeyboardInterrupt()])
-def test_an_interrupted_build_leaves_whole_entries_only(
-    error: BaseException, paths: list[Path], cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(path: Path, content: bytes) -> None:
-        if int.from_bytes(content[-8:-4], "little") == 32:  # the width
-            raise error
-        write_atomic(path, content)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(image_cache, "write_atomic", fail)
-        if isinstance(error, OSError):
-            assert_falls_back(paths, cache, "No space left on device")
-        else:
-            with pytest.raises(KeyboardInterrupt):
-                build_cache(paths, 32, cache, "photos")
-    assert 0 < len(files(cache)) < len(paths)
-    assert_equal(build(paths, cache), paths)
-
-
-def test_a_pickle_contains_no_pixels(paths: list[Path], cache: Path) -> None:
-    content = pickle.dumps(build(paths, cache))
-    assert len(content) < 300 * len(paths)
-    assert_equal(pickle.loads(content), paths)
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # fork in a process with threads
-@pytest.mark.timeout(60)
-def test_several_processes_can_build_at_once(paths: list[Path], cache: Path) -> None:
-    fork = multiprocessing.get_context("fork")
-    processes = [fork.Process(target=build, args=(paths, cache)) for _ in range(3)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    assert [process.exitcode for process in processes] == [0, 0, 0]
-    assert len(files(cache)) == len(paths)
     assert_equal(build(paths, cache), paths)

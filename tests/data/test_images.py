@@ -25,7 +25,9 @@ from underdrawing.data.images import (
     to_tensor,
 )
 
-WHITE, RED, BLUE = (255, 255, 255), (255, 0, 0), (0, 0, 255)
+Pixel = tuple[int, ...]
+WHITE, RED, GREEN, BLUE = (255, 255, 255), (255, 0, 0), (0, 255, 0), (0, 0, 255)
+COLORS: list[Pixel] = [(i, 2 * i, 255 - i) for i in range(0, 120, 20)]
 GRID = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3) * 13  # six colors, no symmetry
 
 
@@ -40,7 +42,7 @@ def noise(width: int, height: int) -> Image.Image:
     return Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
-def pixels(path: Path) -> list[tuple[int, ...]]:
+def pixels(path: Path) -> list[Pixel]:
     image = read_image(path)
     assert image.mode == "RGB"
     return [tuple(pixel) for pixel in np.asarray(image).reshape(-1, 3).tolist()]
@@ -106,27 +108,6 @@ def test_damaged_exif_is_tolerated(damage: str, tmp_path: Path) -> None:
 
 
 FIFTHS = np.array([[0, 0.2, 1]])
-FLOATS = [[-0.1, 0.0, 0.2, 1.0, 1.1]]
-GRAYS: dict[str, tuple[Image.Image, list[int]]] = {
-    "1-bit.png": (Image.fromarray(np.array([[True, False]])).convert("1"), [255, 0]),
-    "8-bit.png": (Image.fromarray(np.array([[0, 77, 255]], np.uint8)), [0, 77, 255]),
-    "16-bit.png": (
-        Image.fromarray(np.array([[0, 257, 32768, 65535]], np.uint16)), [0, 1, 128, 255],
-    ),
-    "16-bit.tif": (
-        Image.fromarray(np.array([[0, 257, 32768, 65535]], np.uint16)), [0, 1, 128, 255],
-    ),
-    "16-in-32-bit.tif": (Image.fromarray((FIFTHS * 65535).astype(np.int32)), [0, 51, 255]),
-    "float.tif": (Image.fromarray(np.array(FLOATS, np.float32)), [0, 0, 51, 255, 255]),
-}  # fmt: skip
-
-
-@pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("name", GRAYS)
-def test_gray_of_any_depth_is_scaled_to_8_bits(name: str, tmp_path: Path) -> None:
-    image, expected = GRAYS[name]
-    image.save(tmp_path / name)
-    assert pixels(tmp_path / name) == [(gray,) * 3 for gray in expected]
 
 
 def tiff(*planes: np.ndarray | bytes, order: str = "<", **tags: int | tuple[int, ...]) -> bytes:
@@ -226,41 +207,6 @@ def test_deep_images_of_8_bit_values_are_refused(mode: str) -> None:
         to_rgb(Image.fromarray(U8).convert(mode))
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "tif"])
-def test_cmyk_is_converted(suffix: str, tmp_path: Path) -> None:
-    path = tmp_path / f"print.{suffix}"
-    Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(path)
-    np.testing.assert_allclose(pixels(path), [RED] * 256, atol=3)
-
-
-@pytest.mark.parametrize("suffix", ["png", "gif"])
-def test_a_transparent_color_is_white(suffix: str, tmp_path: Path) -> None:
-    path = tmp_path / f"palette.{suffix}"
-    image = Image.new("P", (2, 1))
-    image.putpalette([*BLUE, *RED])
-    image.putpixel((1, 0), 1)
-    image.save(path, transparency=0)
-    assert pixels(path) == [WHITE, RED]
-    if suffix == "png":
-        Image.fromarray(np.array([[BLUE, RED]], np.uint8)).save(path, transparency=BLUE)
-        assert pixels(path) == [WHITE, RED]
-
-
-def test_alpha_is_composited_over_white(tmp_path: Path) -> None:
-    path = tmp_path / "alpha.png"
-    Image.fromarray(np.array([[(*RED, 0), (*RED, 255), (*RED, 51)]], np.uint8)).save(path)
-    assert pixels(path) == [WHITE, RED, (255, 204, 204)]
-    Image.fromarray(np.array([[(0, 0), (0, 255), (0, 51)]], np.uint8)).save(path)
-    assert pixels(path) == [WHITE, (0, 0, 0), (204, 204, 204)]
-
-
-def test_the_first_frame_of_an_animation_is_read(tmp_path: Path) -> None:
-    path = tmp_path / "film.gif"
-    frames = [Image.new("RGB", (2, 2), color) for color in (RED, BLUE)]
-    frames[0].save(path, save_all=True, append_images=frames[1:])
-    assert pixels(path) == [RED] * 4
-
-
 # --- color profiles ---------------------------------------------------------------------------
 
 
@@ -297,58 +243,87 @@ GRAY_INKS = icc(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif", "avif"])
-def test_a_color_profile_is_converted_to_srgb(suffix: str, tmp_path: Path) -> None:
-    path = tmp_path / f"wide.{suffix}"
-    Image.new("RGB", (16, 16), RED).save(path, icc_profile=SWAPPED, quality=95)
-    np.testing.assert_allclose(pixels(path), [(0, 255, 0)] * 256, atol=5)
+def row(*values: object, dtype: type[np.generic] = np.uint8) -> Image.Image:
+    """An image of one row of pixels."""
+    return Image.fromarray(np.array([values], dtype))
 
 
-def test_alpha_survives_the_conversion_of_a_profile(tmp_path: Path) -> None:
-    path = tmp_path / "alpha.png"
-    image = Image.fromarray(np.array([[(*RED, 0), (*RED, 255), (*RED, 51)]], np.uint8))
-    for variant in (image, image.quantize(3)):
-        variant.save(path, icc_profile=SWAPPED)
-        np.testing.assert_allclose(pixels(path), [WHITE, (0, 255, 0), (204, 255, 204)], atol=1)
+def flat(mode: str, color: tuple[int, ...]) -> Image.Image:
+    return Image.new(mode, (16, 16), color)
+
+
+def gray(*levels: int) -> list[Pixel]:
+    return [(level,) * 3 for level in levels]
+
+
+INKS = flat("CMYK", (0, 255, 255, 0))
+ALPHA = row((*RED, 0), (*RED, 255), (*RED, 51))
+PALETTE = row(0, 1).convert("P")
+PALETTE.putpalette([*BLUE, *RED])
+WIDE: dict[str, Any] = {"icc_profile": SWAPPED, "quality": 95}
+LINEAR: dict[str, Any] = {"icc_profile": LINEAR_GRAY}
+BESIDE_WHITE: dict[str, Any] = {"transparency": 0}
+INVALID_PROFILES = [
+    b"garbage" * 40,
+    SWAPPED[:300],
+    GRAY_INKS,
+    LINEAR_GRAY,
+    SWAPPED + bytes(5 * 2**20),
+]
+#: Name of a file -> image, options of saving it, the pixels read (of a flat image, one), tolerance.
+CONVERTED: dict[str, tuple[Image.Image, dict[str, Any], list[Pixel], int]] = {
+    "1 bit.png": (row(True, False, dtype=np.bool_).convert("1"), {}, gray(255, 0), 0),
+    "8 bits.png": (row(0, 77, 255), {}, gray(0, 77, 255), 0),
+    "16 bits.png": (row(0, 257, 32768, 65535, dtype=np.uint16), {}, gray(0, 1, 128, 255), 0),
+    "16 bits.tif": (row(0, 257, 32768, 65535, dtype=np.uint16), {}, gray(0, 1, 128, 255), 0),
+    "16 in 32 bits.tif": (row(0, 13107, 65535, dtype=np.int32), {}, gray(0, 51, 255), 0),
+    "float.tif": (row(-0.1, 0, 0.2, 1, 1.1, dtype=np.float32), {}, gray(0, 0, 51, 255, 255), 0),
+    **{f"inks.{kind}": (INKS, {}, [RED], 3) for kind in ("jpg", "tif")},
+    **{
+        f"inks with a profile.{kind}": (INKS, {"icc_profile": GRAY_INKS}, gray(119), 3)
+        for kind in ("jpg", "tif")
+    },
+    **{
+        f"profile.{kind}": (flat("RGB", RED), WIDE, [GREEN], 5)
+        for kind in ("png", "jpg", "webp", "tif", "avif")
+    },
+    "gray profile.png": (row(0, 55, 255), LINEAR, gray(0, 128, 255), 1),
+    "deep gray profile.png": (
+        row(0, 55 * 257, 65535, dtype=np.uint16), LINEAR, gray(0, 128, 255), 1,
+    ),
+    "gray with a color profile.png": (row(0, 55, 255), WIDE, gray(0, 55, 255), 0),
+    "alpha.png": (ALPHA, {}, [WHITE, RED, (255, 204, 204)], 0),
+    "gray alpha.png": (row((0, 0), (0, 255), (0, 51)), {}, gray(255, 0, 204), 0),
+    "alpha and profile.png": (ALPHA, WIDE, [WHITE, GREEN, (204, 255, 204)], 1),
+    "palette with alpha and profile.png": (
+        ALPHA.quantize(3), WIDE, [WHITE, GREEN, (204, 255, 204)], 1,
+    ),
+    "palette.png": (PALETTE, BESIDE_WHITE, [WHITE, RED], 0),
+    "palette.gif": (PALETTE, BESIDE_WHITE, [WHITE, RED], 0),
+    "transparent color.png": (row(BLUE, RED), {"transparency": BLUE}, [WHITE, RED], 0),
+    "film.gif": (
+        flat("RGB", RED), {"save_all": True, "append_images": [flat("RGB", BLUE)]}, [RED], 0,
+    ),
+    **{
+        f"invalid profile {number}.tif": (row(*COLORS), {"icc_profile": profile}, COLORS, 0)
+        for number, profile in enumerate(INVALID_PROFILES)
+    },
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", CONVERTED)
+def test_images_are_converted_to_8_bit_srgb_over_white(name: str, tmp_path: Path) -> None:
+    image, options, expected, tolerance = CONVERTED[name]
+    image.save(tmp_path / name, **options)
+    found = pixels(tmp_path / name)
+    np.testing.assert_allclose(found, expected * (len(found) // len(expected)), atol=tolerance)
 
 
 def test_an_srgb_profile_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "photo.png"
     noise(64, 64).save(path, icc_profile=SRGB)
     assert read_image(path).tobytes() == noise(64, 64).tobytes()
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_a_gray_profile_is_applied_to_gray(dtype: type[np.integer], tmp_path: Path) -> None:
-    path = tmp_path / "linear.png"
-    gray = np.array([[0, 55, 255]], dtype) * dtype(257 if dtype is np.uint16 else 1)
-    Image.fromarray(gray).save(path, icc_profile=LINEAR_GRAY)
-    np.testing.assert_allclose(pixels(path), [(0,) * 3, (128,) * 3, WHITE], atol=1)
-    Image.fromarray(gray).save(path, icc_profile=SWAPPED)  # of an RGB display
-    assert pixels(path) == [(value,) * 3 for value in (0, 55, 255)]
-
-
-@pytest.mark.parametrize("suffix", ["jpg", "tif"])
-def test_a_cmyk_profile_is_applied_to_cmyk(suffix: str, tmp_path: Path) -> None:
-    path = tmp_path / f"print.{suffix}"
-    Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(path, icc_profile=GRAY_INKS)
-    np.testing.assert_allclose(pixels(path), [(119,) * 3] * 256, atol=3)
-
-
-INVALID_PROFILES = {
-    "garbage": b"garbage" * 40,
-    "half": SWAPPED[:300],
-    "CMYK": GRAY_INKS,
-    "gray": LINEAR_GRAY,
-    "huge": SWAPPED + bytes(5 * 2**20),
-}
-
-
-@pytest.mark.parametrize("name", INVALID_PROFILES)
-def test_an_invalid_profile_is_ignored(name: str, tmp_path: Path) -> None:
-    path = tmp_path / "invalid.tif"
-    Image.fromarray(GRID).save(path, icc_profile=INVALID_PROFILES[name])
-    np.testing.assert_array_equal(np.asarray(read_image(path)), GRID)
 
 
 # --- unreadable files -------------------------------------------------------------------------

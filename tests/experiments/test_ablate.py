@@ -14,12 +14,11 @@ from underdrawing.experiments.ablate import (
     make_tables,
 )
 from underdrawing.experiments.ablations import ABLATIONS, Ablation
-from underdrawing.experiments.presets import StudyConfig, quick
+from underdrawing.experiments.presets import StudyConfig
 from underdrawing.experiments.scoring.protocol import CONTROLS
 from underdrawing.experiments.study import queue, scores
-from underdrawing.metrics.scores import FeatureExtractor, MetricNetworks
 from underdrawing.models import pretrained
-from underdrawing.trainers.config import GeneratorConfig, TrainConfig, to_json
+from underdrawing.trainers.config import TrainConfig, to_json
 from underdrawing.trainers.model_files import build_generator, save_model
 
 Trained = list[str]
@@ -27,19 +26,9 @@ Trained = list[str]
 
 @pytest.fixture
 def study(
-    offline: None,
-    cache: Path,
-    folders: tuple[Path, Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    small_study: StudyConfig, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> StudyConfig:
-    """A small study with pixels in place of metric networks."""
-    pixels = FeatureExtractor(
-        lambda images, layers: {"pixels": images}, ["pixels"], lambda f: f["pixels"].flatten(1),
-        "toy", "no weights",
-    )  # fmt: skip
-    networks = MetricNetworks(pixels, pixels, pixels, "toy LPIPS", "toy Fréchet", "toy KID")
-    monkeypatch.setattr(scores, "make_networks", lambda device, weights_dir: networks)
+    """A study on a machine with the weights of VGG16 alone."""
     # VGG16 alone: other tests may have put more weights into the shared cache.
     weights = tmp_path / "cache" / "weights"
     weights.mkdir(parents=True)
@@ -47,12 +36,7 @@ def study(
         (weights / file.name).symlink_to(file)
     monkeypatch.setenv("UNDERDRAWING_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(pretrained, "PACKAGES", {})
-    return replace(
-        quick(), photos=folders[0], paintings=folders[1], out=tmp_path / "out", warmup=1, steps=1,
-        init=None, size=32, batch_size=2, seeds=1, pairs=2, strengths=(0.5, 1.0), workers=0,
-        device="cpu", precision="fp32", matched_gap=0.001,
-        generator=GeneratorConfig(width=8, blocks=1),
-    )  # fmt: skip
+    return replace(small_study, pairs=2)
 
 
 @pytest.fixture

@@ -50,22 +50,6 @@ def test_values_agree_with_their_recipes(name: str, title: str, recipe: str) -> 
     assert not differences(variants([name]).recipes[title], RECIPES[recipe]())
 
 
-def test_attention_use_varies_what_the_map_is_used_for() -> None:
-    uses = {
-        title: (a.objective, a.modulates_strength, a.gates_decoder)
-        for title, recipe in variants(["attention-use"]).recipes.items()
-        for a in [recipe.attention]
-    }
-    assert uses == {
-        "loss weight": ("learned", False, False),
-        "strength": ("observed", True, False),
-        "loss weight and strength": ("learned", True, False),
-        "decoder": ("learned", False, True),
-        "decoder, trained through it": ("gate", False, False),
-        "constant gate (control)": ("uniform", False, True),
-    }
-
-
 def test_encoders_are_compared_at_existing_layers_with_gradient_shares_from_the_warmup() -> None:
     recipes = variants(["encoder"]).recipes
     assert {recipe.encoder.name for recipe in recipes.values()} == set(ENCODERS)

@@ -8,7 +8,6 @@ from underdrawing.experiments import benchmark as module
 from underdrawing.experiments.benchmark import BenchmarkConfig, benchmark, cases, to_text
 from underdrawing.experiments.main import run_command
 from underdrawing.experiments.timing import timer, workloads
-from underdrawing.experiments.timing.workloads import OURS, measure
 from underdrawing.trainers.config import GeneratorConfig
 
 TINY = BenchmarkConfig(
@@ -61,21 +60,6 @@ def test_each_part_and_size_is_a_case() -> None:
 def test_nothing_to_measure_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"--"):
         BenchmarkConfig(**changes)
-
-
-def test_flops_grow_with_the_generator() -> None:
-    def flops(width: int) -> int:
-        generator = GeneratorConfig(width=width, blocks=1)
-        (case,) = cases(replace(TINY, parts=("train",), generator=generator))
-        return measure(case, OURS).effort.flops
-
-    assert 0 < flops(8) < flops(64)
-
-
-def test_command_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
-    words = "--parts stylize --sizes 32 --reference False --device cpu --generator.width 8"
-    run_command("benchmark", words.split())
-    assert "| stylize |" in capsys.readouterr().out
 
 
 def test_profile_lists_the_ten_most_expensive_operations(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ IN_WORKER = (
         (MemoryError(), "out of memory: lower --size or --batch-size, or raise --accumulate"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to"), "out of memory: lower --size"),
         (RuntimeError(CPU), "out of memory: lower --size"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when"), "out of memory: lower"),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), "--workers"),
         (RuntimeError("unable to write to file </torch_7_1>: No space left"), "--workers"),
         (RuntimeError(GLOO), "another process of this run has died"),

@@ -3,7 +3,7 @@
 import csv
 import json
 import shutil
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,11 +24,9 @@ from underdrawing.experiments.scoring.protocol import (
     read_squares,
     trained_method,
 )
-from underdrawing.metrics.perceptual import LPIPS_LAYERS, lpips_vector
-from underdrawing.metrics.scores import FeatureExtractor, MetricNetworks
-from underdrawing.metrics.style_gap import ACTIVATION_STD, style_vector
-from underdrawing.trainers.config import TrainConfig, to_json
-from underdrawing.trainers.model_files import build_generator, load_config, load_model, save_model
+from underdrawing.metrics.scores import MetricNetworks
+from underdrawing.trainers.config import TrainConfig
+from underdrawing.trainers.model_files import load_config, load_model
 
 CPU = torch.device("cpu")
 Folders = tuple[Path, Path]
@@ -36,36 +34,18 @@ MakeRun = Callable[..., Path]
 
 
 @pytest.fixture(autouse=True)
-def networks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Replace the metric networks by pixels, so that style is color."""
-
-    def network(images: Tensor, layers: Collection[str]) -> dict[str, Tensor]:
-        return {layer: ACTIVATION_STD.get(layer, 1.0) * images for layer in layers}
-
-    heads = [torch.ones(3)] * len(LPIPS_LAYERS)
-    toy = MetricNetworks(
-        FeatureExtractor(network, ACTIVATION_STD, style_vector, "toy", ""),
-        FeatureExtractor(network, LPIPS_LAYERS, lambda x: lpips_vector(x, heads), "toy", ""),
-        FeatureExtractor(network, ["relu4_3"], lambda x: x["relu4_3"].mean((2, 3)), "toy", ""),
-        "LPIPS", "Fréchet (toy)", "KID (toy)",
-    )  # fmt: skip
-    monkeypatch.setattr(module, "make_networks", lambda *_: toy)
+def _networks(
+    pixel_networks: Callable[..., MetricNetworks], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "make_networks", lambda *_: pixel_networks())
 
 
 @pytest.fixture
-def make_run(tiny: Callable[..., TrainConfig], tmp_path: Path) -> MakeRun:
+def make_run(tiny: Callable[..., TrainConfig], write_model: MakeRun, tmp_path: Path) -> MakeRun:
     """``make_run("a", seed=0)``: a run whose generator transfers color and adds noise."""
 
     def make(name: str, seed: int = 0, **changes: object) -> Path:
-        config = tiny(out=tmp_path / name, **changes)
-        torch.manual_seed(seed)
-        generator = build_generator(config)
-        for parameter in generator.to_residual.parameters():
-            torch.nn.init.normal_(parameter, std=0.02)
-        config.out.mkdir()
-        save_model(generator.state_dict(), config.out)
-        (config.out / "config.json").write_text(to_json(config))
-        return config.out
+        return write_model(tiny(out=tmp_path / name, **changes), residual=0.02, seed=seed)
 
     return make
 

@@ -11,12 +11,9 @@ from underdrawing.experiments import main as module
 from underdrawing.experiments.main import (
     COMMANDS,
     box_sentence,
-    choice,
     main,
-    option_value,
     run_command,
 )
-from underdrawing.experiments.train import parse
 from underdrawing.trainers.runtime import Interrupted
 
 Run = Callable[..., int]
@@ -91,12 +88,6 @@ def test_bad_value_or_option_is_one_line_and_exit_code_2(
         assert not set("│─╭╰") & set(error)
 
 
-@pytest.mark.parametrize("words", ["--recipe", "--recipe --steps 3", "--recipe fast"])
-def test_bad_recipe_raises_a_value_error(words: str) -> None:
-    with pytest.raises(ValueError, match=r"argument '--recipe'|unknown --recipe fast"):
-        parse(words.split())
-
-
 @pytest.mark.parametrize(("bar", "rule"), [("│", "─"), (" ", "-")])
 def test_sentence_of_a_box(bar: str, rule: str) -> None:
     """tyro draws it in ASCII if standard output is not in UTF-8."""
@@ -118,12 +109,9 @@ def test_sentence_of_a_box(bar: str, rule: str) -> None:
     [
         (["train", "--photos", "nowhere"], "nowhere"),
         (["train", "--recipe", "magic"], "choose one of pixel-style, single-layer"),
-        (["train", "--size", "8"], "size is 8"),
         (["train", "--style.layers", "relu9_9"], "vgg16 has no layer 'relu9_9'"),
         (["stylize", "a.jpg", "--style", "b.jpg", "--strength", "2"], "--strength is 2.0"),
         (["stylize", "a.jpg", "--style", "b.jpg", "--model", "nowhere"], "not a run directory"),
-        (["styles", "--model", "nowhere"], "not a run directory"),
-        (["export", "nowhere", "--onnx", "a.onnx"], "not a run directory"),
         (["evaluate", "nowhere"], "not a run directory"),
         (["reproduce", "--preset", "slow"], "choose one of quick, cpu, standard, paper"),
     ],
@@ -161,12 +149,6 @@ def test_train_stylize_evaluate(
     assert "identity" in capsys.readouterr().out
     for suffix in ("md", "tex", "csv", "json"):
         assert "identity" in (model / "evaluation" / f"table.{suffix}").read_text()
-
-
-def test_out_of_memory_ends_with_advice(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        run_body(monkeypatch, lambda: torch.empty(2**60, dtype=torch.uint8))
-    assert "out of memory: lower --size" in capsys.readouterr().err
 
 
 def test_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,13 +206,3 @@ def test_closed_standard_output_is_silent(code: str) -> None:
         process.stdin.close()
         assert process.stderr.read() == b""
         assert process.wait(60) == 128 + signal.SIGPIPE
-
-
-def test_choice_takes_the_named_entry() -> None:
-    table = {"a": 1, "b": 2}
-    assert choice([], "--preset", table, "a") == 1
-    assert choice(["x", "--preset", "b", "--other", "1"], "--preset", table, "a") == 2
-    assert choice(["--preset=a", "--preset=b"], "--preset", table, "a") == 2
-    assert option_value(["--presets", "b", "-"], "--preset") is None
-    with pytest.raises(ValueError, match="unknown --preset c: choose one of a, b"):
-        choice(["--preset", "c"], "--preset", table, "a")

@@ -10,22 +10,15 @@ from underdrawing.experiments.presets import PRESETS, StudyConfig, quick
 from underdrawing.experiments.reproduce import reproduce
 from underdrawing.experiments.scoring.protocol import CONTROLS, score_methods
 from underdrawing.experiments.study import queue, scores
-from underdrawing.trainers.config import GeneratorConfig, TrainConfig
+from underdrawing.trainers.config import TrainConfig
 from underdrawing.trainers.trainer import train
 
 TITLES = [row.title for row in ROWS]
 
 
 @pytest.fixture
-def study(
-    offline: None, single_network: None, folders: tuple[Path, Path], tmp_path: Path
-) -> StudyConfig:
-    return replace(
-        quick(), photos=folders[0], paintings=folders[1], out=tmp_path / "out", warmup=1, steps=1,
-        init=None, size=32, batch_size=2, seeds=2, pairs=4, strengths=(1.0,), workers=0,
-        device="cpu", matched_gap=0.001,
-        generator=GeneratorConfig(width=8, blocks=1),
-    )  # fmt: skip
+def study(small_study: StudyConfig) -> StudyConfig:
+    return replace(small_study, seeds=2, pairs=4, strengths=(1.0,))
 
 
 def test_every_row_is_trained_scored_and_written_and_the_rest_reused(

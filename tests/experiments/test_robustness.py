@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from underdrawing.data.files import write_atomic
 from underdrawing.experiments.robustness import (
     ANOTHER,
     PERTURBATIONS,
@@ -18,28 +17,17 @@ from underdrawing.experiments.robustness import (
     robustness,
 )
 from underdrawing.losses.content import ContentLoss
-from underdrawing.trainers.config import TrainConfig, to_json
-from underdrawing.trainers.model_files import build_encoder, build_generator, load_model, save_model
+from underdrawing.trainers.config import TrainConfig
+from underdrawing.trainers.model_files import build_encoder, load_model
 
 MakeRun = Callable[..., Path]
 VIEWS = 1 + sum(len(severities) for _, severities in PERTURBATIONS.values())
 
 
 @pytest.fixture
-def make_run(tiny: Callable[..., TrainConfig], tmp_path: Path) -> MakeRun:
+def make_run(tiny: Callable[..., TrainConfig], write_model: MakeRun, tmp_path: Path) -> MakeRun:
     """``make_run(recipe)``: a run with random attention, named after its recipe."""
-
-    def make(recipe: str) -> Path:
-        config = tiny(recipe, out=tmp_path / recipe)
-        torch.manual_seed(0)
-        generator = build_generator(config)
-        if generator.attention:
-            torch.nn.init.normal_(generator.attention.head.weight)
-        save_model(generator.state_dict(), config.out)
-        write_atomic(config.out / "config.json", to_json(config))
-        return config.out
-
-    return make
+    return lambda recipe: write_model(tiny(recipe, out=tmp_path / recipe), attention=1)
 
 
 @pytest.fixture

@@ -194,20 +194,17 @@ def test_options_equal_the_arguments_of_the_stylizer(
         ({"style": "nowhere"}, "nowhere is no image file"),
         ({"out": Path("-"), "photos": (Path("a.png"),), "attention": True}, "second image"),
         ({"strength": 1.5}, r"must be in \[0, 1\]"),
+        ({}, "'mauvish' is no color"),
     ],
 )
 def test_invalid_options_are_refused_before_any_photo(
-    job: StylizeConfig, options: dict[str, object], message: str
+    job: StylizeConfig, photo: Path, options: dict[str, object], message: str
 ) -> None:
+    colors = {"mask": photo, "style": f"mauvish={job.style},white={job.style}"}
     with pytest.raises(ValueError, match=message):
-        stylize(replace(job, **options))  # type: ignore[arg-type]
+        stylize(replace(job, **options or colors))  # type: ignore[arg-type]
     assert job.out
     assert not job.out.exists()
-
-
-def test_mask_colors_are_checked_before_any_photo(job: StylizeConfig, photo: Path) -> None:
-    with pytest.raises(ValueError, match="mauvish"):
-        stylize(replace(job, mask=photo, style=f"mauvish={job.style},white={job.style}"))
 
 
 @pytest.mark.parametrize(("name", "kind"), [("png", "PNG"), ("jpeg", "JPEG"), ("webp", "WEBP")])
@@ -219,17 +216,6 @@ def test_format_and_attention_overlay(
     with Image.open(written) as image, Image.open(beside) as overlay:
         assert (image.format, overlay.format) == (kind, kind)
         assert image.size == overlay.size == (72, 56)
-
-
-def test_results_are_upright(job: StylizeConfig, tmp_path: Path) -> None:
-    photo = tmp_path / "rotated.jpg"
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.new("RGB", (64, 40), "red").save(photo, exif=exif)
-    (written,) = stylize(replace(job, photos=(photo,)))
-    with Image.open(written) as image:
-        assert image.size == (40, 64)
-        assert image.getexif().get(0x0112, 1) == 1
 
 
 def test_standard_input_to_standard_output(

@@ -40,22 +40,6 @@ def test_each_loss_is_its_formula_averaged_over_patches(
     torch.testing.assert_close(SIDES[side](logits, gan_loss), expected)
 
 
-@pytest.mark.parametrize(("gan_loss", "side"), FORMULAS)
-def test_gradients_of_each_loss(
-    gan_loss: str, side: str, assert_gradient: Callable[..., None]
-) -> None:
-    logits = torch.tensor([-2.0, -0.4, 0.3, 1.7]).view(2, 1, 1, 2)  # away from the hinge's kinks
-    assert_gradient(lambda x: SIDES[side](x, gan_loss), logits)
-
-
-@pytest.mark.parametrize("gan_loss", GAN_LOSSES)
-def test_generator_and_discriminator_losses_oppose_each_other(gan_loss: str) -> None:
-    logits = torch.tensor([0.2, 0.5, 0.8]).view(3, 1, 1, 1)
-    assert (fake_loss(logits, gan_loss).diff() > 0).all()
-    assert (generator_loss(logits, gan_loss).diff() < 0).all()
-    assert (real_loss(logits, gan_loss).diff() < 0).all()
-
-
 @pytest.mark.parametrize("gan_loss", GAN_LOSSES)
 def test_losses_of_half_precision_logits_are_finite_float32(gan_loss: str) -> None:
     logits = torch.full((1, 1, 2, 2), 1e3).half()
@@ -106,11 +90,8 @@ def test_feature_matching_is_the_mean_relative_distance_of_layers() -> None:
     assert torch.equal(feature_matching(photo, photo), torch.zeros(2))
 
 
-def test_feature_matching_has_gradients_for_the_output_only(
-    assert_gradient: Callable[..., None],
-) -> None:
+def test_feature_matching_has_gradients_for_the_output_only() -> None:
     output, photo = ([f.requires_grad_() for f in features()] for _ in range(2))
     feature_matching(output, photo).sum().backward()
     assert all(f.grad is not None and f.grad.abs().sum() > 0 for f in output)
     assert all(p.grad is None for p in photo)
-    assert_gradient(lambda f: feature_matching([f], [photo[1][:, :2]]), output[1].detach()[:, :2])

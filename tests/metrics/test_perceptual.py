@@ -51,22 +51,6 @@ def test_ssim_equals_scikit_image(size: tuple[int, int], amount: float) -> None:
     assert worst.item() == pytest.approx(local[: local.size // 10].mean(), abs=1e-5)
 
 
-def test_ssim_of_an_image_with_itself_is_one() -> None:
-    images = torch.cat([make_images(2), torch.ones(1, 3, 40, 33), torch.zeros(1, 3, 40, 33)])
-    for score in ssim_scores(images, images):
-        # kornia adds 1e-12 to the denominator, which is 9e-8 for black images
-        torch.testing.assert_close(score, torch.ones(4), rtol=0, atol=2e-5)
-
-
-def test_local_damage_lowers_the_worst_tenth_more_than_the_mean() -> None:
-    content = make_images(1, 64, 64)
-    stylized = content.clone()
-    stylized[..., :16, :16] = stylized[..., :16, :16].flip(-1)
-    mean, worst = ssim_scores(stylized, content)
-    assert mean > 0.9
-    assert worst < mean - 0.4
-
-
 def test_ssim_of_an_image_does_not_depend_on_its_batch() -> None:
     content = make_images(3)
     stylized = distort(content, 0.1)

@@ -129,14 +129,6 @@ def test_second_network_scores_with_the_same_formulas() -> None:
     assert scores.kernel_independent == pytest.approx(expected)
 
 
-def test_second_network_does_not_change_the_other_metrics() -> None:
-    alone, both = score(networks=ONE), score()
-    assert alone.kernel_independent is alone.style_gap_independent is None
-    per_pair = {name: both.per_pair[name] for name in alone.per_pair}
-    both = replace(both, kernel_independent=None, style_gap_independent=None, per_pair=per_pair)
-    assert both == alone
-
-
 def test_pairs_without_a_style_gap_are_excluded_from_its_mean_only() -> None:
     content = CONTENT.clone()
     content[[3, 10]] = STYLE[[3, 10]]
@@ -184,16 +176,6 @@ def test_kernel_distance_of_two_halves_of_a_collection_is_about_zero() -> None:
     assert biased < 0
 
 
-def test_distances_to_paintings_need_enough_references() -> None:
-    scores = score(references=19)
-    assert scores.frechet is scores.kernel is scores.kernel_independent is None
-
-
-def test_frechet_distance_needs_a_thousand_outputs() -> None:
-    assert score().frechet is None
-    assert score().kernel is not None
-
-
 def test_scores_survive_json_also_without_the_fields_of_a_second_network() -> None:
     scores = score(networks=ONE, photo=[0, 1] * 12, painting=[0, 0, 1] * 8)
     assert (scores.photo, scores.painting) == ([0, 1] * 12, [0, 0, 1] * 8)
@@ -235,28 +217,6 @@ def test_saliency_network_adds_ssim_where_people_look_and_its_control() -> None:
     assert [(card.name, card.network, card.weights_sha256) for card in cards] == [
         ("SSIM salient", "salient", "f"), ("SSIM center", "salient", "f"),
     ]  # fmt: skip
-
-
-class Spy:
-    """A network that records the layers of each forward pass."""
-
-    def __init__(self) -> None:
-        self.passes: list[set[str]] = []
-
-    def __call__(self, images: Tensor, layers: Collection[str]) -> dict[str, Tensor]:
-        self.passes.append(set(layers))
-        return plain_network(images, layers)
-
-
-def test_extractors_of_one_network_share_a_forward_pass() -> None:
-    shared, second = Spy(), Spy()
-    features = make_networks(shared, shared, shared, second).extract_features(CONTENT)
-    assert shared.passes == [{*ACTIVATION_STD, *LPIPS_LAYERS, "in"}]
-    assert second.passes == [{"first", "last"}]
-    separate = make_networks(plain_network, plain_network, plain_network)
-    assert torch.equal(features.images, CONTENT)
-    for name in ("style", "perceptual", "pooled"):
-        assert torch.equal(getattr(features, name), getattr(separate, name)(CONTENT))
 
 
 def test_cards_name_networks_weights_and_references() -> None:

@@ -77,14 +77,6 @@ def test_statistics_of_12_megapixels_match_float64(layout: torch.memory_format) 
     torch.testing.assert_close(found, reference_statistics(rows), rtol=0, atol=1e-5)
 
 
-def test_statistics_are_differentiable_like_torchs_cholesky() -> None:
-    x = images().requires_grad_()
-    upstream = torch.randn(2, COLOR_SIZE)
-    (found,) = torch.autograd.grad(color_statistics(x), x, upstream)
-    (expected,) = torch.autograd.grad(reference_statistics(x), x, upstream.double())
-    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-6)
-
-
 def test_autocast_does_not_reduce_the_precision_of_colors() -> None:
     x = images()
     z, own = to_logit(x), color_statistics(x)
@@ -105,19 +97,6 @@ def test_recolored_logits_have_the_targets_mean_and_covariance() -> None:
     expected_mean, expected_covariance = opponent_moments(target)
     torch.testing.assert_close(mean, expected_mean, rtol=0, atol=1e-5)
     torch.testing.assert_close(covariance, expected_covariance, rtol=0, atol=0.02)
-
-
-def test_recoloring_to_own_statistics_is_the_identity() -> None:
-    x = images()
-    own = color_statistics(x)
-    torch.testing.assert_close(recolor(to_logit(x), own, own), to_logit(x), rtol=0, atol=1e-5)
-
-
-def test_a_tile_is_recolored_like_the_whole() -> None:
-    x = images()
-    z, own = to_logit(x), color_statistics(x)
-    whole, tile = recolor(z, own, own.flip(0)), recolor(z[..., :5, :], own, own.flip(0))
-    torch.testing.assert_close(tile, whole[..., :5, :])
 
 
 def test_luma_of_the_recolored_image_depends_on_luma_alone() -> None:
@@ -150,14 +129,6 @@ def test_flat_photo_becomes_flat_with_finite_gradients(value: float) -> None:
     torch.testing.assert_close(moved, expected, rtol=0, atol=1e-4)
     assert photo.grad is not None
     assert photo.grad.isfinite().all()
-
-
-def test_regularization_bounds_the_gain_of_a_flat_photo() -> None:
-    noise = 1e-3 * torch.randn(1, 1, 64, 64).expand(1, 3, -1, -1)
-    own, target = color_statistics(torch.full((1, 3, 8, 8), 0.5)), color_statistics(images(1))
-    luma, moved = (opponent(z)[:, 0] for z in (noise, recolor(noise, own, target)))
-    expected = target[0, 3].double() / REGULARIZATION
-    torch.testing.assert_close(moved.std() / luma.std(), expected, rtol=1e-3, atol=0)
 
 
 # --- color preservation ---------------------------------------------------------------------

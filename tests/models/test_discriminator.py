@@ -56,12 +56,6 @@ def test_an_image_below_min_side_is_refused() -> None:
         discriminator(torch.rand(1, 3, side - 1, side + 8), torch.randn(1, STYLE))
 
 
-def test_features_lead_to_the_logits() -> None:
-    discriminator = small(style_size=None)
-    logits, features = discriminator(torch.rand(1, 3, 64, 64))
-    assert torch.equal(discriminator.head(features[-1]), logits)
-
-
 def test_spectral_norm_of_every_weight_converges_to_one() -> None:
     discriminator = small()
     for module in weighted_modules(discriminator):

@@ -111,15 +111,6 @@ def test_networks_are_cut_after_the_deepest_tap(
     assert not any(key.startswith(next_) for key in keys)
 
 
-def test_vgg_stops_after_the_deepest_requested_tap() -> None:
-    encoder, runs = shallow(), []
-    for i in (1, 2):  # relu1_1, conv1_2
-        layer = encoder.net.get_submodule(f"features.{i}")
-        layer.register_forward_hook(lambda *_, i=i: runs.append(i))
-    encoder(torch.rand(1, 3, 32, 32), ["relu1_1"])
-    assert runs == [1]
-
-
 def test_layers_of_another_encoder_are_those_of_that_encoder_alone() -> None:
     torch.manual_seed(0)
     other = Encoder("dinov2_vits14", ["block1", "block3"])

@@ -13,7 +13,7 @@ from underdrawing.models.generator import (
     conv3x3,
     reduce_photo,
 )
-from underdrawing.models.tiles import convolve, row_ranges, stylize_in_tiles
+from underdrawing.models.tiles import convolve, stylize_in_tiles
 
 CODE = 20
 SIZES = [(32, 32), (33, 47), (97, 55), (281, 43)]  # one is longer than the noise field
@@ -94,12 +94,3 @@ def test_tiled_convolution_equals_the_whole(make: Callable[[], nn.Module], heigh
     conv, x = make().double(), torch.rand(2, 4, height, 7).double()
     with torch.no_grad():
         torch.testing.assert_close(convolve(conv, x, positions=30), conv(x))
-
-
-def test_row_ranges_cover_all_rows_once_with_at_least_two_each() -> None:
-    for height in range(2, 40):
-        for positions in (1, 10, 100):
-            ranges = row_ranges(torch.empty(1, 1, height, 5), positions)
-            rows = [row for top, bottom in ranges for row in range(top, bottom)]
-            assert rows == list(range(height))
-            assert min(bottom - top for top, bottom in ranges) >= 2

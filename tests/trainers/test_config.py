@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from pydantic import ValidationError
+from underdrawing.experiments.recipes import RECIPES
 from underdrawing.models.encoder import ENCODERS
 from underdrawing.trainers.config import (
     RUNTIME_ONLY,
@@ -14,10 +13,8 @@ from underdrawing.trainers.config import (
     AttentionConfig,
     BalanceConfig,
     ContentConfig,
-    EncoderConfig,
     GeneratorConfig,
     OptimizerConfig,
-    StyleConfig,
     TrainConfig,
     differences,
     from_json,
@@ -26,37 +23,6 @@ from underdrawing.trainers.config import (
 )
 from underdrawing.trainers.model_files import PRETRAINED
 
-few = settings(max_examples=40, deadline=None, derandomize=True)
-names = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
-weights = st.floats(0, 1e12)
-paths = st.none() | st.text("abc/. ü", min_size=1, max_size=9).map(Path)
-CONFIGS = st.builds(
-    TrainConfig,
-    recipe=names,
-    photos=paths,
-    init=paths,
-    out=st.just(Path("runs/ä b")),
-    steps=st.integers(1, 10**9),
-    batch_size=st.sampled_from([6, 12]),
-    accumulate=st.sampled_from([1, 2, 3]),
-    seed=st.integers(0, 2**63 - 1),
-    crop_scale=st.floats(0.01, 1),
-    precision=st.sampled_from(["auto", "fp32", "bf16"]),
-    encoder=st.builds(EncoderConfig, st.sampled_from(["vgg16", "resnet50"]), paths),
-    content=st.builds(
-        ContentConfig,
-        layers=st.lists(st.tuples(names, weights), min_size=1, max_size=9).map(tuple),
-    ),
-    style=st.builds(
-        StyleConfig,
-        layers=st.lists(names, min_size=1, max_size=3).map(tuple),
-        relative=st.booleans(),
-    ),
-    optimizer=st.builds(
-        OptimizerConfig, betas=st.tuples(st.floats(0, 0.9), st.floats(0, 1, exclude_max=True))
-    ),
-    balance=st.builds(BalanceConfig, content=weights, every=st.integers(1, 10**9)),
-)
 #: New values of some settings, by their names on the command line.
 CHANGES: dict[str, Any] = {
     "photos": "some/folder",
@@ -79,13 +45,19 @@ def changed(config: TrainConfig, settings: set[str]) -> TrainConfig:
     return from_json(json.dumps(tree))
 
 
-@few
-@given(CONFIGS)
-def test_json_round_trip_is_exact(config: TrainConfig) -> None:
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_json_round_trip_is_exact(recipe: str) -> None:
+    config = RECIPES[recipe]()
     again = from_json(to_json(config))
     assert again == config
-    assert to_json(again) == to_json(config)
     assert hash(again) == hash(config)
+
+
+def test_json_keeps_every_change() -> None:
+    tree = json.loads(to_json(changed(TrainConfig(), set(CHANGES))))
+    for setting, value in CHANGES.items():
+        section, _, name = setting.rpartition(".")
+        assert (tree[section] if section else tree)[name] == value
 
 
 def test_every_encoder_can_be_chosen() -> None:
@@ -150,21 +122,13 @@ def test_invalid_json_is_refused_in_one_line(text: str, message: str) -> None:
     ("section", "settings", "name"),
     [
         (GeneratorConfig, {"width": 3}, "generator.width"),
-        (GeneratorConfig, {"width": 4097}, "generator.width"),
-        (GeneratorConfig, {"blocks": 65}, "generator.blocks"),
         (ContentConfig, {"layers": ()}, "content.layers"),
-        (ContentConfig, {"layers": (("conv4_2", 1.0),) * 65}, "content.layers"),
         (ContentConfig, {"layers": (("conv4_2", -1.0),)}, "content.layers.0.1"),
         (AttentionConfig, {"budget": 0.0}, "attention.budget"),
-        (StyleConfig, {"layers": ()}, "style.layers"),
-        (AdversarialConfig, {"layers": 9}, "adversarial.layers"),
         (BalanceConfig, {"tv": float("inf")}, "balance.tv"),
-        (BalanceConfig, {"every": 0}, "balance.every"),
         (OptimizerConfig, {"lr": float("nan")}, "optimizer.lr"),
-        (OptimizerConfig, {"ema": 1.0}, "optimizer.ema"),
         (OptimizerConfig, {"betas": (0.9, 1.0)}, "optimizer.betas.1"),
         (TrainConfig, {"size": 31}, "size"),
-        (TrainConfig, {"accumulate": 0}, "accumulate"),
         (TrainConfig, {"seed": -1}, "seed"),
         (TrainConfig, {"crop_scale": 0.0}, "crop_scale"),
     ],
@@ -211,8 +175,7 @@ def test_decoder_may_be_gated_by_a_predicted_or_constant_map(objective: Any) -> 
     assert from_json(to_json(config)) == config
 
 
-@few
-@given(st.sets(st.sampled_from(sorted(CHANGES))))
+@pytest.mark.parametrize("names", [set(), *({name} for name in CHANGES), set(CHANGES)])
 def test_differences_are_the_changed_settings_that_affect_the_result(names: set[str]) -> None:
     lines = differences(TrainConfig(), changed(TrainConfig(), names))
     assert sorted(line.split(":")[0] for line in lines) == sorted(names - RUNTIME_ONLY)

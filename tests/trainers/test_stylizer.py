@@ -13,7 +13,6 @@ from underdrawing.models.color import keep_chroma, with_colors_of
 from underdrawing.models.generator import reduce_photo
 from underdrawing.trainers import model_files
 from underdrawing.trainers import stylizer as module
-from underdrawing.trainers.style_codes import write_styles
 from underdrawing.trainers.stylizer import Stylizer, load
 
 
@@ -112,18 +111,6 @@ def test_stroke_size_with_a_mask_and_keep_colors(stylizer: Stylizer, paintings: 
     stylized = stylizer.stylize(photo, regions, mask=Image.new("RGB", (100, 70)), **options)
     expected = stylizer.stylize(photo, paintings[0], **options)
     torch.testing.assert_close(stylized, expected, rtol=0, atol=1e-6)
-
-
-def test_painting_kinds_are_equivalent(
-    stylizer: Stylizer, paintings: list[str], photo: Tensor, model_dir: Path
-) -> None:
-    expected = stylizer.stylize(photo, paintings[0])
-    write_styles(model_dir, {"night": stylizer.code(paintings[0])})
-    reloaded = load(model_dir, "cpu")
-    assert reloaded.styles == ("night",)
-    image = read_image(Path(paintings[0]))
-    for painting in (Path(paintings[0]), "night", image, np.asarray(image), to_tensor(image)):
-        assert torch.equal(reloaded.stylize(photo, painting), expected)
 
 
 def test_mixture_is_the_weighted_mean_of_codes(stylizer: Stylizer, paintings: list[str]) -> None:

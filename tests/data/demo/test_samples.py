@@ -77,22 +77,6 @@ def test_a_failure_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_another_process_may_finish_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def write(photos: object, draft: Path) -> None:
-        for name in ("train", "validation", "test"):
-            for folder in (draft, tmp_path / samples.NAME):
-                (folder / "paintings" / name).mkdir(parents=True, exist_ok=True)
-                (folder / "photos" / name).mkdir(parents=True, exist_ok=True)
-                for kind in ("paintings", "photos"):
-                    (folder / kind / name / "image.png").touch()
-
-    monkeypatch.setattr(samples, "_write_photos", lambda split, draft: [])
-    monkeypatch.setattr(samples, "_write_paintings", write)
-    photos, _ = sample_collections(tmp_path)
-    assert photos.train == (tmp_path / samples.NAME / "photos" / "train" / "image.png",)
-    assert list(tmp_path.iterdir()) == [tmp_path / samples.NAME]
-
-
 @pytest.mark.parametrize("missing", ["skimage", "sklearn"])
 def test_a_missing_package_is_an_error(
     missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -190,6 +190,9 @@ def test_pairs_without_a_value_are_left_out_of_a_difference(
     assert point.mean == pytest.approx(0.0, abs=1e-9)
 
 
+# -- methods without a curve ----------------------------------------------------------------------
+
+
 def test_pairs_that_share_paintings_give_wider_intervals(make_curve: MakeCurve) -> None:
     """Four paintings, each with ten equal pairs: the interval is over 4 paintings, not 40 pairs."""
     painting = np.arange(PAIRS) % 4
@@ -208,25 +211,6 @@ def test_pairs_that_share_paintings_give_wider_intervals(make_curve: MakeCurve) 
     assert widths[0] > 2.5 * widths[1]
 
 
-def test_interval_over_pairs_covers_the_true_difference(make_curve: MakeCurve) -> None:
-    """Rows whose true difference at a gap of 0.4 is 0.02; each pair has its own price."""
-    rng, covered, rounds = np.random.default_rng(2), 0, 60
-
-    def draw(price: float) -> Curve:
-        prices = price * (1 + 0.3 * rng.standard_normal(PAIRS))
-        return with_pairs(make_curve(price), ssim=lambda s: 1 - prices * s.style_gap)
-
-    for _ in range(rounds):
-        rows = {"b": [draw(0.45)], "a": [draw(0.5)]}
-        interval = difference(rows, "b", "a", "ssim", 0.4).pairs_interval
-        assert interval is not None
-        covered += interval[0] <= 0.02 <= interval[1]
-    assert 0.87 * rounds <= covered < rounds
-
-
-# -- methods without a curve ----------------------------------------------------------------------
-
-
 def test_point_is_compared_at_its_own_style_gap(
     make_curve: MakeCurve, make_scores: MakeScores
 ) -> None:
@@ -241,10 +225,3 @@ def test_point_is_compared_at_its_own_style_gap(
     assert low < -0.05 < high < low + 0.03
     assert point_difference(points, rows, "theirs", "ours", "kernel").pairs_interval is None
     assert point_difference(points, rows, "far", "ours", "ssim").mean is None
-
-
-def test_point_on_the_curve_has_no_difference(make_curve: MakeCurve) -> None:
-    curve = make_curve(0.5, pairs=NOISE)
-    found = point_difference({"x": curve.scores[1]}, {"ours": [curve]}, "x", "ours", "lpips")
-    assert found.mean == pytest.approx(0, abs=1e-9)
-    assert found.pairs_interval == pytest.approx((0, 0), abs=1e-9)

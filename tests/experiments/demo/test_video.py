@@ -64,32 +64,6 @@ def texture(height: int, width: int, seed: int = 0) -> Array:
     return (255 * np.mean(sizes, axis=0)).clip(0, 255).astype(np.uint8)
 
 
-def write_clip(
-    path: Path, images: Sequence[Array], codec: str = "libx264", pix_fmt: str = "yuv420p",
-    matrix: Sequence[int] | None = None, stereo: bool = False, **context: Any,
-) -> Path:  # fmt: skip
-    """Write images (H,W,3) or (H,W,4), ten per second, and if ``stereo`` a second of PCM sound."""
-    with av.open(str(path), "w") as target:
-        stream = target.add_stream(codec, rate=10)
-        stream.height, stream.width = images[0].shape[:2]
-        stream.pix_fmt = pix_fmt
-        for name, value in context.items():
-            setattr(stream.codec_context, name, value)
-        if matrix:
-            stream.set_display_matrix(matrix)
-        track = target.add_stream("pcm_s16le", rate=48000, layout="stereo") if stereo else None
-        kind = "rgba" if images[0].shape[2] == 4 else "rgb24"
-        for image in images:
-            target.mux(stream.encode(av.VideoFrame.from_ndarray(image, kind)))
-        target.mux(stream.encode(None))
-        if track:
-            samples = av.AudioFrame.from_ndarray(np.zeros((1, 96000), np.int16), "s16", "stereo")
-            samples.sample_rate, samples.pts = 48000, 0
-            target.mux(track.encode(samples))
-            target.mux(track.encode(None))
-    return path
-
-
 def remux(source: Path, target: Path, shift: int) -> Path:
     """Copy all packets to another container, some seconds later."""
     with av.open(str(source)) as clip, av.open(str(target), "w") as copy:
@@ -163,9 +137,9 @@ def test_frame_times_and_sound_are_copied(job: VideoConfig, clip: Clip, suffix: 
     assert abs(lag) <= Fraction(1, 1000)  # Matroska counts milliseconds
 
 
-def test_sound_that_the_container_cannot_hold_becomes_aac(job: VideoConfig) -> None:
+def test_sound_that_the_container_cannot_hold_becomes_aac(job: VideoConfig, clip: Clip) -> None:
     """PCM from AVI has no channel layout, which FFmpeg's MP4 muxer refuses at the very end."""
-    source = write_clip(Path("a.avi"), [texture(48, 64)] * 10, codec="mpeg4", stereo=True)
+    source = clip("a.avi", codec="mpeg4", sound="pcm_s16le", layout="stereo")
     for suffix, codec in ((".mp4", "aac"), (".mkv", "pcm_s16le")):
         out = stylize(job, clip=source, out=Path(f"b{suffix}"))
         assert sound(out)[0] == codec
@@ -204,13 +178,12 @@ def test_last_frame_keeps_its_duration(job: VideoConfig) -> None:
     ],
 )
 def test_display_matrix_is_applied(
-    job: VideoConfig, matrix: Sequence[int], upright: Callable[[Array], Array]
+    job: VideoConfig, clip: Clip, matrix: Sequence[int], upright: Callable[[Array], Array]
 ) -> None:
     image = texture(48, 64)
     scaled = [65536 * x for x in matrix] + [0, 0, 2**30]
-    source = write_clip(
-        Path("a.mp4"), [image] * 2, matrix=scaled, sample_aspect_ratio=Fraction(4, 3)
-    )
+    options = {"sound": None, "matrix": scaled, "sample_aspect_ratio": Fraction(4, 3)}
+    source = clip("a.mp4", [image] * 2, **options)
     out = stylize(job, clip=source, strength=0.0)
     expected = upright(image)
     result = next(read_frames(out))
@@ -220,9 +193,9 @@ def test_display_matrix_is_applied(
     assert probe(out).aspect == (Fraction(3, 4) if turned else Fraction(4, 3))
 
 
-def test_odd_sides_are_made_even(job: VideoConfig) -> None:
+def test_odd_sides_are_made_even(job: VideoConfig, clip: Clip) -> None:
     image = texture(47, 63)
-    source = write_clip(Path("a.mkv"), [image] * 2, codec="ffv1", pix_fmt="bgr0")
+    source = clip("a.mkv", [image] * 2, sound=None, codec="ffv1", pix_fmt="bgr0")
     result = next(read_frames(stylize(job, clip=source, strength=0.0)))
     assert result.shape == (48, 64, 3)
     assert np.abs(result[:47, :63] - image.astype(float)).mean() < 6
@@ -274,16 +247,16 @@ def test_sound_without_video_is_refused(job: VideoConfig) -> None:
 
 
 @pytest.mark.parametrize(("transfer", "name"), [(PQ, "PQ"), (HLG, "HLG")])
-def test_hdr_is_refused(job: VideoConfig, transfer: int, name: str) -> None:
-    source = write_clip(Path("a.mp4"), [texture(48, 64)] * 2, color_trc=transfer)
+def test_hdr_is_refused(job: VideoConfig, clip: Clip, transfer: int, name: str) -> None:
+    source = clip("a.mp4", sound=None, color_trc=transfer)
     assert f"is HDR ({name})" in refused(job, clip=source)
 
 
-def test_transparent_frames_are_refused(job: VideoConfig) -> None:
+def test_transparent_frames_are_refused(job: VideoConfig, clip: Clip) -> None:
     rgba = np.dstack([texture(48, 64), np.full((48, 64), 255, np.uint8)])
     rgba[:8, :8, 3] = 0
     Image.fromarray(rgba).save("a.gif")
-    webm = write_clip(Path("a.webm"), [rgba] * 2, codec="libvpx-vp9", pix_fmt="yuva420p")
+    webm = clip("a.webm", [rgba] * 2, sound=None, codec="libvpx-vp9", pix_fmt="yuva420p")
     for source in (Path("a.gif"), webm):
         assert "has transparent pixels" in refused(job, clip=source)
 

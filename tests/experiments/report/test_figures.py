@@ -1,17 +1,14 @@
 """Figures show the numbers of a result, and are reproducible files."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, Literal
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from underdrawing.experiments.analysis.results import StudyResult
 from underdrawing.experiments.report.figures import (
-    BLUE,
     curves_figure,
     differences_figure,
     inline,
@@ -43,13 +40,6 @@ def test_curves_are_means_over_seeds_with_bands(make_result: Make) -> None:
     assert (low, high) == pytest.approx((0.65 - half, 0.9 + half), abs=1e-3)
 
 
-def test_curves_of_one_seed_have_no_band(make_result: Make) -> None:
-    one_seed = {row: seeds[:1] for row, seeds in make_result().curves.items()}
-    axes = panel(curves_figure(make_result(curves=one_seed)), "SSIM")
-    assert len(axes.lines[0].get_xydata()) == 3
-    assert not any(len(path) for band in axes.collections for path in band.get_paths())
-
-
 def test_controls_are_labeled_crosses(make_result: Make) -> None:
     axes = panel(curves_figure(make_result()), "KID")
     crosses = {tuple(line.get_xydata()[0]) for line in axes.lines if line.get_marker() == "x"}
@@ -57,11 +47,6 @@ def test_controls_are_labeled_crosses(make_result: Make) -> None:
     assert {(text.get_text(), text.xy) for text in axes.texts} == {
         ("identity", (0, 9)), ("color only", (0.3, 4))
     }  # fmt: skip
-
-
-def test_the_matched_gap_is_a_vertical_line(make_result: Make) -> None:
-    assert vertical_lines(panel(curves_figure(make_result()), "SSIM")) == [0.4]
-    assert not vertical_lines(panel(curves_figure(make_result(gap=None)), "SSIM"))
 
 
 def test_differences_show_both_intervals_and_zero(make_result: Make) -> None:
@@ -72,18 +57,6 @@ def test_differences_show_both_intervals_and_zero(make_result: Make) -> None:
     assert vertical_lines(axes) == [0]
     assert axes.get_yticklabels()[0].get_text() == "<b>new</b> $a$\nvs. plain"
     assert axes.get_xlabel() == "better →"
-
-
-def test_only_significant_differences_are_filled(make_result: Make) -> None:
-    result = make_result()
-    crossing = replace(result.differences[0], pairs_interval=(-0.01, 0.05))
-    for differences, color in (
-        (result.differences, BLUE),
-        ([crossing, result.differences[1]], "white"),
-    ):
-        axes = panel(differences_figure(replace(result, differences=differences)), "SSIM")
-        assert differences[0].significant == (color == BLUE)
-        assert tuple(axes.collections[2].get_facecolor()[0]) == to_rgba(color)
 
 
 @pytest.mark.parametrize("draw", [curves_figure, differences_figure])

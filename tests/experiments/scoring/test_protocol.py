@@ -29,33 +29,16 @@ from underdrawing.experiments.scoring.protocol import (
     reference_features,
     reference_paintings,
     score_methods,
-    together,
     trained_method,
 )
-from underdrawing.metrics.perceptual import LPIPS_LAYERS, lpips_vector
-from underdrawing.metrics.scores import FeatureExtractor, MetricNetworks, Scores
-from underdrawing.metrics.style_gap import ACTIVATION_STD, style_vector
-from underdrawing.models.color import color_statistics
+from underdrawing.metrics.perceptual import LPIPS_LAYERS
+from underdrawing.metrics.scores import FeatureExtractor, MetricNetworks, Network, Scores
+from underdrawing.metrics.style_gap import ACTIVATION_STD
 from underdrawing.models.style_code import style_code
 from underdrawing.trainers.config import TrainConfig
 from underdrawing.trainers.model_files import Model, build_encoder, build_generator
 
 CPU, SIZE = torch.device("cpu"), 24
-Network = Callable[[Tensor, Collection[str]], dict[str, Tensor]]
-
-
-def pixels(images: Tensor, layers: Collection[str]) -> dict[str, Tensor]:
-    return {layer: ACTIVATION_STD.get(layer, 1.0) * images for layer in layers}
-
-
-def make_networks(network: Network) -> MetricNetworks:
-    heads = [torch.ones(3)] * len(LPIPS_LAYERS)
-    return MetricNetworks(
-        FeatureExtractor(network, ACTIVATION_STD, style_vector, "toy", ""),
-        FeatureExtractor(network, LPIPS_LAYERS, lambda x: lpips_vector(x, heads), "toy", ""),
-        FeatureExtractor(network, ["relu4_3"], lambda x: x["relu4_3"].mean((2, 3)), "toy", ""),
-        "LPIPS", "Fréchet (toy)", "KID (toy)",
-    )  # fmt: skip
 
 
 def names(kind: str, count: int) -> list[Path]:
@@ -156,23 +139,24 @@ def manifest(images: tuple[list[Path], list[Path]]) -> list[PairPaths]:
     return make_manifest(*images, 22)
 
 
+@pytest.fixture
+def networks(pixel_networks: Callable[..., MetricNetworks]) -> MetricNetworks:
+    return pixel_networks()
+
+
 def score_all(
-    methods: dict[str, Method], manifest: list[PairPaths], network: Network = pixels, batch: int = 8
+    methods: dict[str, Method],
+    manifest: list[PairPaths],
+    networks: MetricNetworks,
+    batch: int = 8,
 ) -> dict[str, Scores]:
     paintings = sorted({painting for _, painting in manifest})
-    networks = make_networks(network)
     references = reference_features(paintings, networks, SIZE, CPU)
     return score_methods(each(methods), manifest, references, networks, SIZE, CPU, batch)
 
 
-def score(
-    method: Method, manifest: list[PairPaths], network: Network = pixels, batch: int = 8
-) -> Scores:
-    return score_all({"toy": method}, manifest, network, batch)["toy"]
-
-
-def test_control_scores(manifest: list[PairPaths]) -> None:
-    scores = score_all(CONTROLS, manifest)
+def test_control_scores(manifest: list[PairPaths], networks: MetricNetworks) -> None:
+    scores = score_all(CONTROLS, manifest, networks)
     assert list(scores) == ["identity", "color only", "style image as output"]
     identity, color, painting = scores.values()
     assert identity.ssim == pytest.approx(1, abs=1e-6)
@@ -185,50 +169,53 @@ def test_control_scores(manifest: list[PairPaths]) -> None:
     assert color.ssim > painting.ssim + 0.1
 
 
-def test_color_only_matches_the_color_statistics_of_the_painting(
-    images: tuple[list[Path], list[Path]],
+def test_outputs_are_rounded_to_8_bits(
+    manifest: list[PairPaths], pixel_networks: Callable[..., MetricNetworks]
 ) -> None:
-    content, style = (read_squares(paths[:4], SIZE, CPU) for paths in images)
-    output = CONTROLS["color only"](content, style)
-    found, expected = color_statistics(output), color_statistics(style)
-    torch.testing.assert_close(found, expected, rtol=0, atol=0.02)  # regularization and clamping
-
-
-def test_outputs_are_rounded_to_8_bits(manifest: list[PairPaths]) -> None:
     seen: list[Tensor] = []
 
-    def network(images: Tensor, layers: Collection[str]) -> dict[str, Tensor]:
-        seen.append(images)
-        return pixels(images, layers)
+    def watched(network: Network) -> Network:
+        def watch(images: Tensor, layers: Collection[str]) -> dict[str, Tensor]:
+            seen.append(images)
+            return network(images, layers)
 
-    scores = score(lambda content, style: content + 0.4 / 255, manifest, network)
-    assert scores.lpips == pytest.approx(0, abs=1e-6)
+        return watch
+
+    toy = {"toy": lambda content, style: content + 0.4 / 255}
+    scores = score_all(toy, manifest, pixel_networks(watched))
+    assert scores["toy"].lpips == pytest.approx(0, abs=1e-6)
     levels = torch.cat(seen) * 255
     torch.testing.assert_close(levels, levels.round(), rtol=0, atol=1e-4)
 
 
-def test_methods_scored_together_have_the_scores_of_each_alone(manifest: list[PairPaths]) -> None:
-    scores = score_all(CONTROLS, manifest)
+def test_methods_scored_together_have_the_scores_of_each_alone(
+    manifest: list[PairPaths], networks: MetricNetworks
+) -> None:
+    scores = score_all(CONTROLS, manifest, networks)
     for name, method in CONTROLS.items():
-        assert scores[name] == score(method, manifest)
+        assert score_all({name: method}, manifest, networks) == {name: scores[name]}
 
 
 def test_images_are_read_and_encoded_once_for_all_methods(
-    manifest: list[PairPaths], monkeypatch: pytest.MonkeyPatch
-) -> None:
+    manifest: list[PairPaths], pixel_networks: Callable[..., MetricNetworks],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     encoded = Counter[frozenset[str]]()  # by layers
     read: list[Path] = []
 
-    def network(images: Tensor, layers: Collection[str]) -> dict[str, Tensor]:
-        encoded[frozenset(layers)] += len(images)
-        return pixels(images, layers)
+    def counted(network: Network) -> Network:
+        def count(images: Tensor, layers: Collection[str]) -> dict[str, Tensor]:
+            encoded[frozenset(layers)] += len(images)
+            return network(images, layers)
+
+        return count
 
     def read_and_count(path: Path) -> Image.Image:
         read.append(path)
         return read_image(path)
 
     monkeypatch.setattr(protocol, "read_image", read_and_count)
-    score_all(CONTROLS, manifest, network)
+    score_all(CONTROLS, manifest, pixel_networks(counted))
     assert len(read) == 2 * 22 + 4
     assert encoded == {
         frozenset([*ACTIVATION_STD, *LPIPS_LAYERS]): (1 + len(CONTROLS)) * 22,  # photos, outputs
@@ -238,13 +225,11 @@ def test_images_are_read_and_encoded_once_for_all_methods(
 
 
 def test_per_pair_scores_follow_the_manifest_for_any_batch_size(
-    manifest: list[PairPaths],
+    manifest: list[PairPaths], networks: MetricNetworks
 ) -> None:
-    def half(content: Tensor, style: Tensor) -> Tensor:
-        return 0.5 * content + 0.5 * style
-
-    whole, split_up = (score(half, manifest, batch=size) for size in (22, 5))
-    reversed_ = score(half, manifest[::-1])
+    half: dict[str, Method] = {"half": lambda content, style: 0.5 * content + 0.5 * style}
+    whole, split_up = (score_all(half, manifest, networks, size)["half"] for size in (22, 5))
+    reversed_ = score_all(half, manifest[::-1], networks)["half"]
     for metric, column in whole.per_pair.items():
         assert split_up.per_pair[metric] == pytest.approx(column, rel=1e-4)
         assert reversed_.per_pair[metric] == pytest.approx(column[::-1], rel=1e-4)
@@ -281,15 +266,14 @@ def test_boundaries_that_fit_no_photo_are_refused(tmp_path: Path) -> None:
 
 
 def test_boundaries_kept_follow_the_manifest(
-    manifest: list[PairPaths], images: tuple[list[Path], list[Path]], tmp_path: Path
-) -> None:
+    manifest: list[PairPaths], images: tuple[list[Path], list[Path]],
+    networks: MetricNetworks, tmp_path: Path,
+) -> None:  # fmt: skip
     for photo in images[0][::2]:
         shutil.copy(photo, tmp_path / f"{photo.stem}.png")
     boundaries = find_boundaries(tmp_path, manifest)
     assert list(boundaries) == images[0][::2]
-    scores = score_methods(
-        each(CONTROLS), manifest, [], make_networks(pixels), SIZE, CPU, 5, boundaries
-    )
+    scores = score_methods(each(CONTROLS), manifest, [], networks, SIZE, CPU, 5, boundaries)
     assert scores["identity"].boundaries == pytest.approx(1, abs=1e-4)
     for (photo, _), kept in zip(
         manifest, scores["style image as output"].per_pair["boundaries"], strict=True
@@ -299,7 +283,7 @@ def test_boundaries_kept_follow_the_manifest(
 
 
 def test_saliency_is_computed_once_per_photo_and_not_of_outputs(
-    manifest: list[PairPaths],
+    manifest: list[PairPaths], networks: MetricNetworks
 ) -> None:
     seen: list[Tensor] = []
 
@@ -308,7 +292,7 @@ def test_saliency_is_computed_once_per_photo_and_not_of_outputs(
         return {"map": images[:, :1]}
 
     networks = replace(
-        make_networks(pixels),
+        networks,
         saliency=FeatureExtractor(network, ["map"], lambda x: x["map"], "toy", ""),
     )
     scores = score_methods(each(CONTROLS), manifest, [], networks, SIZE, CPU)
@@ -318,7 +302,9 @@ def test_saliency_is_computed_once_per_photo_and_not_of_outputs(
     torch.testing.assert_close(torch.cat(seen), read_squares(photos, SIZE, CPU))
 
 
-def test_methods_get_each_pair_once_in_order_without_gradients(manifest: list[PairPaths]) -> None:
+def test_methods_get_each_pair_once_in_order_without_gradients(
+    manifest: list[PairPaths], networks: MetricNetworks
+) -> None:
     pairs: list[PairPaths] = []
 
     def spy(batch: PairBatch) -> dict[str, Tensor]:
@@ -329,17 +315,8 @@ def test_methods_get_each_pair_once_in_order_without_gradients(manifest: list[Pa
         pairs.extend(batch.pairs)
         return {"toy": batch.content}
 
-    score_methods(spy, manifest, [], make_networks(pixels), SIZE, CPU, batch_size=5)
+    score_methods(spy, manifest, [], networks, SIZE, CPU, batch_size=5)
     assert pairs == manifest
-
-
-def test_together_joins_outputs_in_order() -> None:
-    content, style = torch.rand(2, 1, 3, 4, 4)
-    one, two = each({"a": lambda c, s: c}), each({"b": lambda c, s: s, "c": lambda c, s: c + s})
-    outputs = together(one, two)(PairBatch([], content, style))
-    assert list(outputs) == ["a", "b", "c"]
-    assert torch.equal(outputs["b"], style)
-    assert torch.equal(outputs["c"], content + style)
 
 
 @torch.no_grad()

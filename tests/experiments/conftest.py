@@ -1,0 +1,52 @@
+"""Metric networks and studies for tests of commands."""
+
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from underdrawing.experiments.presets import StudyConfig, quick
+from underdrawing.experiments.study import scores
+from underdrawing.metrics.perceptual import LPIPS_LAYERS, lpips_vector
+from underdrawing.metrics.scores import FeatureExtractor, MetricNetworks, Network
+from underdrawing.metrics.style_gap import ACTIVATION_STD, style_vector
+from underdrawing.trainers.config import GeneratorConfig
+
+
+def pixels(images: Tensor, layers: Collection[str]) -> dict[str, Tensor]:
+    return {layer: ACTIVATION_STD.get(layer, 1.0) * images for layer in layers}
+
+
+@pytest.fixture(scope="session")
+def pixel_networks() -> Callable[..., MetricNetworks]:
+    """``pixel_networks()``: metric networks whose features are the pixels, so that style is color;
+    ``wrap`` changes the network.
+    """
+
+    def make(wrap: Callable[[Network], Network] = lambda network: network) -> MetricNetworks:
+        heads, network = [torch.ones(3)] * len(LPIPS_LAYERS), wrap(pixels)
+        return MetricNetworks(
+            FeatureExtractor(network, ACTIVATION_STD, style_vector, "toy", ""),
+            FeatureExtractor(network, LPIPS_LAYERS, lambda x: lpips_vector(x, heads), "toy", ""),
+            FeatureExtractor(network, ["relu4_3"], lambda x: x["relu4_3"].mean((2, 3)), "toy", ""),
+            "LPIPS", "Fréchet (toy)", "KID (toy)",
+        )  # fmt: skip
+
+    return make
+
+
+@pytest.fixture
+def small_study(
+    offline: None, folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    pixel_networks: Callable[..., MetricNetworks],
+) -> StudyConfig:  # fmt: skip
+    """A study of one step on small images, with pixels in place of metric networks."""
+    monkeypatch.setattr(scores, "make_networks", lambda *_: pixel_networks())
+    return replace(
+        quick(), photos=folders[0], paintings=folders[1], out=tmp_path / "out", warmup=1, steps=1,
+        size=32, batch_size=2, seeds=1, pairs=9, strengths=(0.5, 1.0), workers=0, device="cpu",
+        init=None, precision="fp32", matched_gap=0.001,
+        generator=GeneratorConfig(width=8, blocks=1),
+    )  # fmt: skip
