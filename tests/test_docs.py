@@ -29,7 +29,9 @@ FILES = {
 }  # fmt: skip
 FOLDERS = "--photos photos --paintings paintings --workers 0"
 NETWORK = "--generator.width 8 --generator.blocks 1"
-SHORT = "--warmup 1 --steps 1 --size 32 --batch-size 2 --seeds 1 --pairs 2 --strengths 1"
+SHORT = (
+    "--init None --warmup 1 --steps 1 --size 32 --batch-size 2 --seeds 1 --pairs 2 --strengths 1"
+)
 STUDY = f"{FOLDERS} {NETWORK} {SHORT}"
 COMMAND = r"^(?:cat \S+ \| )?underdrawing .+$"
 #: Options that make a command short; the last of two equal options counts.
