@@ -73,8 +73,8 @@ def workshop(
         patch.setenv("UNDERDRAWING_CACHE", str(cache))
         patch.setattr(pretrained, "_from_torchvision", lambda name: None)
         patch.setattr(networks, "_lite0", lambda *_: None)
-        patch.setattr(export, "CHECKED_SIZES", ((1, 64, 96),))  # test_export.py checks the others
-        patch.setattr(export, "LARGE_SIZE", (1, 96, 64))
+        patch.setattr(export, "CHECKED_SIZES", ((1, 64, 96, 1),))  # others: test_export.py
+        patch.setattr(export, "LARGE_SIZE", (1, 96, 64, 1))
         patch.setattr(benchmark, "in_fresh_process", lambda f, *arguments: f(*arguments))
         patch.setattr(workloads, "keep_freed_memory", lambda: None)
         patch.setattr(timer, "MATRIX", 128)

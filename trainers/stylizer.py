@@ -54,6 +54,11 @@ def check_stroke_size(stroke_size: float | None) -> None:
         raise ValueError(f"stroke size is {stroke_size}; it must be 1 or more")
 
 
+def default_stroke_size(width: int, height: int) -> float:
+    """Return the stroke size of a photo: 1, or in proportion to its shorter side from 768 on."""
+    return max(1.0, min(width, height) / STROKE_SIDE)
+
+
 class Stylizer:
     """A trained model with its style codes.
 
@@ -119,7 +124,7 @@ class Stylizer:
         s = self._strength(content, strength, protect)
         check_stroke_size(stroke_size)
         if stroke_size is None:
-            stroke_size = max(1, min(content.shape[-2:]) / STROKE_SIDE)
+            stroke_size = default_stroke_size(*content.shape[-2:])
         reduced = reduce_photo(content, stroke_size) if stroke_size > 1 else None
         if mask is None:
             stylized = self._stylize(content, reduced, painting, s, keep_colors)

@@ -91,7 +91,7 @@ def video(config: VideoConfig) -> Path:
             f"{clip.path} has frames of {clip.width}x{clip.height} pixels; each side must be from "
             f"{MIN_SIDE} to {MAX_SIDE}"
         )
-    check_memory(clip.path, size, stylizer.device)
+    check_memory(clip.path, size, config.stroke_size, stylizer.device)
     code, styles = codes_and_styles(stylizer, config.style, config.mix, masked=False)
     assert isinstance(code, Tensor)
     suffix = clip.path.suffix.lower()

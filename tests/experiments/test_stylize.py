@@ -1,5 +1,6 @@
 import errno
 import io
+import re
 import shutil
 import sys
 from dataclasses import replace
@@ -10,9 +11,10 @@ import torch
 from PIL import Image
 from underdrawing.data.images import MAX_SIDES, read_image, to_tensor
 from underdrawing.experiments import stylize as module
+from underdrawing.experiments.main import main
 from underdrawing.experiments.stylize import StylizeConfig, parse_mix, parse_pairs, stylize
 from underdrawing.trainers.model_files import load_model
-from underdrawing.trainers.stylizer import Stylizer, load
+from underdrawing.trainers.stylizer import Stylizer, default_stroke_size, load
 
 
 @pytest.fixture
@@ -65,8 +67,32 @@ def test_photo_larger_than_memory_is_skipped(
     with pytest.raises(ValueError, match="2 of 2 photos"):
         stylize(replace(job, photos=(photo, photo.with_name("01.png"))))
     assert "00.png is 72x56 pixels: stylizing it needs" in capsys.readouterr().err
-    with pytest.raises(ValueError, match=r"00\.png is 72x56 pixels: stylizing it needs"):
+    monkeypatch.setattr(module, "free_memory", lambda device: 210 * 72 * 56)
+    with pytest.raises(ValueError, match=r"00\.png is 72x56 pixels: .* or --stroke-size 2$"):
         stylize(replace(job, photos=(photo,)))
+    stylize(replace(job, photos=(photo,), stroke_size=1.5))
+
+
+@pytest.mark.parametrize(
+    ("size", "stroke_size", "measured"),  # measured: bytes per pixel, most of all options
+    [
+        ((4000, 3000), None, 149), ((4000, 3000), 1, 261), ((4000, 3000), 2, 109),
+        ((8192, 8192), None, 105), ((2048, 2048), None, 165), ((2048, 2048), 1, 234),
+        ((2048, 2048), 2, 173),
+    ],
+)  # fmt: skip
+def test_memory_estimate_covers_the_measured_peaks(
+    size: tuple[int, int], stroke_size: float | None, measured: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    arguments = Path("a.jpg"), size, stroke_size, torch.device("cpu")
+    peak = size[0] * size[1] * measured
+    monkeypatch.setattr(module, "free_memory", lambda device: peak - 1)
+    with pytest.raises(ValueError, match=r"a\.jpg is \d+x\d+ pixels") as refusal:
+        module.check_memory(*arguments)
+    assert str(refusal.value).endswith(" or --stroke-size 2") == (stroke_size == 1)
+    monkeypatch.setattr(module, "free_memory", lambda device: 2 * peak)
+    module.check_memory(*arguments)
 
 
 def test_results_that_cannot_be_written_do_not_stop_the_others(
@@ -181,6 +207,40 @@ def test_options_equal_the_arguments_of_the_stylizer(
         (written,) = stylize(replace(one, **options))  # type: ignore[arg-type]
         assert written == tmp_path / "out.png"
         assert torch.equal(pixels(written), to_tensor(expected)), options
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_stroke_size(job: StylizeConfig, photo: Path, masked: bool, tmp_path: Path) -> None:
+    read_image(photo).resize((100, 70)).save(large := tmp_path / "large.png")
+    style = f"black={job.style},white={photo} --mask {large}" if masked else job.style
+    out = tmp_path / "out.png"
+    options = f"{large} --model {job.model} --device cpu --out {out} --style {style}"
+
+    def result(stroke_size: str = "") -> torch.Tensor:
+        module.command([*options.split(), *stroke_size.split()])
+        return pixels(out)
+
+    fine, coarse = result("--stroke-size 1"), result("--stroke-size 2")
+    assert torch.equal(result(), fine)
+    assert fine.shape == coarse.shape == (3, 70, 100)
+    assert (fine - coarse).abs().mean() > 0.01
+
+
+def test_default_stroke_size_is_in_proportion_to_the_shorter_side() -> None:
+    sizes = {(72, 56): 1, (9000, 768): 1, (1536, 2000): 2, (4000, 3000): 3000 / 768}
+    assert {size: default_stroke_size(*size) for size in sizes} == sizes
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "0.9", "nan", "large"])
+def test_wrong_stroke_sizes_are_one_sentence(
+    value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", f"u stylize a.jpg --style b --stroke-size {value}".split())
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.match(r"underdrawing stylize: .*stroke.size.*\b(1 or more|float|help)", line)
 
 
 @pytest.mark.parametrize(

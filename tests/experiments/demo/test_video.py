@@ -236,6 +236,16 @@ def test_options_and_files_are_checked_first(job: VideoConfig, clip: Clip) -> No
     assert "would overwrite the input" in refused(job, out=job.clip)
 
 
+def test_frames_larger_than_memory_are_refused(
+    job: VideoConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "underdrawing.experiments.stylize.free_memory", lambda device: 210 * 64 * 48
+    )
+    assert "clip.mp4 is 64x48 pixels: stylizing it needs" in refused(job)
+    stylize(job, stroke_size=1.5)
+
+
 def test_sound_without_video_is_refused(job: VideoConfig) -> None:
     with av.open(str(job.clip)) as clip, av.open("sound.m4a", "w", format="mp4") as target:
         track = target.add_stream_from_template(clip.streams.audio[0])
