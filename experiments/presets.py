@@ -84,8 +84,9 @@ def quick() -> StudyConfig:
     """Built-in samples, one seed (no intervals): checks that everything runs.
 
     Command:  underdrawing reproduce
-    Time:     QUICKTIME
-    Expected: a table and a report page
+    Time:     4.5 min on two CPU cores
+    Expected: a table and a report page; on the samples, + attention − multi-layer at matched style
+              had SSIM worst tenth +0.050 and LPIPS -0.007 (one seed)
     """
     return StudyConfig()
 
@@ -94,8 +95,8 @@ def cpu() -> StudyConfig:
     """Two folders of images on a CPU: small images, short runs, three seeds.
 
     Command:  underdrawing reproduce --preset cpu --photos PHOTOS --paintings PAINTINGS
-    Time:     CPUTIME
-    Expected: docs/results.md
+    Time:     not measured in full; 15 runs of 120 steps, and 3 strengths x 200 outputs of each
+    Expected: not measured; the tables of docs/results.md are of the first generator
     """
     return replace(
         quick(), preset="cpu", out=Path("runs/reproduce-cpu"), steps=120, size=128, seeds=3,
