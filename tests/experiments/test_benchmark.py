@@ -63,10 +63,10 @@ def test_nothing_to_measure_is_refused(changes: dict[str, Any]) -> None:
 
 
 def test_profile_lists_the_ten_most_expensive_operations(tmp_path: Path) -> None:
-    words = "--parts stylize --sizes 32 --device cpu --generator.width 8 --profile"
+    words = "--parts stylize --sizes 192 --device cpu --generator.width 32 --profile"
     run_command("benchmark", [*words.split(), str(tmp_path / "profile.md")])
     text = (tmp_path / "profile.md").read_text()
-    assert "## stylize, 32², batch 1" in text
+    assert "## stylize, 192², batch 1" in text
     rows = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("| aten::")]
     assert len(rows) == 10
     assert [float(row[2]) for row in rows] == sorted((float(row[2]) for row in rows), reverse=True)
