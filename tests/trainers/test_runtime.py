@@ -64,6 +64,7 @@ def test_cuda_without_a_device_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_first_stop_signal_is_collected_and_the_second_one_raises() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # other tests may have changed it
     with stop_signals() as received:
         signal.raise_signal(signal.SIGINT)
         assert received == [signal.SIGINT]
