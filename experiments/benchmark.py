@@ -106,6 +106,7 @@ def benchmark(config: BenchmarkConfig) -> list[dict[str, Any]]:
             if ours.dtype not in peaks:
                 dtype = getattr(torch, ours.dtype)
                 peaks[ours.dtype] = in_fresh_process(peak_flops, device, dtype)
+            if "bytes" not in peaks:
                 peaks["bytes"] = in_fresh_process(peak_bandwidth, device)
             record |= {
                 **ours.effort._asdict(),

@@ -107,8 +107,8 @@ def cpu() -> StudyConfig:
 def standard() -> StudyConfig:
     """Two folders of images on one GPU.
 
-    Sized for ten minutes on one H100: 211,000 crops of 256 px for training, of which a step of
-    batch 64 took 643 per second on an H200, and 165,000 outputs to score.
+    211,000 crops of 256 px for training, of which steps took 289 to 337 per second on an H100
+    (docs/speed.md), so about eleven minutes, and 165,000 outputs to score.
 
     Command:  underdrawing reproduce --preset standard --photos PHOTOS --paintings PAINTINGS
     Time and result: not measured

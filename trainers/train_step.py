@@ -316,10 +316,10 @@ class TrainStep:
         self.checks: list[StepCheck] = []  # until the caller takes them
         channels = networks.encoder.channels() if config.style.kind == "sliced_wasserstein" else {}
         self.channels = sorted({c for layer, c in channels.items() if layer in config.style.layers})
-        self._run: Callable[..., StepOutput] = self._learn
         # Gloo and NCCL are not captured.
-        if config.cuda_graphs and accelerator.device.type == "cuda":
-            self._run = self._learn if accelerator.num_processes > 1 else Captured(self._learn)
+        alone_on_gpu = accelerator.device.type == "cuda" and accelerator.num_processes == 1
+        capture = config.cuda_graphs and alone_on_gpu
+        self._run: Callable[..., StepOutput] = Captured(self._learn) if capture else self._learn
 
     def step(self, step: int, raw: RawBatch) -> StepImages:
         """Learn from this process's part of a batch; return the images of its last micro-batch,

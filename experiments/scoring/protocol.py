@@ -98,15 +98,8 @@ def find_boundaries(folder: Path | None, manifest: Sequence[PairPaths]) -> dict[
             )
         )
     for photo, file in found.items():
-        sizes = [read_image(path).size for path in (file, photo)]
-        if not same_aspect_ratio(*sizes):
-            (w, h), (width, height) = sizes
-            raise ValueError(
-                one_line(
-                    f"{file} has {w}x{h} pixels but its photo {photo} has {width}x{height}; save "
-                    "boundaries with the aspect ratio of their photos"
-                )
-            )
+        sizes = {path: read_image(path).size for path in (file, photo)}
+        check_aspect_ratio(file, photo, sizes, "boundaries")
     return found
 
 
@@ -123,6 +116,20 @@ def read_boundaries(
         if photo in boundaries:
             drawn[i] = read_squares([boundaries[photo]], size, device)[0, :1]
     return drawn
+
+
+def check_aspect_ratio(
+    file: Path, photo: Path, sizes: Mapping[Path, tuple[int, int]], what: str
+) -> None:
+    """Refuse an image with another aspect ratio than its photo; ``what`` names such images."""
+    if not same_aspect_ratio(sizes[file], sizes[photo]):
+        (w, h), (width, height) = sizes[file], sizes[photo]
+        raise ValueError(
+            one_line(
+                f"{file} has {w}x{h} pixels but its photo {photo} has {width}x{height}; save "
+                f"{what} with the aspect ratio of their photos"
+            )
+        )
 
 
 def same_aspect_ratio(output: tuple[int, int], photo: tuple[int, int]) -> bool:
