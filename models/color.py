@@ -41,6 +41,11 @@ def color_statistics(image: Tensor) -> Tensor:
         return torch.cat([mean @ axes.T, _cholesky(axes @ covariance @ axes.T)], dim=1)
 
 
+def total_variance(statistics: Tensor) -> Tensor:
+    """Return the variance of the logits, summed over the axes, (B,9) -> (B,)."""
+    return statistics[:, 3:].square().sum(dim=1) - 3 * REGULARIZATION**2
+
+
 def recolor(z: Tensor, own: Tensor, target: Tensor) -> Tensor:
     """Map logits (B,3,H,W) with color statistics ``own`` (B,9) to the statistics ``target`` (B,9).
 

@@ -342,9 +342,32 @@ def test_noise_is_fixed_periodic_and_shifted_by_whole_positions() -> None:
     assert torch.equal(shifted[1, 0, :100, 1:101], noise[0, 0, 5:105, :100])
 
 
-def test_noise_breaks_the_symmetry_of_a_flat_photo() -> None:
-    photo, code = torch.full((1, 3, 64, 64), 0.5), codes(1)
-    assert trained()(photo, code).image.std(dim=(2, 3)).min() > 1e-3
+def test_noise_gives_a_flat_area_a_texture() -> None:
+    photo, code = torch.full((1, 3, 64, 128), 0.5), codes(1)
+    photo[..., 64:] = torch.rand(64)
+    assert trained()(photo, code).image[..., :40].std(dim=(2, 3)).min() > 1e-3
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
+def test_a_photo_of_one_color_stays_one_color(value: float) -> None:
+    image = trained()(torch.full((1, 3, 64, 64), value), codes(1)).image
+    assert image.std(dim=(2, 3)).max() < 1e-4
+
+
+def test_the_residual_of_a_nearly_flat_photo_fades() -> None:
+    generator, code, pattern = (
+        trained(noise=False, base="none"),
+        codes(1),
+        torch.randn(1, 3, 64, 64),
+    )
+
+    def residual(std: float) -> Tensor:  # of the photo's logits, all axes together
+        photo = from_logit(pattern * std / 3**0.5)
+        return (to_logit(generator(photo, code).image) - to_logit(photo)).square().mean().sqrt()
+
+    full = residual(0.2)
+    torch.testing.assert_close(residual(0.12), full, rtol=0.02, atol=0)
+    torch.testing.assert_close(residual(0.05), full / 4, rtol=0.02, atol=0)
 
 
 def test_noise_offset_changes_the_image_of_its_own_photo_alone() -> None:
