@@ -63,10 +63,11 @@ def make_tables(config: AblateConfig, data: Sequence[str]) -> list[AblationTable
     """
     names, tables = list(dict.fromkeys(config.ablations)), []
     for chosen in [[name] for name in names] if names and not config.grid else [names]:
-        title, found = "+".join(chosen), variants(chosen)
+        title, found, study = "+".join(chosen), variants(chosen), config.study
+        study = replace(study, init=None) if found.from_nothing else study
         rows = {
-            value: [make_run(config.study, f"{title}: {value}", recipe, seed, data)
-                    for seed in range(config.study.seeds)]
+            value: [make_run(study, f"{title}: {value}", recipe, seed, data)
+                    for seed in range(study.seeds)]
             for value, recipe in found.recipes.items()
         }  # fmt: skip
         questions = [f"{name}: {ABLATIONS[name].question}" for name in chosen]

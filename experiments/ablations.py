@@ -27,6 +27,7 @@ class Ablation:
     values: Mapping[str, Settings]  # by title, in the order of the table
     discriminator: bool = False  # vary recipe attention-adversarial, else attention
     gradient_shares: bool = False  # balance by gradient shares: the losses differ in scale
+    from_nothing: bool = False  # start from random weights: the style codes differ
     shared_settings: Settings = field(default_factory=dict)  # of all values
 
 
@@ -36,6 +37,7 @@ class Variants(NamedTuple):
     recipes: dict[str, TrainConfig]  # by title
     refused: dict[str, str]  # combinations that contradict themselves, and why
     baseline: str  # title of the row that the others are compared with
+    from_nothing: bool  # whether the warm-ups start from random weights
 
 
 def variants(names: Sequence[str]) -> Variants:
@@ -69,7 +71,8 @@ def variants(names: Sequence[str]) -> Variants:
         except ValueError as error:
             refused[title] = explain_error(error, "ablate") or str(error)
     (baseline,) = (title for title, recipe in recipes.items() if recipe == base)
-    return Variants(recipes, refused, baseline)
+    from_nothing = any(ablation.from_nothing for ablation in chosen)
+    return Variants(recipes, refused, baseline, from_nothing)
 
 
 def with_settings(config: TrainConfig, *several: Settings) -> TrainConfig:
@@ -168,9 +171,10 @@ ABLATIONS: dict[str, Ablation] = {
     ),
     "encoder": Ablation(
         "Which encoder should define content and style? Layers are matched by stride (content 4, "
-        "8, 16; style 1, 2, 4, 8, of which only VGG has 1). Balanced by gradient shares in every "
-        "row from its own warm-up on, because the losses differ in scale. Caveat: each metric "
-        "network favors models trained with the same backbone.",
+        "8, 16; style 1, 2, 4, 8, of which only VGG has 1). The losses differ in scale, so every "
+        "row is balanced by gradient shares from its own warm-up on; the style codes differ, so "
+        "all start from random weights. Caveat: each metric network favors models trained with "
+        "the same backbone.",
         {
             "vgg16": _encoder("vgg16", *_VGG),
             "vgg16_imagenet": _encoder("vgg16_imagenet", *_VGG),
@@ -179,7 +183,7 @@ ABLATIONS: dict[str, Ablation] = {
             "efficientnet_b0": _encoder("efficientnet_b0", *_EFFICIENTNET),
             "efficientnet_lite0": _encoder("efficientnet_lite0", *_EFFICIENTNET),
         },
-        gradient_shares=True,
+        gradient_shares=True, from_nothing=True,
     ),
     "content-features": Ablation(
         "Self-supervised content features? Blocks of a vision transformer of stride 14 instead of "

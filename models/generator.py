@@ -135,7 +135,7 @@ class StyledConv(nn.Module):
 
     Without noise, a translation-equivariant network can only paint a flat area with a constant, or
     with a pattern that has the period of its strides. The noise gain, also per channel and from
-    the style, starts at zero.
+    the style, starts at zero. ``noise`` False leaves it out.
     """
 
     def __init__(
@@ -164,10 +164,10 @@ class StyledConv(nn.Module):
 class StyledBlock(nn.Module):
     """Residual block of two styled convolutions."""
 
-    def __init__(self, width: int, hidden: int, noise: bool) -> None:
+    def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.conv1 = StyledConv(width, width, hidden, noise=noise)
-        self.conv2 = StyledConv(width, width, hidden, noise=noise)
+        self.conv1 = StyledConv(width, width, hidden)
+        self.conv2 = StyledConv(width, width, hidden)
 
     def forward(self, x: Tensor, style: Tensor, noise: Tensor | None) -> Tensor:
         return x + self.conv2(torch.relu_(self.conv1(x, style, noise)), style, noise)
@@ -184,7 +184,8 @@ class Generator(nn.Module):
         style_size: length D of the style code.
         width: channels C at 1/8 resolution, a multiple of 4.
         blocks: number of styled residual blocks at 1/8 resolution.
-        noise: add noise with a style-predicted gain to each styled convolution, except the skip.
+        noise: add noise with a style-predicted gain to each styled convolution, except the skip;
+            the parameters are the same without, so that a model can go on without its noise.
         base: what the residual is added to: the photo with the painting's color mean and
             covariance, with its mean and standard deviation per opponent axis, or the photo itself.
         attention: whether to build the attention branch; without it A = 1.
@@ -231,13 +232,13 @@ class Generator(nn.Module):
         self.trunk4 = conv3x3(half, half)
         self.down = conv3x3(half, width, stride=2)
         self.trunk8 = conv3x3(width, width)
-        self.blocks = nn.ModuleList(StyledBlock(width, hidden, noise) for _ in range(blocks))
-        self.up1 = StyledConv(width, half, hidden, upsample=True, noise=noise)
+        self.blocks = nn.ModuleList(StyledBlock(width, hidden) for _ in range(blocks))
+        self.up1 = StyledConv(width, half, hidden, upsample=True)
         self.skip = StyledConv(half, half, hidden, noise=False)
-        self.fine = StyledBlock(half, hidden, noise)
+        self.fine = StyledBlock(half, hidden)
         # Without the norm in ``up2`` and ``up3``, one large early step can kill their ReLUs.
-        self.up2 = StyledConv(half, half // 2, hidden, upsample=True, noise=noise)
-        self.up3 = StyledConv(half // 2, half // 2, hidden, noise=noise)
+        self.up2 = StyledConv(half, half // 2, hidden, upsample=True)
+        self.up3 = StyledConv(half // 2, half // 2, hidden)
         self.to_residual = UpsampleConv(half // 2, 3, kernel=5)
         for parameter in self.to_residual.parameters():
             nn.init.zeros_(parameter)

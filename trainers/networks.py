@@ -105,7 +105,7 @@ def build_networks(
 
     generator = build_generator(config).to(device)  # sets its memory format in each pass
     if config.init is not None:
-        _load_initial_model(generator, config.init)
+        load_initial_model(generator, config.init)
     else:
         assert codes is not None
         generator.fit_standardization(codes)
@@ -158,7 +158,7 @@ def _compile(*modules: nn.Module | None) -> None:
             module.compile()
 
 
-def _load_initial_model(generator: Generator, run: Path) -> None:
+def load_initial_model(generator: Generator, run: Path) -> None:
     """Load another run's generator; only parameters of attention branches may be missing or extra.
 
     Raises:

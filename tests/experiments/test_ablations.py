@@ -9,6 +9,8 @@ from underdrawing.experiments.recipes import RECIPES
 from underdrawing.experiments.study.runs import make_run
 from underdrawing.models.encoder import CONTENT_ENCODERS, ENCODERS
 from underdrawing.trainers.config import TrainConfig, differences, from_json, to_json
+from underdrawing.trainers.model_files import SHIPPED, build_generator
+from underdrawing.trainers.networks import load_initial_model
 
 
 @pytest.mark.parametrize("name", ABLATIONS)
@@ -48,6 +50,21 @@ def test_baseline_is_a_row_of_the_paper_unless_settings_are_shared(name: str) ->
 )
 def test_values_agree_with_their_recipes(name: str, title: str, recipe: str) -> None:
     assert not differences(variants([name]).recipes[title], RECIPES[recipe]())
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_every_value_can_start_from_the_shipped_model_or_the_ablation_starts_from_nothing(
+    name: str,
+) -> None:
+    found = variants([name])
+    runs = [make_run(quick(), title, recipe, 0, ()) for title, recipe in found.recipes.items()]
+    misfits = 0
+    for run in runs:
+        try:
+            load_initial_model(build_generator(run.start), SHIPPED)
+        except ValueError:
+            misfits += 1
+    assert (misfits > 0) is found.from_nothing
 
 
 def test_encoders_are_compared_at_existing_layers_with_gradient_shares_from_the_warmup() -> None:

@@ -366,8 +366,8 @@ def test_the_residual_of_a_nearly_flat_photo_fades() -> None:
         return (to_logit(generator(photo, code).image) - to_logit(photo)).square().mean().sqrt()
 
     full = residual(0.2)
-    torch.testing.assert_close(residual(0.12), full, rtol=0.02, atol=0)
-    torch.testing.assert_close(residual(0.05), full / 4, rtol=0.02, atol=0)
+    torch.testing.assert_close(residual(0.12), full, rtol=0.1, atol=0)
+    torch.testing.assert_close(residual(0.05), full / 4, rtol=0.1, atol=0)
 
 
 def test_noise_offset_changes_the_image_of_its_own_photo_alone() -> None:
