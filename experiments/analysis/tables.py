@@ -214,4 +214,6 @@ def to_text(table: Table) -> str:
 
 def plain(rows: Sequence[Sequence[str]]) -> str:
     """Format cells, the head first, as aligned text."""
-    return tabulate(rows, headers="firstrow", tablefmt="plain", disable_numparse=True)
+    return tabulate(
+        rows, headers="firstrow", tablefmt="plain", disable_numparse=True, maxheadercolwidths=16
+    )

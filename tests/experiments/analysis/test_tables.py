@@ -14,6 +14,7 @@ from underdrawing.experiments.analysis.tables import (
     entry_text,
     make_columns,
     make_table_row,
+    plain,
     to_latex,
     to_markdown,
     to_text,
@@ -153,6 +154,13 @@ def test_latex_escapes_special_characters(make_table: Callable[..., Table]) -> N
     bare = re.sub(r"\\[{}$&%#_]", "", to_latex(make_table()) + text)
     assert bare.count("{") == bare.count("}") > 0
     assert all(line.count("$") % 2 == 0 for line in bare.splitlines())
+
+
+def test_long_heads_are_wrapped_in_a_terminal() -> None:
+    text = plain([["", "KID (VGG16 relu4_3) ↓", "SSIM ↑"], ["on", "0.1", "0.9"]])
+    assert [line.split() for line in text.splitlines()] == [
+        ["KID", "(VGG16", "SSIM", "↑"], ["relu4_3)", "↓"], ["on", "0.1", "0.9"],
+    ]  # fmt: skip
 
 
 def test_table_without_rows_is_its_notes() -> None:
