@@ -125,13 +125,14 @@ def table_result(
     reasons: Mapping[str, str], controls: Mapping[str, Scores],
 ) -> StudyResult:  # fmt: skip
     """Return the result of a table; rows with a run that has a reason are left out."""
-    baseline = table.variants.baseline
+    baseline, control = table.variants.baseline, table.variants.control
     curves, skipped = make_curves(table.rows, scores, reasons, controls["identity"])
     return make_study_result(
         table.name, curves, controls,
         [column._replace(paper=None) for column in scorer.columns()],
         scorer.cards(controls),
-        compare=[(row, baseline) for row in curves if row != baseline],
+        compare=[(row, baseline) for row in curves if row != baseline]
+        + [(row, control) for row in curves if control and row not in (baseline, control)],
         gap=scorer.study.matched_gap, notes=[*table.questions, *scorer.notes()],
         skipped=skipped | {row: f"refused: {why}" for row, why in table.variants.refused.items()},
         sections=attention_section({row: [run.dir for run in table.rows[row]] for row in curves}),

@@ -28,6 +28,7 @@ class Ablation:
     discriminator: bool = False  # vary recipe attention-adversarial, else attention
     gradient_shares: bool = False  # balance by gradient shares: the losses differ in scale
     from_nothing: bool = False  # start from random weights: the style codes differ
+    control: str | None = None  # value that the others are compared with, besides the baseline
     shared_settings: Settings = field(default_factory=dict)  # of all values
 
 
@@ -38,6 +39,7 @@ class Variants(NamedTuple):
     refused: dict[str, str]  # combinations that contradict themselves, and why
     baseline: str  # title of the row that the others are compared with
     from_nothing: bool  # whether the warm-ups start from random weights
+    control: str | None  # title of a row that the others are compared with as well
 
 
 def variants(names: Sequence[str]) -> Variants:
@@ -72,7 +74,8 @@ def variants(names: Sequence[str]) -> Variants:
             refused[title] = explain_error(error, "ablate") or str(error)
     (baseline,) = (title for title, recipe in recipes.items() if recipe == base)
     from_nothing = any(ablation.from_nothing for ablation in chosen)
-    return Variants(recipes, refused, baseline, from_nothing)
+    control = chosen[0].control if len(chosen) == 1 else None
+    return Variants(recipes, refused, baseline, from_nothing, control)
 
 
 def with_settings(config: TrainConfig, *several: Settings) -> TrainConfig:
@@ -121,7 +124,7 @@ _OBJECTIVES = ("uniform", "learned", "oracle", "shuffled", "saliency", "joint", 
 ABLATIONS: dict[str, Ablation] = {
     "objective": Ablation(
         "How should the attention map be obtained, and does it matter where it points?",
-        _each("attention.objective", *_OBJECTIVES),
+        _each("attention.objective", *_OBJECTIVES), control="uniform",
     ),
     "budget": Ablation(
         "How far from uniform should A be? (KL in nats)",

@@ -71,6 +71,7 @@ def test_ablations_share_their_baseline_and_resume_after_an_interruption(
 ) -> None:  # fmt: skip
     two = {"learned": {}, "uniform": {"attention.objective": "uniform"}}
     monkeypatch.setitem(ABLATIONS, "objective", Ablation("Which objective?", two))
+    monkeypatch.setitem(ABLATIONS, "budget", replace(ABLATIONS["budget"], control="2"))
     study = replace(study, seeds=2)
     config = AblateConfig(("objective", "budget"), study=study)
     with pytest.raises(KeyboardInterrupt):
@@ -90,8 +91,8 @@ def test_ablations_share_their_baseline_and_resume_after_an_interruption(
     values = list(ABLATIONS["budget"].values)
     assert [row.title for row in budget.full.rows] == [*values, *CONTROLS]
     assert {(d.row, d.against) for d in budget.differences} == {
-        (row, "0.5") for row in ("0.1", "2")
-    }
+        ("0.1", "0.5"), ("2", "0.5"), ("0.1", "2"),
+    }  # fmt: skip
     assert objective.curves["learned"] == budget.curves["0.5"]
     assert budget.full.rows[0].entries["ssim"].half_interval is not None  # two seeds
     assert budget.full.notes[0] == f"budget: {ABLATIONS['budget'].question}"

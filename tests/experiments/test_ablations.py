@@ -19,6 +19,7 @@ def test_values_are_different_runs_and_one_is_the_baseline(name: str) -> None:
     assert not found.refused
     assert list(found.recipes) == list(ABLATIONS[name].values)
     assert found.baseline in found.recipes
+    assert found.control in {None, *found.recipes} - {found.baseline}
     runs = [make_run(quick(), title, recipe, 0, ()) for title, recipe in found.recipes.items()]
     assert all(differences(a.config, b.config) for a, b in combinations(runs, 2))
     assert len({run.key for run in runs}) == len(runs) > 1
