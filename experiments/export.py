@@ -102,7 +102,8 @@ def export(config: ExportConfig) -> float:
     if config.onnx:
         write_atomic(config.onnx, model)
     if config.web:
-        write_page(config.web, model, stylizer, styles)
+        named = {name: code for name, code in styles.items() if name != "average"}
+        write_page(config.web, model, stylizer, named or styles)
     return difference
 
 
