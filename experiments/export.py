@@ -49,10 +49,10 @@ class ExportConfig:
     """Run directory of the model, or `pretrained` for the shipped model."""
     onnx: Path | None = None
     """ONNX file to write; to run it needs neither torch nor this package."""
-    web: Path | None = None
-    """Folder to write: a static page that stylizes the visitor's photos in the browser."""
     styles: tuple[Path, ...] = ()
     """Paintings to add under their file names, beside the named styles and `average`."""
+    web: Path | None = None
+    """Folder to write: a static page that stylizes the visitor's photos in the browser."""
 
 
 class TensorOutputs(nn.Module):
@@ -73,12 +73,13 @@ def export(config: ExportConfig) -> float:
     """Write the files; return the maximum difference between ONNX Runtime and torch.
 
     Raises:
-        ValueError: nothing to write, the extra is not installed, there is no such model, a painting
-            cannot be used or has the name of another style, or the difference exceeds
-            ``TOLERANCE``.
+        ValueError: neither file nor folder is named, the extra is not installed, there is no such
+            model, a painting cannot be used or has the name of another style, or the difference
+            exceeds ``TOLERANCE``.
         OSError: a file cannot be written.
     """
-    if not (config.onnx or config.web):
+    target = config.onnx or config.web
+    if not target:
         raise ValueError("nothing to write: name a file with --onnx, or a folder with --web")
     if not all(find_spec(package) for package in ("onnxscript", "onnxruntime")):
         raise ValueError("export needs more packages: pip install 'underdrawing[export]'")
@@ -97,7 +98,7 @@ def export(config: ExportConfig) -> float:
     if not difference <= TOLERANCE:  # also for NaN
         raise ValueError(
             f"ONNX Runtime differs from torch by {difference:.1e}, more than {TOLERANCE}: "
-            f"{config.onnx or config.web} was not written"
+            f"{target} was not written"
         )
     if config.onnx:
         write_atomic(config.onnx, model)
