@@ -48,7 +48,7 @@ class ExportConfig:
     run: Annotated[Path, tyro.conf.Positional]
     """Run directory of the model, or `pretrained` for the shipped model."""
     onnx: Path | None = None
-    """ONNX file to write; to run it needs neither torch nor this package."""
+    """ONNX file to write; it runs without torch and without this package."""
     styles: tuple[Path, ...] = ()
     """Paintings to add under their file names, beside the named styles and `average`."""
     web: Path | None = None

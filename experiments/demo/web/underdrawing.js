@@ -131,7 +131,7 @@ function startWorker() {
 
   async function load() {
     const gpu = await navigator.gpu?.requestAdapter().catch(() => null);
-    provider = gpu && !gpu.info.isFallbackAdapter ? "webgpu" : "wasm";
+    provider = gpu && !gpu.info?.isFallbackAdapter ? "webgpu" : "wasm";
     const file = `ort.${provider}.bundle.min.mjs`, host = new URL(CDN).host;
     ort = await import(`./${file}`).catch(() => import(CDN + file)).catch(() => {
       throw Error(`onnxruntime-web cannot be loaded: ${file} is not beside this page, and ${host} cannot be reached.`);
