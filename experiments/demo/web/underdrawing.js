@@ -28,9 +28,7 @@ async function startPage() {
     showPhoto();
   }
 
-  async function openSample() {
-    open(new File([await (await fetch("sample.jpg")).blob()], "sample.jpg"));
-  }
+  const openSample = async () => open(new File([await (await fetch("sample.jpg")).blob()], "sample.jpg"));
 
   function showPhoto() { // at the size of the result
     const sides = [source.width, source.height], shorter = Math.min(...sides);
@@ -50,9 +48,7 @@ async function startPage() {
     paint();
   }
 
-  function showValues() {
-    for (const input of [strength, stroke]) input.nextElementSibling.value = input.value;
-  }
+  const showValues = () => [strength, stroke].forEach((input) => (input.nextElementSibling.value = input.value));
 
   function showResult(visible) {
     for (const id of ["result", "split", "line"]) $(id).hidden = !visible;
