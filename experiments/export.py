@@ -1,6 +1,7 @@
 """``underdrawing export``: export a model to ONNX.
 
     underdrawing export RUN --onnx FILE --styles PAINTING...
+    underdrawing export RUN --web DIR      # a static page that stylizes photos in the browser
 
 Inputs are ``photo`` (B,3,H,W), ``reduced`` (the photo again, or a smaller copy for larger strokes),
 ``code`` (B,D) and ``strength`` (B,1,H,W), outputs ``stylized`` (B,3,H,W) and ``attention``
@@ -8,6 +9,7 @@ Inputs are ``photo`` (B,3,H,W), ``reduced`` (the photo again, or a smaller copy 
 entry ``styles`` is JSON: name -> style code.
 """
 
+import base64
 import json
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,31 +22,37 @@ from typing import Annotated, Any
 import torch
 import torch.nn.functional as F
 import tyro
+from PIL import ImageOps
 from torch import Tensor, nn
 
 from ..data.files import write_atomic
+from ..data.images import encode_image, read_image
 from ..models.generator import MIN_SIDE, Generator, reduce_photo
 from ..trainers.model_files import load_model, model_folder
-from ..trainers.style_codes import StyleCodes
+from ..trainers.stylizer import Stylizer
 from .main import parse_options
 from .paths import check_output
 
 INPUTS, OUTPUTS = ("photo", "reduced", "code", "strength"), ("stylized", "attention")
 TOLERANCE = 1e-3
 CHECKED_SIZES = ((1, 64, 96, 1), (2, 75, 93, 1.7), (1, 512, 509, 2))  # batch, H, W, stroke size
+PAGE = Path(__file__).parent / "demo" / "web"  # HTML, script and sample photo
+THUMBNAIL = 192  # pixels per side
 LARGE_SIZE = (1, 2048, 2048, 1)  # checked with one code: float32 sums over large planes lose digits
 
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """Export a trained model to an ONNX file, which needs neither torch nor this package."""
+    """Export a trained model as an ONNX file, as a page for the browser, or as both."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """Run directory of the model, or `pretrained` for the shipped model."""
-    onnx: Path
-    """File to write."""
+    onnx: Path | None = None
+    """ONNX file to write; it runs without torch and without this package."""
     styles: tuple[Path, ...] = ()
     """Paintings to add under their file names, beside the named styles and `average`."""
+    web: Path | None = None
+    """Folder to write: a static page that stylizes the visitor's photos in the browser."""
 
 
 class TensorOutputs(nn.Module):
@@ -62,19 +70,24 @@ class TensorOutputs(nn.Module):
 
 
 def export(config: ExportConfig) -> float:
-    """Write the ONNX file; return the maximum difference between ONNX Runtime and torch.
+    """Write the files; return the maximum difference between ONNX Runtime and torch.
 
     Raises:
-        ValueError: the extra is not installed, there is no such model, a painting cannot be used
-            or has the name of another style, or the difference exceeds ``TOLERANCE``.
-        OSError: the file cannot be written.
+        ValueError: neither file nor folder is named, the extra is not installed, there is no such
+            model, a painting cannot be used or has the name of another style, or the difference
+            exceeds ``TOLERANCE``.
+        OSError: a file cannot be written.
     """
+    target = config.onnx or config.web
+    if not target:
+        raise ValueError("nothing to write: name a file with --onnx, or a folder with --web")
     if not all(find_spec(package) for package in ("onnxscript", "onnxruntime")):
         raise ValueError("export needs more packages: pip install 'underdrawing[export]'")
-    check_output(config.onnx, [".onnx"])
+    if config.onnx:
+        check_output(config.onnx, [".onnx"])
     run = model_folder(config.run)
-    generator, train_config = load_model(run)
-    codes = StyleCodes(run, train_config, torch.device("cpu"))
+    stylizer = Stylizer(load_model(run), run, torch.device("cpu"))
+    generator, codes = stylizer.generator, stylizer.codes
     styles = codes.styles | {"average": generator.code_mean[None]}
     for path in config.styles:
         if path.stem in styles:
@@ -85,10 +98,35 @@ def export(config: ExportConfig) -> float:
     if not difference <= TOLERANCE:  # also for NaN
         raise ValueError(
             f"ONNX Runtime differs from torch by {difference:.1e}, more than {TOLERANCE}: "
-            f"{config.onnx} was not written"
+            f"{target} was not written"
         )
-    write_atomic(config.onnx, model)
+    if config.onnx:
+        write_atomic(config.onnx, model)
+    if config.web:
+        named = {name: code for name, code in styles.items() if name != "average"}
+        write_page(config.web, model, stylizer, named or styles)
     return difference
+
+
+def write_page(
+    folder: Path, model: bytes, stylizer: Stylizer, styles: Mapping[str, Tensor]
+) -> None:
+    """Write the page: HTML, script, sample photo, model, and styles as JSON.
+
+    ``styles.json`` maps a name to its style code and a thumbnail (data URI), the sample photo
+    stylized.
+    """
+    sample = ImageOps.fit(read_image(PAGE / "sample.jpg"), (THUMBNAIL, THUMBNAIL))
+    entries = {}
+    for name, code in styles.items():
+        values = [float(str(value)) for value in code[0].numpy()]  # the digits of a float32
+        image = encode_image(stylizer.stylize(sample, code), ".jpg")
+        thumbnail = "data:image/jpeg;base64," + base64.b64encode(image).decode()
+        entries[name] = {"code": values, "thumbnail": thumbnail}
+    for path in PAGE.iterdir():
+        write_atomic(folder / path.name, path.read_bytes())
+    write_atomic(folder / "model.onnx", model)
+    write_atomic(folder / "styles.json", json.dumps(entries))
 
 
 @torch.no_grad()
@@ -161,5 +199,5 @@ def max_difference(generator: Generator, model: bytes, codes: Iterable[Tensor]) 
 def command(arguments: list[str]) -> None:
     """Run the command."""
     config = parse_options(ExportConfig, prog="underdrawing export", args=arguments)
-    difference = export(config)
-    print(f"{config.onnx}: maximum difference between ONNX Runtime and torch {difference:.1e}")
+    difference, target = export(config), config.onnx or config.web
+    print(f"{target}: maximum difference between ONNX Runtime and torch {difference:.1e}")

@@ -57,6 +57,12 @@ def job(
 
 
 @pytest.fixture(scope="module")
+def exported(job: ExportConfig) -> bytes:
+    assert job.onnx
+    return job.onnx.read_bytes()
+
+
+@pytest.fixture(scope="module")
 def session(job: ExportConfig) -> Any:
     return onnxruntime.InferenceSession(job.onnx, providers=["CPUExecutionProvider"])
 
@@ -130,20 +136,21 @@ def test_file_holds_the_style_codes(job: ExportConfig, session: Any) -> None:
     assert styles["average"] == generator.code_mean.tolist()
 
 
-def test_file_has_no_paths_of_this_machine(job: ExportConfig) -> None:
-    assert str(ROOT).encode() not in job.onnx.read_bytes()
-    assert b'File "' not in job.onnx.read_bytes()
+def test_file_has_no_paths_of_this_machine(exported: bytes) -> None:
+    assert str(ROOT).encode() not in exported
+    assert b'File "' not in exported
 
 
 @pytest.mark.parametrize("bias", [0.1, float("nan")])
 def test_inexact_model_is_not_written(
-    job: ExportConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bias: float
-) -> None:
+    job: ExportConfig, exported: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    bias: float,
+) -> None:  # fmt: skip
     generator, config = load_model(job.run)
     assert generator.to_residual.conv.bias is not None
     torch.nn.init.constant_(generator.to_residual.conv.bias, bias)
     monkeypatch.setattr(module, "load_model", lambda run: Model(generator, config))
-    monkeypatch.setattr(module, "to_onnx", lambda *_: job.onnx.read_bytes())
+    monkeypatch.setattr(module, "to_onnx", lambda *_: exported)
     with pytest.raises(ValueError, match=r"more than 0\.001: .*other\.onnx was not written"):
         export(replace(job, onnx=tmp_path / "other.onnx"))
     assert list(tmp_path.iterdir()) == []
@@ -163,13 +170,14 @@ def test_missing_extra_is_named(job: ExportConfig, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("size", [(72, 56), (960, 800)])
 def test_documented_script_equals_stylize_without_torch(
-    job: ExportConfig, folders: tuple[Path, Path], tmp_path: Path, size: tuple[int, int]
-) -> None:
+    job: ExportConfig, exported: bytes, folders: tuple[Path, Path], tmp_path: Path,
+    size: tuple[int, int],
+) -> None:  # fmt: skip
     pages = "\n".join(page.read_text() for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
     blocks = re.findall(r"```python\n(.*?)```", pages, re.DOTALL)
     (script,) = (block for block in blocks if "onnxruntime" in block)
     (tmp_path / "script.py").write_text(script)
-    (tmp_path / "mine.onnx").write_bytes(job.onnx.read_bytes())
+    (tmp_path / "mine.onnx").write_bytes(exported)
     photo = tmp_path / "photo.png"
     Image.open(folders[0] / "00.png").resize(size, Image.Resampling.BICUBIC).save(photo)
     code = (
@@ -189,6 +197,11 @@ def test_documented_script_equals_stylize_without_torch(
         difference = np.abs(np.asarray(theirs, np.int16) - np.asarray(ours, np.int16))
     assert difference.max() <= 1
     assert (difference == 0).mean() > 0.99
+
+
+def test_nothing_to_write_is_refused(job: ExportConfig) -> None:
+    with pytest.raises(ValueError, match="nothing to write: name a file with --onnx, or a folder"):
+        export(ExportConfig(job.run))
 
 
 def test_onnx_file_has_a_suffix_that_no_input_has(job: ExportConfig) -> None:
