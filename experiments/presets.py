@@ -99,7 +99,7 @@ def cpu() -> StudyConfig:
     Expected: not measured; the tables of docs/results.md are of the first generator
     """
     return replace(
-        quick(), preset="cpu", out=Path("runs/reproduce-cpu"), steps=120, size=128, seeds=3,
+        quick(), preset="cpu", out=Path("runs/reproduce-cpu"), steps=80, size=128, seeds=3,
         pairs=200, strengths=CURVE[1:],
     )  # fmt: skip
 
