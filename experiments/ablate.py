@@ -23,7 +23,7 @@ from .ablations import ABLATIONS, Variants, variants
 from .analysis.attention import attention_section
 from .analysis.results import StudyResult, make_study_result, result_text, result_tree, write_result
 from .main import choice, parse_options, run_command
-from .presets import PRESETS, StudyConfig
+from .presets import PRESETS, StudyConfig, command_line
 from .report.report import Chapter, write_report
 from .report.samples import study_samples
 from .study.plan import make_study_plan, time_step
@@ -116,7 +116,7 @@ def ablate(config: AblateConfig) -> tuple[list[StudyResult], dict[str, str]]:
     reasons = {**plan.skipped, **failures}
     results = [table_result(scorer, table, scores, reasons, controls) for table in tables]
     if scorer.is_main:
-        write_tables(scorer, tables, results)
+        write_tables(config, scorer, tables, results)
     return results, failures
 
 
@@ -140,8 +140,9 @@ def table_result(
 
 
 def write_tables(
-    scorer: StudyScorer, tables: Sequence[AblationTable], results: Sequence[StudyResult]
-) -> None:
+    config: AblateConfig, scorer: StudyScorer, tables: Sequence[AblationTable],
+    results: Sequence[StudyResult],
+) -> None:  # fmt: skip
     """Write each table into its folder and all of them into the report."""
     study, chapters = scorer.study, []
     for table, result in zip(tables, results, strict=True):
@@ -151,7 +152,9 @@ def write_tables(
     if study.json:
         trees = {result.title: result_tree(result) for result in results}
         write_atomic(study.json, json.dumps(trees, indent=1))
-    write_report(study.out / "report.html", TITLE, LEDE, chapters, study)
+    command = command_line(study, "ablate", *config.ablations, *["--grid"] * config.grid)
+    hashes = scorer.sha256(distinct_runs(tables).values())
+    write_report(study.out / "report.html", TITLE, LEDE, chapters, study, command, hashes)
 
 
 def parse(arguments: list[str]) -> AblateConfig:
@@ -182,8 +185,9 @@ def command(arguments: list[str]) -> None:
     if results and join_processes(config.study.device).is_main_process:
         for result in results:
             print(f"\n{result.title}\n\n{result_text(result)}\n")
-        print(f"tables: {config.study.out}/ABLATION/table.md (.tex, .csv, .json)")
+        print(f"tables: {config.study.out}/ABLATION/table.md (.csv, .json)")
         print(f"report: {config.study.out / 'report.html'}")
+        print(f"for a paper: {config.study.out / 'paper'}")
     if failures:
         sys.exit("\n".join(f"underdrawing: {why}" for why in failures.values()))
 

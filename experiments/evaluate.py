@@ -27,6 +27,7 @@ from .analysis.results import (
     Section,
     StudyResult,
     make_study_result,
+    result_latex,
     result_text,
     result_tree,
     write_result,
@@ -139,6 +140,7 @@ def evaluate(config: EvaluateConfig) -> StudyResult:
     result = make_result(config, data, networks, size, curves, scores)
     if processes.is_main_process:
         write_result(result, out)
+        write_atomic(out / "table.tex", result_latex(result))
         if config.json:
             write_atomic(config.json, json.dumps(result_tree(result), indent=1))
     return result

@@ -1,9 +1,9 @@
 """Presets of ``underdrawing reproduce`` and ``ablate``: named functions that return a study."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import field, replace
+from dataclasses import field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
@@ -136,3 +136,24 @@ def paper() -> StudyConfig:
 PRESETS: dict[str, Callable[[], StudyConfig]] = {
     preset.__name__: preset for preset in (quick, cpu, standard, paper)
 }
+
+
+def command_line(study: StudyConfig, *words: str) -> list[str]:
+    """Return the command that makes a study: its preset and every option that differs from it."""
+    default = PRESETS[study.preset]()
+    return ["underdrawing", *words, "--preset", study.preset, *_options(study, default)]
+
+
+def _options(config: Any, default: Any, part: str = "") -> list[str]:
+    words = []
+    for key in (each.name for each in fields(config)):
+        value, usual, name = getattr(config, key), getattr(default, key), key.replace("_", "-")
+        if value == usual:
+            continue
+        if is_dataclass(value):
+            words += _options(value, usual, f"{name}.")
+        elif isinstance(value, bool):
+            words.append(f"--{part}{name}" if value else f"--{part}no-{name}")
+        else:
+            words += [f"--{part}{name}", *map(str, value if isinstance(value, tuple) else [value])]
+    return words

@@ -15,7 +15,7 @@ from .analysis.attention import attention_section
 from .analysis.results import StudyResult, make_study_result, result_text, result_tree, write_result
 from .analysis.tables import FOOTNOTE, ROWS
 from .main import choice, parse_options, run_command
-from .presets import PRESETS, StudyConfig
+from .presets import PRESETS, StudyConfig, command_line
 from .recipes import RECIPES
 from .report.report import Chapter, write_report
 from .report.samples import study_samples
@@ -69,7 +69,10 @@ def reproduce(study: StudyConfig) -> tuple[StudyResult, dict[str, str]]:
             write_atomic(study.json, json.dumps(result_tree(result), indent=1))
         first = {title: rows[title][0] for title in curves}
         samples = study_samples(first, scorer.manifest, scorer.device)
-        write_report(study.out / "report.html", TITLE, LEDE, [Chapter(result, samples)], study)
+        write_report(
+            study.out / "report.html", TITLE, LEDE, [Chapter(result, samples)], study,
+            command_line(study, "reproduce"), scorer.sha256(by_seed),
+        )  # fmt: skip
     return result, failures
 
 
@@ -96,8 +99,9 @@ def command(arguments: list[str]) -> None:
     result, failures = reproduce(study)
     if join_processes(study.device).is_main_process:
         print(f"\n{result_text(result)}\n")
-        print(f"tables: {study.out / 'table.md'} (.tex, .csv, .json)")
+        print(f"tables: {study.out / 'table.md'} (.csv, .json)")
         print(f"report: {study.out / 'report.html'}")
+        print(f"for a paper: {study.out / 'paper'}")
     if failures:
         sys.exit("\n".join(f"underdrawing: {why}" for why in failures.values()))
 

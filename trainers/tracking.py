@@ -3,10 +3,12 @@
 import json
 import math
 import platform
+import subprocess
 import sys
 import threading
 import warnings
 from contextlib import nullcontext, suppress
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
@@ -144,10 +146,23 @@ def _read_description(path: Path) -> dict[str, Any] | None:
         return None
 
 
+@cache
+def commit() -> str | None:
+    """Return the git commit of this code, marked if changed since; None if installed without."""
+    root = Path(__file__).parents[1]
+    if not (root / ".git").exists():
+        return None
+    git = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    with suppress(OSError, subprocess.CalledProcessError):
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    return None
+
+
 def provenance(**more: Any) -> dict[str, Any]:
     """Return versions, machine and command line, for records of a result."""
     return {
         "underdrawing": __version__,
+        "commit": commit(),
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},
         "machine": platform.platform(),

@@ -225,11 +225,21 @@ def result_csv(result: StudyResult) -> str:
     return buffer.getvalue()
 
 
+def result_latex(result: StudyResult) -> str:
+    """Format all tables for a paper."""
+    parts = []
+    for section in result.all_sections():
+        if section.table.rows:
+            parts.append(tables.to_latex(section.table, section.heading))
+        if section.differences:
+            rows = difference_rows(section.differences, result.full.columns)
+            parts.append(tables.latex(rows, f"{section.heading}: {DIFFERENCES.lower()}"))
+    return "\n".join(parts)
+
+
 def write_result(result: StudyResult, folder: Path) -> None:
-    """Write ``table.md``, ``.tex``, ``.csv`` and ``.json`` into a folder."""
+    """Write ``table.md``, ``.csv`` and ``.json`` into a folder."""
     write_atomic(folder / "table.md", result_markdown(result))
-    latex = [tables.to_latex(s.table) for s in result.all_sections() if s.table.rows]
-    write_atomic(folder / "table.tex", "\n".join(latex))
     write_atomic(folder / "table.csv", result_csv(result))
     write_atomic(folder / "table.json", json.dumps(result_tree(result), indent=1))
 

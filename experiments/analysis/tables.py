@@ -6,9 +6,11 @@ The paper is 问答酱 (2025).
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from string import Template
+from textwrap import fill
 from typing import NamedTuple
 
-from tabulate import SEPARATING_LINE, tabulate
+from tabulate import LATEX_ESCAPE_RULES, SEPARATING_LINE, tabulate
 
 from ...metrics.cards import Card
 from ...metrics.scores import MetricNetworks, Scores
@@ -16,8 +18,17 @@ from .intervals import mean_and_interval
 
 LATEX = str.maketrans(
     {"±": r"$\pm$", "·": r"$\cdot$", "−": "$-$", "↑": r"$\uparrow$", "↓": r"$\downarrow$"}
-    | {"¹": "$^1$", "é": r"\'e"}
+    | {"¹": "$^1$", "é": r"\'e", "λ": r"$\lambda$", "’": "'"}
+    | {"⟨": r"\shortstack[r]{", "⏎": r"\\", "⟩": "}"}  # a head of several lines
 )
+
+FLOAT = Template(r"""\begin{table}
+\centering
+\caption{$caption}
+\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%
+$tabular}
+\end{table}
+""")
 
 
 class Paper(NamedTuple):
@@ -191,17 +202,38 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
     return tabulate(rows, headers="firstrow", tablefmt="github", disable_numparse=True)
 
 
-def to_latex(table: Table) -> str:
-    """Format a table for a paper (package booktabs), controls below a rule, notes as comments."""
-    rows: list[list[str] | str] = []
+def to_latex(table: Table, caption: str) -> str:
+    """Format a table for a paper, controls below a rule, notes as comments.
+
+    It is shrunk to the width of the line; metrics without values are left out. Needs the packages
+    booktabs and graphicx.
+    """
+    columns = [
+        c
+        for c in table.columns
+        if any(entry_text(r.entries[c.key], 0) != "n/a" for r in table.rows)
+    ]
+    notes = any(row.note for row in table.rows)
+    rows: list[list[str] | str] = [["", *(c.head for c in columns), *[""] * notes]]
     for control in (False, True):
-        part = [[r.title, *_cells(r, table.columns)] for r in table.rows if r.control == control]
-        rows += [SEPARATING_LINE] * bool(rows and part) + part
+        part = [r for r in table.rows if r.control == control]
+        rows += [SEPARATING_LINE] * bool(len(rows) > 1 and part)
+        rows += [[r.title, *_cells(r, columns), *[r.note] * notes] for r in part]
+    legend = ["paper · measured · difference"] * any(c.paper for c in columns)
+    comments = [f"% {line}\n" for note in legend + table.notes for line in note.splitlines()]
+    return latex(rows, caption) + "".join(comments)
+
+
+def latex(rows: Sequence[Sequence[str]], caption: str) -> str:
+    """Format cells, the head first, as a float of LaTeX; escape them and the caption."""
+    head, *body = rows
+    head = [f"⟨{fill(cell, 18)}⟩".replace("\n", "⏎") if len(cell) > 18 else cell for cell in head]
     text = tabulate(
-        rows, ["", *(c.head for c in table.columns)], tablefmt="latex_booktabs",
-        disable_numparse=True, colalign=["left", *["right"] * len(table.columns)],
+        body, head, tablefmt="latex_booktabs", disable_numparse=True,
+        colalign=["left", *["right"] * (len(head) - 1)],
     )  # fmt: skip
-    return "\n".join([text.translate(LATEX), *(f"% {note}" for note in table.notes), ""])
+    caption = caption.translate(str.maketrans(LATEX_ESCAPE_RULES))
+    return FLOAT.substitute(caption=caption, tabular=text).translate(LATEX)
 
 
 def to_text(table: Table) -> str:

@@ -15,7 +15,8 @@ from tempfile import TemporaryDirectory, mkdtemp
 from threading import Event
 from typing import Any, Literal, NamedTuple
 
-from PIL import Image, ImageFilter
+import torch
+from PIL import Image, ImageFilter, ImageOps
 
 from ...data.convert import to_batch
 from ...data.demo.samples import PHOTOS, shipped
@@ -39,11 +40,22 @@ MAX_SIDE = 2048  # pixels; larger photos are downscaled
 MIN_ALPHA = 32  # of 255, of a pixel that counts as brushed
 BLUR = 0.005  # of a stroke's edge, relative to the longer side
 CANVAS = 800  # pixels a side of the photo under the brush
+PREVIEW = 192  # pixels a side of the photo painted in every named style
+LAST = 6  # results kept
+EXPLANATION = (
+    "A is high (orange) where the network expects a painting to change the photo's structure most; "
+    "in training, errors of content weigh more there."
+)
+GRID: Any = {"columns": 3, "object_fit": "cover", "allow_preview": False, "buttons": []}
 CSS = """
 .gradio-container {max-width: 1240px !important; margin: 0 auto !important}
+.main {padding: 16px !important}
 footer {display: none !important}
+.grid-wrap {min-height: 0 !important; max-height: 640px !important}
+.caption-label {font-size: 11px !important; padding: 2px 6px !important}
 """
-HIDDEN: Any = gr.update(value=None, visible=False)
+HIDDEN: Any = gr.update(visible=False)
+SHOWN: Any = gr.update(visible=True)
 
 
 @dataclass(frozen=True)
@@ -110,76 +122,99 @@ def running(stylizer: Stylizer, host: str, port: int) -> Iterator[str]:
 def build_page(stylizer: Stylizer, folder: Path) -> gr.Blocks:
     """Build the page of a model; results are written to ``folder``, where Gradio deletes them."""
 
-    def show_photo(path: str | None) -> tuple[Any, Any]:
+    def show_photo(path: str | None) -> tuple[Any, ...]:
         if path is None:
-            return HIDDEN, ""
+            return HIDDEN, None, ""
         with gradio_errors():
             photo, size = read_photo(Path(path))
         photo.thumbnail((CANVAS, CANVAS))
         canvas = {"background": photo, "layers": [], "composite": None}
-        return gr.update(value=canvas, visible=True), size
+        return SHOWN, canvas, size
+
+    def chosen_style(event: gr.SelectData) -> str:
+        return stylizer.styles[event.index]
+
+    def show_styles(path: str | None) -> Any:
+        with gradio_errors():
+            return style_previews(stylizer, read_photo(Path(path))[0]) if path else gr.skip()
 
     def show_result(
-        photo: str | None, canvas: dict[str, Any] | None, style: str | None, painting: str | None,
-        strength: float, keep_colors: bool,
-    ) -> tuple[Any, ...]:  # fmt: skip
+        photo: str | None, canvas: dict[str, Any] | None, style: str | Path | None,
+        strength: float, keep_colors: bool, last: list[tuple[str, str]],
+    ) -> Any:  # fmt: skip
         strokes = canvas["layers"][0] if canvas and canvas["layers"] else None
         with gradio_errors():
-            result = stylize_upload(
-                stylizer, Path(photo) if photo else None, strokes, style,
-                Path(painting) if painting else None, strength, keep_colors,
-            )  # fmt: skip
+            path = Path(photo) if photo else None
+            result = stylize_upload(stylizer, path, strokes, style, strength, keep_colors)
             file = Path(mkdtemp(dir=folder)) / f"{Path(photo or '').stem}-stylized.png"
             save_image(result.stylized, file)
-        download = gr.update(value=str(file), interactive=True)
-        return (result.photo, result.stylized), result.text, download, result.attention
+        last = [(str(file), result.title), *(one for one in last if Path(one[0]).is_file())][:LAST]
+        text = f"{html.escape(result.title)}: {result.text}"
+        return (result.photo, result.stylized), text, SHOWN, str(file), result.attention, last, last
 
-    names, samples = list(stylizer.styles), [str(path) for path in sample_photos()]
+    def show_result_if_ready(photo: str | None, canvas: Any, style: Any, *options: Any) -> Any:
+        return show_result(photo, canvas, style, *options) if photo and style else gr.skip()
+
+    samples = [str(path) for path in sample_photos()]
+    previews = style_previews(stylizer, read_image(Path(samples[0]))) if samples else None
     page = gr.Blocks(title="Underdrawing", analytics_enabled=False, delete_cache=(60, LIFETIME))
     with page:
-        gr.Markdown("# Underdrawing\nStyle transfer with an attention-weighted content loss.")
+        style, results = gr.State(None), gr.State([])
+        gr.Markdown("# Underdrawing\nChoose a photo and a style: your photo is painted at once.")
         with gr.Row():
-            with gr.Column(scale=2, min_width=320):
-                photo = gr.File(label="Photo", file_types=["image"], height=130, elem_id="photo")
-                gallery = gr.Gallery(
-                    samples, visible=bool(samples), show_label=False, columns=3, height=120,
-                    object_fit="cover", allow_preview=False, buttons=[],
-                )  # fmt: skip
-                brush = gr.ImageEditor(
-                    label="Paint over regions to protect", visible=False, type="pil", sources=(),
-                    transforms=(), layers=False, buttons=[], elem_id="brush",
-                    brush=gr.Brush(colors=["#e8590cb0"], color_mode="fixed", default_size=40),
-                )  # fmt: skip
+            with gr.Column(scale=2, min_width=280):
+                photo = gr.File(label="Photo", file_types=["image"], height=150, elem_id="photo")
                 size = gr.Markdown()
-                style = gr.Dropdown(names, label="Style", visible=bool(names))
-                painting = gr.File(
-                    label="Painting (instead of a named style)", file_types=["image"], height=130,
-                    elem_id="painting",
+                gallery = gr.Gallery(
+                    samples, visible=bool(samples), show_label=False, elem_id="samples", **GRID
+                )
+                styles = gr.Gallery(
+                    previews, visible=bool(stylizer.styles), show_label=False, elem_id="styles",
+                    **GRID,
                 )  # fmt: skip
+                painting = gr.UploadButton("Use a painting of your own", file_types=["image"])
                 strength = gr.Slider(0, 1, 1, step=0.05, label="Strength", info="0: the photo")
                 keep_colors = gr.Checkbox(label="Keep the photo's colors")
-            with gr.Column(scale=3, min_width=320):
-                button = gr.Button("Stylize", variant="primary")
+            with gr.Column(scale=3, min_width=280):
                 comparison = gr.ImageSlider(
                     label="Photo and result", interactive=False, buttons=["fullscreen"],
                     max_height=640,
                 )  # fmt: skip
                 text = gr.Markdown()
-                download = gr.DownloadButton("Download", interactive=False)
-                attention = gr.Image(
-                    label="Attention map A: where the content loss weighs more",
-                    visible=stylizer.generator.attention is not None, interactive=False, height=420,
-                    buttons=["fullscreen"], elem_id="attention",
-                )  # fmt: skip
+                with gr.Column(visible=False) as details:
+                    download = gr.DownloadButton("Download")
+                    last = gr.Gallery(label="Last results", columns=3, elem_id="last")
+                    with gr.Column(visible=stylizer.generator.attention is not None):
+                        attention = gr.Image(
+                            label="Attention map A", interactive=False, buttons=["fullscreen"],
+                            elem_id="attention",
+                        )  # fmt: skip
+                        gr.Markdown(EXPLANATION)
+                with gr.Column(visible=False) as protect:
+                    brush = gr.ImageEditor(
+                        label="Protect regions", type="pil", sources=(),
+                        transforms=(), layers=False, buttons=[], elem_id="brush",
+                        brush=gr.Brush(colors=["#e8590cb0"], color_mode="fixed", default_size=40),
+                    )  # fmt: skip
+                    button = gr.Button("Stylize again", variant="primary")
 
         options = {"concurrency_limit": 1, "concurrency_id": "work", "api_visibility": "private"}
-        photo.change(show_photo, photo, [brush, size], **options).failure(
-            lambda: (None, HIDDEN, ""), None, [photo, brush, size]
-        )
-        brush.clear(show_photo, photo, [brush, size], **options)
+        inputs = [photo, brush, style, strength, keep_colors, results]
+        outputs = [comparison, text, details, download, attention, last, results]
+        shown = photo.change(show_photo, photo, [protect, brush, size], **options)
+        shown.failure(lambda: (None, *show_photo(None)), None, [photo, protect, brush, size])
+        shown.success(show_result_if_ready, inputs, outputs, **options)
+        shown.success(show_styles, photo, styles, **options)
+        brush.clear(show_photo, photo, [protect, brush, size], **options)
         gallery.select(chosen_sample, None, photo, **options)
-        inputs = [photo, brush, style, painting, strength, keep_colors]
-        button.click(show_result, inputs, [comparison, text, download, attention], **options)
+        for chosen in (
+            styles.select(chosen_style, None, style, **options),
+            painting.upload(Path, painting, style, **options),
+        ):
+            chosen.success(show_result, inputs, outputs, **options)
+        button.click(show_result, inputs, outputs, **options)
+        for change in (strength.release, keep_colors.input):
+            change(show_result_if_ready, inputs, outputs, trigger_mode="always_last", **options)
     return page.queue(max_size=QUEUE)
 
 
@@ -196,12 +231,23 @@ def chosen_sample(event: gr.SelectData) -> str:
     return str(sample_photos()[event.index])
 
 
+def style_previews(stylizer: Stylizer, photo: Image.Image) -> list[tuple[Image.Image, str]]:
+    """Paint the middle of a photo, reduced, in every named style."""
+    if not stylizer.styles:
+        return []
+    small = to_batch(ImageOps.fit(photo, (PREVIEW, PREVIEW)))
+    codes = torch.cat([stylizer.code(name) for name in stylizer.styles])
+    stylized = stylizer.stylize(small.repeat(len(codes), 1, 1, 1), codes)
+    return list(zip(map(to_image, stylized), stylizer.styles, strict=True))
+
+
 class Result(NamedTuple):
-    """Images of one size and a line of text; ``attention`` is None if the model has no branch."""
+    """Images of one size with texts; ``attention`` is None if the model has no branch."""
 
     photo: Image.Image
     stylized: Image.Image
     attention: Image.Image | None
+    title: str
     text: str
 
 
@@ -244,21 +290,21 @@ def protected_region(strokes: Image.Image | None) -> Image.Image | None:
 
 
 def stylize_upload(
-    stylizer: Stylizer, photo: Path | None, strokes: Image.Image | None, named_style: str | None,
-    painting: Path | None, strength: float, keep_colors: bool,
+    stylizer: Stylizer, photo: Path | None, strokes: Image.Image | None, style: str | Path | None,
+    strength: float, keep_colors: bool,
 ) -> Result:  # fmt: skip
-    """Stylize an uploaded photo; an uploaded painting takes precedence over the named style.
+    """Stylize an uploaded photo in a named style, or after an uploaded painting, a path.
 
     Raises:
         ValueError: no photo, no style, or an unreadable file.
     """
     if photo is None:
         raise ValueError("choose a photo first")
-    if painting is None and named_style not in stylizer.styles:
+    if style is None:
         raise ValueError("choose a style or a painting first")
     start = time.perf_counter()
     content, _ = read_photo(photo)
-    code = stylizer.code(read_upload(painting) if painting else str(named_style))
+    code = stylizer.code(read_upload(style) if isinstance(style, Path) else style)
     protect = protected_region(strokes)
     stylized = stylizer.stylize(content, code, strength, protect=protect, keep_colors=keep_colors)
     attention = None
@@ -266,7 +312,9 @@ def stylize_upload(
         attention = to_image(overlay(to_batch(content), stylizer.attention(content).cpu())[0])
     seconds = time.perf_counter() - start
     text = f"{content.width}×{content.height} pixels in {seconds:.1f} s"
-    return Result(content, stylized, attention, text)
+    title = style.stem if isinstance(style, Path) else style
+    title += f", {strength:g}" * (strength < 1) + ", photo's colors" * keep_colors
+    return Result(content, stylized, attention, title, text)
 
 
 @contextmanager

@@ -1,15 +1,15 @@
-"""The report of a study: one self-contained HTML page, and its figures as PDF and SVG files."""
+"""The report of a study: one self-contained HTML page, and a folder of files for a paper."""
 
 import base64
 import json
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from torch import Tensor
 
 from ...data.files import write_atomic
@@ -23,8 +23,9 @@ from ..analysis.results import (
     StudyResult,
     difference_rows,
     differences_note,
+    result_latex,
 )
-from .figures import curves_figure, differences_figure, inline, render
+from .figures import WIDTH, curves_figure, differences_figure, inline, render
 from .samples import Sample
 
 
@@ -36,9 +37,11 @@ class Chapter(NamedTuple):
 
 
 def write_report(
-    path: Path, title: str, lede: str, chapters: Sequence[Chapter], config: Any
-) -> None:
-    """Write the page to ``path``, and its figures to the folder ``figures`` beside it.
+    path: Path, title: str, lede: str, chapters: Sequence[Chapter], config: Any,
+    command: Sequence[str], sha256: Mapping[str, str | None],
+) -> None:  # fmt: skip
+    """Write the page to ``path``, and to the folder ``paper`` beside it: LaTeX tables, figures, a
+    record of all settings, versions and inputs, and a README that says how to make them again.
 
     Args:
         path: the HTML file.
@@ -46,37 +49,43 @@ def write_report(
         lede: one paragraph below the heading.
         chapters: one per table.
         config: settings of the study, a dataclass.
+        command: the command that makes the study.
+        sha256: hashes of the inputs by name.
     """
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True,
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=select_autoescape(["html.j2"]),
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {"number": number, "data_uri": data_uri, "overlay": overlay_one}
     environment.globals |= {"FULL": FULL, "MATCHED": MATCHED, "DIFFERENCES": DIFFERENCES}
     environment.globals |= {"difference_rows": difference_rows, "note": differences_note}
-    folder, versions = path.parent / "figures", provenance()
-    command = shlex.join(versions.pop("command"))
-    page = environment.get_template("template.html.j2").render(
-        title=title,
-        lede=lede,
-        chapters=chapters,
-        figures=[draw_figures(c.result, folder, len(chapters) > 1) for c in chapters],
-        cards=dict.fromkeys(card for c in chapters for card in c.result.full.cards),
-        command=command,
-        settings=json.dumps(
-            {"versions": versions, "config": asdict(config)},
-            indent=2, default=str, ensure_ascii=False,
-        ),
-    )  # fmt: skip
-    write_atomic(path, page)
+    folder = path.parent / "paper"
+    results = {file_prefix(c.result) if len(chapters) > 1 else "": c.result for c in chapters}
+    record = {
+        "command": shlex.join(command), "versions": provenance(), "config": asdict(config),
+        "sha256": sha256,
+    }  # fmt: skip
+    settings = json.dumps(record, indent=2, default=str, ensure_ascii=False)
+    context = record | {
+        "title": title, "lede": lede, "chapters": chapters, "settings": settings,
+        "figures": [draw_figures(result, folder, prefix) for prefix, result in results.items()],
+        "cards": dict.fromkeys(card for c in chapters for card in c.result.full.cards),
+        "prefixes": results, "width": WIDTH,
+    }  # fmt: skip
+    for prefix, result in results.items():
+        write_atomic(folder / f"{prefix}table.tex", result_latex(result))
+    write_atomic(folder / "record.json", settings)
+    write_atomic(folder / "README.md", environment.get_template("readme.md.j2").render(context))
+    write_atomic(path, environment.get_template("template.html.j2").render(context))
 
 
-def draw_figures(result: StudyResult, folder: Path, several: bool) -> dict[str, dict[str, str]]:
-    """Write a result's figures as files, and return their names and SVG elements for the page.
+def file_prefix(result: StudyResult) -> str:
+    """Return how the names of a result's files start in a report of several chapters."""
+    return re.sub(r"\W+", "-", result.title.lower()).strip("-") + "-"
 
-    In a report of several chapters the files' names start with the result's title.
-    """
-    prefix = re.sub(r"\W+", "-", result.title.lower()).strip("-") + "-" if several else ""
+
+def draw_figures(result: StudyResult, folder: Path, prefix: str) -> dict[str, dict[str, str]]:
+    """Write a result's figures as files, and return their names and SVG elements for the page."""
     drawn = {}
     for name, draw, data in (
         ("curves", curves_figure, result.curves),

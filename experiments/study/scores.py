@@ -1,8 +1,8 @@
 """Scoring of a study's runs on its held-out pairs, with a cache of the scores."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from ...metrics.scores import MetricNetworks, Scores, make_cards
 from ...trainers.config import TrainConfig, differences
 from ...trainers.model_files import SHIPPED, load_model
 from ...trainers.runtime import join_processes
-from ...trainers.tracking import provenance
+from ...trainers.tracking import initial_model, provenance
 from ...trainers.trainer import collections
 from ..analysis.curves import Curve
 from ..analysis.results import MARGIN
@@ -122,6 +122,17 @@ class StudyScorer:
             "pairs": len(self.manifest),  # which the data determine, with their number
             "networks": [[e.name, e.weights_sha256] for e in networks],
         } | ({"boundaries": drawn} if self.boundaries else {})
+
+    def sha256(self, runs: Iterable[StudyRun]) -> dict[str, str | None]:
+        """Return the hashes of all inputs: images, initial model, weights of all networks."""
+        record = dict(zip(("photos", "paintings"), self.data, strict=True))
+        inputs = record | {
+            "initial model": initial_model(replace(TrainConfig(), init=self.study.init))
+        }
+        descriptions = [run.dir / "run.json" for run in runs]
+        for encoder in [json.loads(p.read_text())["encoder"] for p in descriptions if p.is_file()]:
+            inputs[f"encoder {encoder['name']}"] = encoder["sha256"]
+        return inputs | {f"metric network {name}": h for name, h in self._identity["networks"]}
 
     def columns(self) -> list[Column]:
         """Return the columns of tables."""

@@ -1,4 +1,5 @@
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -99,10 +100,13 @@ def test_ablations_share_their_baseline_and_resume_after_an_interruption(
     assert all(e.paper is None for row in budget.full.rows for e in row.entries.values())
     page = (study.out / "report.html").read_text()
     for name in config.ablations:
-        assert {"table.md", "table.tex", "table.csv", "table.json"} == {
+        assert {"table.md", "table.csv", "table.json"} == {
             path.name for path in (study.out / name).iterdir()
         }
         assert ABLATIONS[name].question in page
+        assert f"{name}-table.tex" in {path.name for path in (study.out / "paper").iterdir()}
+    record = json.loads((study.out / "paper" / "record.json").read_text())
+    assert module.parse(shlex.split(record["command"])[2:]) == config
 
     monkeypatch.setattr(module, "write_report", lambda *_: None)
     ablate(config)  # nothing is timed, trained or scored again

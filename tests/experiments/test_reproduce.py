@@ -1,4 +1,5 @@
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -6,11 +7,11 @@ from typing import Any
 import pytest
 from underdrawing.experiments import reproduce as module
 from underdrawing.experiments.analysis.tables import ROWS
-from underdrawing.experiments.presets import PRESETS, StudyConfig, quick
+from underdrawing.experiments.presets import PRESETS, StudyConfig, command_line, quick
 from underdrawing.experiments.reproduce import reproduce
 from underdrawing.experiments.scoring.protocol import CONTROLS, score_methods
 from underdrawing.experiments.study import queue, scores
-from underdrawing.trainers.config import TrainConfig
+from underdrawing.trainers.config import GeneratorConfig, TrainConfig
 from underdrawing.trainers.trainer import train
 
 TITLES = [row.title for row in ROWS]
@@ -35,10 +36,17 @@ def test_every_row_is_trained_scored_and_written_and_the_rest_reused(
     assert compared == {(TITLES[i], TITLES[i - 1]) for i in range(1, 5)}
     (maps,) = result.sections
     assert [row.title for row in maps.table.rows] == TITLES[3:]
-    written = {"table.md", "table.tex", "table.csv", "table.json", "report.html", "manifest.json"}
+    written = {"table.md", "table.csv", "table.json", "report.html", "paper", "manifest.json"}
     assert written <= {path.name for path in study.out.iterdir()}
     page = (study.out / "report.html").read_text()
     assert all(title in page for title in TITLES)
+    record = json.loads((study.out / "paper" / "record.json").read_text())
+    assert module.parse(shlex.split(record["command"])[2:]) == study
+    run = json.loads(next(study.out.glob("runs/*/run.json")).read_text())
+    assert record["sha256"]["photos"] == run["data"]["photos"]
+    assert record["sha256"]["encoder vgg16"] == run["encoder"]["sha256"]
+    assert {"paintings", "initial model"} <= record["sha256"].keys()
+    assert any(name.startswith("metric network ") for name in record["sha256"])
 
     monkeypatch.setattr(module, "study_samples", lambda *_: [])
     monkeypatch.setattr(module, "write_report", lambda *_: None)
@@ -91,6 +99,18 @@ def test_preset_gives_the_defaults_and_options_change_it(preset: str) -> None:
     changed = module.parse(["--preset", preset, "--steps", "7", "--generator.width", "8"])
     generator = replace(PRESETS[preset]().generator, width=8)
     assert changed == replace(PRESETS[preset](), steps=7, generator=generator)
+
+
+def test_command_line_has_every_option_that_differs_from_the_preset() -> None:
+    generator = GeneratorConfig(width=8, noise=False, base="none")
+    study = replace(
+        PRESETS["cpu"](), photos=Path("my photos"), out=Path("-odd"), init=None, seeds=7,
+        strengths=(0.1, 1.0), matched_gap=0.5, generator=generator,
+    )  # fmt: skip
+    name, command, *options = command_line(study, "reproduce")
+    assert (name, command) == ("underdrawing", "reproduce")
+    assert module.parse(options) == study
+    assert command_line(quick(), "reproduce")[2:] == ["--preset", "quick"]
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from underdrawing.experiments.analysis.results import (
     difference_rows,
     differences_note,
     make_study_result,
+    result_latex,
     result_markdown,
     result_text,
     write_result,
@@ -222,16 +223,16 @@ def test_text_has_every_table_with_its_differences(
     assert MATCHED not in single  # one curve has nothing to be compared with
 
 
-def test_write_result_creates_md_tex_csv_json(
+def test_write_result_creates_md_csv_json(
     make_result: MakeResult, make_scores: MakeScores, tmp_path: Path
 ) -> None:
     result = make_result(points={"x": make_scores(0.4, 0.7)})
     write_result(result, tmp_path / "new")
     written = {path.name: path.read_text() for path in (tmp_path / "new").iterdir()}
-    assert written.keys() == {"table.md", "table.tex", "table.csv", "table.json"}
+    assert written.keys() == {"table.md", "table.csv", "table.json"}
     assert written["table.md"] == result_markdown(result)
     for table in (result.full, result.matched, result.sections[0].table):
-        assert to_latex(table) in written["table.tex"]
+        assert to_latex(table, "").split("caption{}")[1] in result_latex(result)
 
     rows = list(csv.DictReader(io.StringIO(written["table.csv"])))
     tables = [(FULL, ""), (MATCHED, str(result.gap)), ("At the style gap of x", "")]

@@ -1,9 +1,11 @@
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 
 import pytest
+from underdrawing.experiments.ablations import ABLATIONS
 from underdrawing.experiments.analysis.tables import (
     FOOTNOTE,
     ROWS,
@@ -12,6 +14,7 @@ from underdrawing.experiments.analysis.tables import (
     Table,
     TableRow,
     entry_text,
+    latex,
     make_columns,
     make_table_row,
     plain,
@@ -85,12 +88,12 @@ def test_row_has_means_over_seeds_and_the_papers_values(
 
 
 def test_papers_values_keep_their_trailing_zeros(make_table: Callable[..., Table]) -> None:
-    for form in (to_markdown, to_latex, to_text):
+    for form in (to_markdown, partial(to_latex, caption=""), to_text):
         assert "0.10 " in form(make_table())
 
 
 def test_only_fid_is_compared_with_the_papers(make_table: Callable[..., Table]) -> None:
-    for form in (to_markdown, to_latex, to_text):
+    for form in (to_markdown, partial(to_latex, caption=""), to_text):
         other = form(make_table("Fréchet (VGG16 relu4_3)"))
         assert "45.2" not in other
         assert "FID" not in other
@@ -129,14 +132,14 @@ def test_latex_has_controls_below_a_rule_and_notes_as_comments(
     make_table: Callable[..., Table],
 ) -> None:
     table = make_table()
-    lines = [line.strip() for line in to_latex(table).splitlines()]
-    assert lines[0] == rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}"
+    lines = [line.strip() for line in to_latex(table, "Title").splitlines()]
+    assert rf"\begin{{tabular}}{{l{'r' * (len(table.columns) + 1)}}}" in lines
     rules = [i for i, line in enumerate(lines) if re.fullmatch(r"\\(top|mid|bottom)rule", line)]
     assert [lines[i] for i in rules] == [r"\toprule", r"\midrule", r"\midrule", r"\bottomrule"]
     head, rows, controls = (lines[a + 1 : b] for a, b in pairwise(rules))
     assert (len(head), len(rows), len(controls)) == (1, len(ROWS), 1)
     for row in head + rows + controls:
-        assert row.count("& ") == len(table.columns)
+        assert row.count("& ") == len(table.columns) + 1
         assert row.endswith(r" \\")
     assert controls[0].startswith(CONTROL)
     assert r"SSIM $\uparrow$" in head[0]
@@ -149,9 +152,12 @@ def test_latex_has_controls_below_a_rule_and_notes_as_comments(
 def test_latex_escapes_special_characters(make_table: Callable[..., Table]) -> None:
     title = r"50_% of {A} & #3 $5 ~/a\b"
     row = TableRow(title, False, {"style_gap": Entry(0.5, None, None)}, "")
-    text = to_latex(Table([Column("style_gap", "gap", True, None)], [row], [], []))
+    table = Table([Column("style_gap", "gap", True, None)], [row], [], ["100 %\n#2"])
+    text = to_latex(table, "A & b")
+    assert r"\caption{A \& b}" in text
+    assert text.endswith("% 100 %\n% #2\n")
     assert r"50\_\% of \{A\} \& \#3 \$5 \textasciitilde{}/a\textbackslash{}b" in text
-    bare = re.sub(r"\\[{}$&%#_]", "", to_latex(make_table()) + text)
+    bare = re.sub(r"\\[{}$&%#_]", "", to_latex(make_table(), "") + text)
     assert bare.count("{") == bare.count("}") > 0
     assert all(line.count("$") % 2 == 0 for line in bare.splitlines())
 
@@ -161,6 +167,23 @@ def test_long_heads_are_wrapped_in_a_terminal() -> None:
     assert [line.split() for line in text.splitlines()] == [
         ["KID", "(VGG16", "SSIM", "↑"], ["relu4_3)", "↓"], ["on", "0.1", "0.9"],
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("title", [t for ablation in ABLATIONS.values() for t in ablation.values])
+def test_titles_of_ablations_are_known_to_latex(title: str) -> None:
+    assert latex([["", "x"], [title, "1"]], title).isascii()
+
+
+def test_latex_leaves_out_metrics_without_values_and_marks_rows(
+    make_table: Callable[..., Table],
+) -> None:
+    table = make_table()
+    for row in table.rows:
+        row.entries["kernel"] = Entry(None, None, None)
+    text = to_latex(replace(table, rows=[replace(table.rows[0], note="too weak")]), "")
+    assert "KID" in to_latex(make_table(), "")
+    assert "KID" not in text
+    assert "& too weak" in text
 
 
 def test_table_without_rows_is_its_notes() -> None:

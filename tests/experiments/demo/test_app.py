@@ -11,7 +11,7 @@ from urllib.request import ProxyHandler, build_opener
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 from underdrawing.data.images import read_image
 from underdrawing.trainers.model_files import load_model
 from underdrawing.trainers.style_codes import write_styles
@@ -20,9 +20,11 @@ from underdrawing.trainers.stylizer import Stylizer, load
 gradio = pytest.importorskip("gradio", reason="the extra `app` is not installed")
 from underdrawing.experiments.demo import app
 from underdrawing.experiments.demo.app import (
+    PREVIEW,
     protected_region,
     read_photo,
     read_upload,
+    style_previews,
     stylize_upload,
 )
 
@@ -59,17 +61,19 @@ def strokes(*box: int) -> Image.Image:
 
 def test_result_is_that_of_the_stylizer(stylizer: Stylizer, photo: Path, folders: Folders) -> None:
     content, painting = read_image(photo), folders[1] / "02.png"
-    result = stylize_upload(stylizer, photo, strokes(), "night", None, 0.8, False)
+    result = stylize_upload(stylizer, photo, strokes(), "night", 0.8, False)
     assert result.stylized == stylizer.stylize(content, "night", 0.8)
     assert result.attention is not None
     assert result.photo.size == result.attention.size == content.size
     assert result.text.startswith("320×240 pixels in ")
-    result = stylize_upload(stylizer, photo, None, "night", painting, 1, True)
+    assert result.title == "night, 0.8"
+    result = stylize_upload(stylizer, photo, None, painting, 1, True)
+    assert result.title == "02, photo's colors"
     assert result.stylized == stylizer.stylize(content, painting, keep_colors=True)
 
 
 def test_brushed_region_stays_a_photo(stylizer: Stylizer, photo: Path) -> None:
-    result = stylize_upload(stylizer, photo, strokes(0, 0, 79, 119), "day", None, 1, False)
+    result = stylize_upload(stylizer, photo, strokes(0, 0, 79, 119), "day", 1, False)
     before, after = np.asarray(result.photo), np.asarray(result.stylized)
     assert np.array_equal(before[:, :140], after[:, :140])
     assert (before[:, 180:] != after[:, 180:]).any()
@@ -79,9 +83,21 @@ def test_brushed_region_stays_a_photo(stylizer: Stylizer, photo: Path) -> None:
 
 def test_missing_choices_are_named(stylizer: Stylizer, photo: Path) -> None:
     with pytest.raises(ValueError, match="choose a photo first"):
-        stylize_upload(stylizer, None, None, "day", None, 1, False)
+        stylize_upload(stylizer, None, None, "day", 1, False)
     with pytest.raises(ValueError, match="choose a style or a painting first"):
-        stylize_upload(stylizer, photo, None, str(photo), None, 1, False)  # a path is not a style
+        stylize_upload(stylizer, photo, None, None, 1, False)
+
+
+def test_previews_are_the_photo_in_every_named_style(stylizer: Stylizer, photo: Path) -> None:
+    wide = read_image(photo).resize((320, 40))  # narrower than a model allows, if only reduced
+    previews = style_previews(stylizer, wide)
+    assert [name for _, name in previews] == ["day", "night"]
+    small = ImageOps.fit(wide, (PREVIEW, PREVIEW))
+    for image, name in previews:
+        alone = np.asarray(stylizer.stylize(small, name), int)
+        assert np.abs(np.asarray(image, int) - alone).max() <= 1
+    stylizer.styles = ()
+    assert style_previews(stylizer, wide) == []
 
 
 def test_bad_upload_is_named_without_its_folder(tmp_path: Path) -> None:
@@ -157,7 +173,7 @@ def test_page_is_served_behind_a_proxy_and_loads_from_its_own_host(
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
 @pytest.mark.timeout(600)
 def test_photo_is_stylized_in_the_browser(
-    url: str, stylizer: Stylizer, photo: Path, tmp_path: Path
+    url: str, stylizer: Stylizer, photo: Path, folders: Folders, tmp_path: Path
 ) -> None:
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     bad = tmp_path / "bad.jpg"
@@ -171,15 +187,25 @@ def test_photo_is_stylized_in_the_browser(
         page.set_default_timeout(120_000)
         page.on("request", lambda request: requests.append(request.url))
         page.goto(url)
-        page.get_by_role("button", name="Stylize", exact=True).click()
-        page.get_by_text("choose a photo first").wait_for()
+        named = page.locator("#styles")
+        if stylized_samples := app.sample_photos():
+            named.get_by_text("night").click()
+            page.get_by_text("choose a photo first").wait_for()
         page.locator("#photo input[type=file]").set_input_files(bad)
         page.get_by_text(re.compile(r"bad\.jpg is ")).wait_for()
         page.locator("#photo input[type=file]").set_input_files(photo)
-        page.get_by_text("320×240 pixels").wait_for()
-        page.get_by_label("Style", exact=True).click()
-        page.get_by_role("option", name="night").click()
+        if not stylized_samples:
+            named.get_by_text("night").click()
+        page.get_by_text("night: 320×240 pixels in ").wait_for()  # as soon as both are chosen
+        with page.expect_file_chooser() as chooser:
+            page.get_by_role("button", name="Use a painting of your own").click()
+        chooser.value.set_files(folders[1] / "02.png")
+        page.get_by_text("02: 320×240 pixels in ").wait_for()
+        named.get_by_text("day").click()
+        page.get_by_text("day: 320×240 pixels in ").wait_for()
+        named.get_by_text("night").click()
         page.get_by_label("Keep the photo's colors").check()
+        page.get_by_text("night, photo's colors: 320×240 pixels in ").wait_for()
         canvas = page.locator("#brush canvas").first
         canvas.scroll_into_view_if_needed()
         page.wait_for_timeout(2000)  # the canvas is laid out anew when the photo arrives
@@ -190,9 +216,13 @@ def test_photo_is_stylized_in_the_browser(
         page.mouse.move(box["x"] + 0.55 * box["width"], box["y"] + 0.5 * box["height"], steps=5)
         page.mouse.up()
         page.wait_for_timeout(500)
-        page.get_by_role("button", name="Stylize", exact=True).click()
-        page.get_by_text("320×240 pixels in ").wait_for()
+        page.get_by_role("button", name="Stylize again", exact=True).click()
+        page.wait_for_function("document.querySelectorAll('#last img').length >= 5")
         page.locator("#attention img").wait_for()
+        page.get_by_text("A is high (orange) where").wait_for()
+        page.set_viewport_size({"width": 390, "height": 844})
+        page.wait_for_timeout(500)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
         with page.expect_download() as download:
             page.get_by_role("button", name="Download", exact=True).click()
         assert download.value.suggested_filename == "photo-stylized.png"

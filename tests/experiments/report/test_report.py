@@ -1,6 +1,10 @@
 """The page of a study holds all its numbers and images, escaped, and loads nothing."""
 
+import json
+import re
+import shlex
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from html.parser import HTMLParser
@@ -15,6 +19,8 @@ from underdrawing.experiments.report.samples import Sample
 Make = Callable[..., StudyResult]
 VOID = {"meta", "img"}
 NEW = "<b>new</b> $a$"
+COMMAND = ["underdrawing", "reproduce", "--out", "a b"]
+SHA256 = {"photos": "0f" * 32, "initial model": None}
 
 
 @dataclass(frozen=True)
@@ -69,8 +75,10 @@ def folder(make_result: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     chapter = Chapter(make_result(), [sample(), sample()])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["/some/where/underdrawing", "reproduce", "--out", "a b"])
-        write_report(folder / "report.html", "Title", "Lede <.", [chapter], Config())
+        patch.setattr(sys, "argv", ["/some/where/underdrawing", "reproduce"])
+        write_report(
+            folder / "report.html", "Title", "Lede <.", [chapter], Config(), COMMAND, SHA256
+        )
     return folder
 
 
@@ -124,8 +132,8 @@ def test_figures_are_inline_and_linked_files(page: Page, folder: Path) -> None:
     assert page.tags.count("svg") == 2
     assert len(page.all("id")) == len(set(page.all("id")))
     files = page.all("href")
-    assert {"figures/curves.pdf", "figures/differences.svg"} <= set(files)
-    for file in (name for name in files if name.startswith("figures")):
+    assert {"paper/curves.pdf", "paper/differences.svg"} <= set(files)
+    for file in (name for name in files if name.startswith("paper")):
         assert (folder / file).stat().st_size > 1000
 
 
@@ -140,18 +148,48 @@ def test_origin_of_the_numbers_is_shown(page: Page) -> None:
 
 def test_chapters_are_listed_and_have_files_of_their_own(make_result: Make, tmp_path: Path) -> None:
     results = [make_result(), make_result(title="Other")]
-    write_report(tmp_path / "x.html", "T", "L", [Chapter(r, []) for r in results], Config())
+    write_report(
+        tmp_path / "x.html", "T", "L", [Chapter(r, []) for r in results], Config(), COMMAND, SHA256
+    )
     page = Page((tmp_path / "x.html").read_text("utf-8"))
     assert {"#chapter-1", "#chapter-2"} <= set(page.all("href"))
     assert {"chapter-1", "chapter-2"} <= set(page.all("id"))
-    assert sorted(path.name for path in (tmp_path / "figures").glob("*.pdf")) == [
+    assert sorted(path.name for path in (tmp_path / "paper").glob("*.pdf")) == [
         "loss-row-curves.pdf", "loss-row-differences.pdf", "other-curves.pdf",
         "other-differences.pdf",
     ]  # fmt: skip
 
 
+def test_paper_folder_says_how_to_make_it_again(folder: Path) -> None:
+    readme = (folder / "paper" / "README.md").read_text("utf-8")
+    record = json.loads((folder / "paper" / "record.json").read_text("utf-8"))
+    (command,) = re.findall(r"```sh\n(.*)\n```", readme)
+    assert shlex.split(command) == shlex.split(record["command"]) == COMMAND
+    assert record["sha256"] == SHA256
+    assert f"| photos | `{SHA256['photos']}` |\n| initial model | – |" in readme
+    assert f"torch {record['versions']['packages']['torch']}, " in readme
+    assert record["config"] == {"preset": "quick", "photos": "<photos>"}
+    files = re.findall(r"\\(input|includegraphics).*{(.+)}", readme)
+    suffix = {"input": ".tex", "includegraphics": ".pdf"}
+    named = {name + suffix[kind] for kind, name in files}
+    assert named == {"table.tex", "curves.pdf", "differences.pdf"}
+    assert named <= {path.name for path in (folder / "paper").iterdir()}
+
+
+def test_tables_for_a_paper_are_balanced_and_plain(folder: Path) -> None:
+    tex = (folder / "paper" / "table.tex").read_text("utf-8")
+    begun = re.findall(r"\\begin{(\w+)}", tex)
+    assert begun == ["table", "tabular"] * 4  # full strength, matched style, differences, maps
+    assert Counter(begun) == Counter(re.findall(r"\\end{(\w+)}", tex))
+    code = "".join(line for line in tex.splitlines() if not line.startswith("%"))
+    assert code.count("{") == code.count("}")
+    assert r"new\ensuremath{<}/b\ensuremath{>} \$a\$" in code
+    assert "below minimum" in code
+    assert code.replace("…", "").replace("–", "").isascii()  # both known to LaTeX
+
+
 def test_a_result_without_rows_has_no_figures(make_result: Make, tmp_path: Path) -> None:
     empty = replace(make_result(), curves={}, differences=[], gap=None, sections=[])
-    write_report(tmp_path / "x.html", "T", "L", [Chapter(empty, [])], Config())
+    write_report(tmp_path / "x.html", "T", "L", [Chapter(empty, [])], Config(), COMMAND, SHA256)
     page = Page((tmp_path / "x.html").read_text("utf-8"))
     assert not {"svg", "img", "figure"} & set(page.tags)
