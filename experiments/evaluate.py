@@ -75,6 +75,10 @@ class EvaluateConfig:
     """Held-out images of the run: choose on validation, evaluate on test once."""
     pairs: int = 256
     """Maximum number of pairs; a manifest is used as a whole."""
+    all_pairs: bool = False
+    """Pair every photo with every painting of two folders, as StyleID does; ignores --pairs."""
+    published_metrics: bool = False
+    """Also ArtFID, CFSD and DISTS, as papers print them; slow, and each needs its own weights."""
     strengths: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
     """Strengths at which runs are evaluated: the points of their content/style curves."""
     size: int | None = None
@@ -126,7 +130,7 @@ def evaluate(config: EvaluateConfig) -> StudyResult:
         raise ValueError(f"two rows are named {repeated[0]}; rename a folder or give it once")
     names = {run: {f"{run}/{s:g}": s for s in config.strengths} for run in models}
     with processes.main_process_first():  # the main process fills the weight cache
-        networks = make_networks(device, config.weights_dir)
+        networks = make_networks(device, config.weights_dir, config.published_metrics)
         generators = [trained_method(model, device, names[run]) for run, model in models.items()]
     stylize = together(each(CONTROLS), saved_outputs(data.methods), *generators)
     features = reference_features(data.references, networks, size, device)
@@ -192,9 +196,11 @@ def choose_pairs(config: EvaluateConfig, trained: Sequence[TrainConfig]) -> Eval
     photos, paintings = (
         c.distinct(config.split) if kind in own else c.distinct() for kind, c in images.items()
     )
-    if "paintings" not in own and len(paintings) >= 2 * MIN_IMAGES:
+    halve = not config.all_pairs and len(paintings) >= 2 * MIN_IMAGES
+    if "paintings" not in own and halve:
         paintings = paintings[: len(paintings) // 2]  # the others are the reference set
-    pairs = make_manifest(photos, paintings, config.pairs)
+    count = len(photos) * len(paintings) if config.all_pairs else config.pairs
+    pairs = make_manifest(photos, paintings, count)
     references = reference_paintings(images["paintings"], pairs)
     held_out = "held-out " if len(own) == len(images) else ""
     note = f"{len(pairs)} {held_out}pairs, KID against {len(references)} other paintings"
@@ -221,7 +227,7 @@ def make_result(
     """Make the tables: full strength, matched style, each method's style gap, each run's curve."""
     columns = make_columns(networks, boundaries=config.boundaries is not None)
     columns = [column._replace(paper=None) for column in columns]
-    runs, notes = list(curves), [f"{data.note}, at {size} px."]
+    runs, notes = list(curves), [f"{data.note}, at {size} px.", *networks.missing]
     if curves:
         strengths = ", ".join(f"{strength:g}" for strength in config.strengths)
         notes.append(f"Runs at strengths {strengths}, the last of them in the first table.")

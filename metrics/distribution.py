@@ -7,14 +7,16 @@ MIN_IMAGES = 20  # per set; below, the sampling error exceeds the distances of i
 MIN_OUTPUTS = 1000  # for the Fréchet distance, whose bias grows as sets shrink
 
 
-def frechet_distance(outputs: Tensor, paintings: Tensor) -> float | None:
+def frechet_distance(
+    outputs: Tensor, paintings: Tensor, min_outputs: int | None = None
+) -> float | None:
     """Compute the Fréchet distance of two feature sets (N,D) in float64 (Heusel et al. 2017).
 
     ||μ_a - μ_b||² + tr(Σ_a + Σ_b - 2 (Σ_a Σ_b)^½). Call it "FID" only on Inception-2048 features.
     Biased upwards, more so for small sets: compare only values of equal N. None for fewer than
-    ``MIN_OUTPUTS`` outputs or ``MIN_IMAGES`` paintings.
+    ``min_outputs`` (default: ``MIN_OUTPUTS``) outputs or ``MIN_IMAGES`` paintings.
     """
-    if len(outputs) < MIN_OUTPUTS or len(paintings) < MIN_IMAGES:
+    if len(outputs) < (min_outputs or MIN_OUTPUTS) or len(paintings) < MIN_IMAGES:
         return None
     a, b = outputs.double(), paintings.double()
     means = (a.mean(0) - b.mean(0)).square().sum()

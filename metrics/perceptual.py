@@ -1,6 +1,8 @@
 """SSIM and LPIPS between photo and output, one value per image."""
 
+from collections.abc import Sequence
 from importlib.resources import as_file, files
+from typing import Literal
 
 import torch
 from einops import rearrange
@@ -11,6 +13,7 @@ from torch import Tensor
 Features = dict[str, Tensor]
 
 SSIM_WINDOW = 11  # Wang et al. 2004: 11x11 Gaussian, sigma 1.5
+ALEX_LAYERS = ("relu1", "relu2", "relu3", "relu4", "relu5")
 LPIPS_LAYERS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")
 
 
@@ -31,18 +34,20 @@ def local_ssim(stylized: Tensor, content: Tensor) -> Tensor:
     return ssim(gray[0], gray[1], SSIM_WINDOW, padding="valid")
 
 
-def lpips_heads() -> list[Tensor]:
-    """Load LPIPS' linear weights (C,) per layer for VGG16 (v0.1) from torchmetrics."""
-    resource = files("torchmetrics.functional.image") / "lpips_models" / "vgg.pth"
+def lpips_heads(network: Literal["vgg", "alex"] = "vgg") -> list[Tensor]:
+    """Load LPIPS' linear weights (C,) per layer for VGG16 or AlexNet (v0.1) from torchmetrics."""
+    resource = files("torchmetrics.functional.image") / "lpips_models" / f"{network}.pth"
     with as_file(resource) as path:
         state = torch.load(path, "cpu", weights_only=True)  # noqa: TID251 (tensors only)
     return [state[f"lin{i}.model.1.weight"].flatten() for i in range(len(LPIPS_LAYERS))]
 
 
-def lpips_vector(features: Features, heads: list[Tensor]) -> Tensor:
-    """Flatten VGG16 features at ``LPIPS_LAYERS`` to a vector (B,D); see ``lpips``."""
-    layers = zip(LPIPS_LAYERS, heads, strict=True)
-    return torch.cat([_weighted(features[layer].float(), head) for layer, head in layers], dim=1)
+def lpips_vector(
+    features: Features, heads: list[Tensor], layers: Sequence[str] = LPIPS_LAYERS
+) -> Tensor:
+    """Flatten features at the layers of LPIPS to a vector (B,D); see ``lpips``."""
+    pairs = zip(layers, heads, strict=True)
+    return torch.cat([_weighted(features[layer].float(), head) for layer, head in pairs], dim=1)
 
 
 def _weighted(features: Tensor, head: Tensor) -> Tensor:
@@ -55,6 +60,6 @@ def _weighted(features: Tensor, head: Tensor) -> Tensor:
 def lpips(a: Tensor, b: Tensor) -> Tensor:
     """Compute LPIPS (Zhang et al. 2018, Eq. 1) of two ``lpips_vector``s (B,D) -> (B,).
 
-    It is the published LPIPS only on torchvision's ImageNet VGG16; name any other weights.
+    It is the published LPIPS only on torchvision's ImageNet weights; name any other weights.
     """
     return (a - b).square().sum(dim=1)

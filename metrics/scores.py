@@ -17,10 +17,10 @@ from .perceptual import lpips, ssim_scores
 from .saliency import salient_ssim
 from .style_gap import style_gap_closed
 
-#: The last four are optional.
+#: From the fifth on, they are optional.
 PER_PAIR = (
     "ssim", "ssim_worst", "lpips", "style_gap", "style_gap_independent", "boundaries",
-    "ssim_salient", "ssim_center",
+    "ssim_salient", "ssim_center", "lpips_alex", "cfsd", "dists",
 )  # fmt: skip
 
 Features = dict[str, Tensor]
@@ -50,6 +50,18 @@ class SecondNetwork:
     pooled: FeatureExtractor
 
 
+@dataclass(frozen=True)
+class PublishedDistance:
+    """A distance of outputs to their photos that papers print, on a network of its own."""
+
+    key: str  # field of ``PairMetrics`` and ``Scores``
+    title: str
+    measure: Callable[[Tensor, Tensor], Tensor]  # outputs, photos (B,3,H,W) -> (B,)
+    name: str  # network and layers, as printed in cards
+    weights_sha256: str
+    note: str = ""
+
+
 class ExtractedFeatures(NamedTuple):
     """Images (B,3,H,W) and their feature vectors (B,D), in the order of ``MetricNetworks.all``."""
 
@@ -73,6 +85,9 @@ class MetricNetworks:
     kernel_name: str
     independent: SecondNetwork | None = None
     saliency: FeatureExtractor | None = None  # its "vector" is a map (B,1,H,W)
+    published: Sequence[PublishedDistance] = ()
+    art: FeatureExtractor | None = None  # ArtFID's Inception; given with ``lpips_alex`` only
+    missing: Sequence[str] = ()  # published metrics without weights, as printed in notes
 
     @property
     def all(self) -> list[FeatureExtractor]:
@@ -97,6 +112,15 @@ class MetricNetworks:
         second = [self.independent.style] if self.independent else []
         return [extractor(paintings) for extractor in (self.style, *second)]
 
+    def published_metrics(
+        self, outputs: Tensor, photos: Tensor, paintings: Tensor
+    ) -> dict[str, Tensor]:
+        """Compute the fields of ``PairMetrics`` that papers print, of images (B,3,H,W)."""
+        fields = {metric.key: metric.measure(outputs, photos) for metric in self.published}
+        if self.art:
+            fields |= {"art_outputs": self.art(outputs), "art_paintings": self.art(paintings)}
+        return fields
+
     def reference_features(self, paintings: Tensor) -> list[Tensor]:
         """Vectors (B,D) of reference paintings (B,3,H,W), the last arguments of ``aggregate``."""
         second = [self.independent.pooled] if self.independent else []
@@ -117,6 +141,11 @@ class PairMetrics(NamedTuple):
     boundaries: Tensor | None = None  # (N,), NaN for photos without drawn boundaries
     ssim_salient: Tensor | None = None  # (N,)
     ssim_center: Tensor | None = None  # (N,)
+    lpips_alex: Tensor | None = None  # (N,)
+    cfsd: Tensor | None = None  # (N,)
+    dists: Tensor | None = None  # (N,)
+    art_outputs: Tensor | None = None  # (N,2048), by ArtFID's Inception
+    art_paintings: Tensor | None = None  # (N,2048), of each pair's painting
 
 
 @dataclass(frozen=True)
@@ -144,6 +173,11 @@ class Scores:
     boundaries: float | None = None  # mean over the pairs that have a value
     ssim_salient: float | None = None  # weighted by the photo's saliency
     ssim_center: float | None = None  # control: weighted by a centered Gaussian as wide
+    lpips_alex: float | None = None
+    cfsd: float | None = None
+    dists: float | None = None
+    art_frechet: float | None = None  # of all outputs to the paintings of their pairs
+    art_fid: float | None = None  # (1 + lpips_alex) · (1 + art_frechet)
 
 
 def pair_metrics(
@@ -222,6 +256,9 @@ def aggregate(
     ) -> float | None:
         return None if a is None or b is None else distance(a[distinct.to(a.device)], b)
 
+    alex, art = optional("lpips_alex"), None
+    if metrics.art_outputs is not None and metrics.art_paintings is not None:
+        art = frechet_distance(metrics.art_outputs, metrics.art_paintings, MIN_IMAGES)
     return Scores(
         ssim=float(columns["ssim"].mean()),
         ssim_worst=float(columns["ssim_worst"].mean()),
@@ -242,6 +279,11 @@ def aggregate(
         boundaries=optional("boundaries"),
         ssim_salient=optional("ssim_salient"),
         ssim_center=optional("ssim_center"),
+        lpips_alex=alex,
+        cfsd=optional("cfsd"),
+        dists=optional("dists"),
+        art_frechet=art,
+        art_fid=None if alex is None or art is None else (1 + alex) * (1 + art),
     )
 
 
@@ -259,7 +301,10 @@ def make_cards(
     pairs = max(method.pairs for method in scores.values())
     fewer = [f"{name} {m.outputs}" for name, m in scores.items() if m.outputs < pairs]
 
-    def card(name: str, network: FeatureExtractor | None, reference: str, note: str = "") -> Card:
+    def card(
+        name: str, network: FeatureExtractor | PublishedDistance | None, reference: str,
+        note: str = "",
+    ) -> Card:  # fmt: skip
         network_name, sha256 = (network.name, network.weights_sha256) if network else ("none", "")
         return Card(name, network_name, sha256, pairs, reference, resolution, note)
 
@@ -287,6 +332,12 @@ def make_cards(
             card("SSIM salient", network, photo, "SSIM weighted by saliency above its median"),
             card("SSIM center", network, photo, center),
         ]
+    cards += [card(metric.title, metric, photo, metric.note) for metric in networks.published]
+    if network := networks.art:
+        note = f"every pair counts; requires ≥ {MIN_IMAGES}; biased by N: compare only equal N"
+        product = "(1 + LPIPS (AlexNet)) · (1 + FID (ArtFID))"
+        cards += [card("FID (ArtFID)", network, "the paintings of all pairs", note)]
+        cards += [card("ArtFID", network, "photos and paintings of all pairs", product)]
     first = next(iter(scores.values()))
     if drawn := first.per_pair.get("boundaries"):
         with_value = sum(not math.isnan(value) for value in drawn)

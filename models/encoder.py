@@ -154,6 +154,17 @@ ENCODERS: dict[str, _Spec] = {
     "efficientnet_lite0": _Spec(list(LITE0_NODES), _lite0, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 }
 
+#: Networks of metrics alone: of LPIPS, and of ArtFID, which takes images without normalization.
+METRIC_ENCODERS = {
+    "alexnet": _torchvision(
+        tv.alexnet, {f"relu{i}": f"features.{j}" for i, j in enumerate((1, 4, 7, 9, 11), 1)}
+    ),
+    "art_inception": _torchvision(
+        lambda: tv.inception_v3(weights=None, aux_logits=False, init_weights=False),
+        {"avgpool": "avgpool"},
+    )._replace(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),
+}
+
 _VIT = _Spec(_DINOv2.BLOCKS, _DINOv2, IMAGENET_MEAN, IMAGENET_STD)
 #: Encoders of layers ``ENCODER:LAYER``, for the content loss. The second is the backbone of a
 #: saliency network, of unknown training.
@@ -181,7 +192,7 @@ class Encoder(nn.Module):
     stays in eval mode.
 
     Args:
-        name: one of ``ENCODERS`` or ``CONTENT_ENCODERS``.
+        name: one of ``ENCODERS``, ``CONTENT_ENCODERS`` or ``METRIC_ENCODERS``.
         taps: names of the layers to return; ``ENCODER:LAYER`` is a layer of another encoder.
         state: weights by torchvision's (timm's) parameter names, see ``pretrained.py``; None
             keeps the random initialization, for tests.
@@ -202,7 +213,7 @@ class Encoder(nn.Module):
         others: Mapping[str, dict[str, Tensor]] | None = None,
     ) -> None:
         super().__init__()
-        specs = ENCODERS | CONTENT_ENCODERS
+        specs = ENCODERS | CONTENT_ENCODERS | METRIC_ENCODERS
         if name not in specs:
             raise ValueError(f"unknown encoder {name!r}; choose one of {', '.join(specs)}")
         spec = specs[name]

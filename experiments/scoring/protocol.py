@@ -181,7 +181,9 @@ def score_methods(
         for name, output in stylize(PairBatch(pairs, content, style)).items():
             output = (output * 255).round() / 255  # as a saved image
             features = networks.extract_features(output)
-            metrics[name] = pair_metrics(features, photo, *goals, drawn=drawn, saliency=saliency)
+            metrics[name] = pair_metrics(
+                features, photo, *goals, drawn=drawn, saliency=saliency
+            )._replace(**networks.published_metrics(output, content, style))
         return metrics
 
     scored = map_over_processes(processes, score_batch, batches(manifest, batch_size), "scoring")

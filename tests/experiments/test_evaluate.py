@@ -230,6 +230,23 @@ def test_a_moved_data_set_is_the_runs_own_and_a_changed_one_is_refused(
         pairs()
 
 
+def test_published_metrics_without_weights_are_named_below_the_table(
+    pairs: list[PairPaths], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    pixel_networks: Callable[..., MetricNetworks],
+) -> None:  # fmt: skip
+    asked = []
+
+    def make(device: torch.device, weights: Path | None, published: bool) -> MetricNetworks:
+        asked.append(published)
+        return replace(pixel_networks(), missing=["CFSD skipped: no weights (file)."])
+
+    monkeypatch.setattr(module, "make_networks", make)
+    folder = make_outputs(tmp_path / "same", pairs, 0)
+    result = evaluate(config_for(tmp_path, folder, published_metrics=True))
+    assert asked == [True]
+    assert "CFSD skipped: no weights (file)." in result.full.notes
+
+
 def test_paintings_that_are_no_style_are_the_reference_set(
     pairs: list[PairPaths], folders: Folders, tmp_path: Path
 ) -> None:
@@ -237,6 +254,31 @@ def test_paintings_that_are_no_style_are_the_reference_set(
     result = evaluate(config_for(tmp_path, folder, paintings=folders[1]))
     assert f"KID against 6 other paintings of {folders[1]}" in result.full.notes[0]
     assert any("6 distinct paintings" in card.reference for card in result.full.cards)
+
+
+def test_all_pairs_are_those_of_the_whole_folders(
+    many: Path, folders: Folders, tmp_path: Path
+) -> None:
+    """Also of 40 paintings, half of which would else be the reference set."""
+    config = EvaluateConfig(
+        photos=folders[0], paintings=many, all_pairs=True, pairs=3, device="cpu"
+    )
+    chosen = choose_pairs(config, [])
+    photos, paintings = (set(folder.iterdir()) for folder in (folders[0], many))
+    assert set(chosen.pairs) == {(a, b) for a in photos for b in paintings}
+    assert len(chosen.pairs) == 12 * 40
+    assert chosen.references == []
+    assert len(choose_pairs(replace(config, all_pairs=False, pairs=12 * 40), []).pairs) == 12 * 20
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Path:
+    """A folder of 40 distinct paintings."""
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for i in range(40):
+        save_image(torch.full((3, 36, 36), i / 40), folder / f"{i:02}.png")
+    return folder
 
 
 def test_manifest_is_checked_before_networks_are_loaded(

@@ -14,6 +14,7 @@ from underdrawing.metrics.scores import (
     FeatureExtractor,
     MetricNetworks,
     Network,
+    PublishedDistance,
     Scores,
     SecondNetwork,
     aggregate,
@@ -217,6 +218,28 @@ def test_saliency_network_adds_ssim_where_people_look_and_its_control() -> None:
     assert [(card.name, card.network, card.weights_sha256) for card in cards] == [
         ("SSIM salient", "salient", "f"), ("SSIM center", "salient", "f"),
     ]  # fmt: skip
+
+
+def test_artfid_is_the_product_of_content_and_style_over_all_pairs() -> None:
+    def difference(a: Tensor, b: Tensor) -> Tensor:
+        return (a - b).abs().mean((1, 2, 3))
+
+    alex = PublishedDistance("lpips_alex", "LPIPS (AlexNet)", difference, "alex", "g")
+    art = FeatureExtractor(plain_network, ["in"], moments, "art", "h")
+    networks = replace(ONE, published=[alex], art=art)
+    features, photo = networks.extract_features(STYLIZED), networks.extract_features(CONTENT)
+    fields = networks.published_metrics(STYLIZED, CONTENT, STYLE)
+    metrics = pair_metrics(features, photo, ONE.style(STYLE))._replace(**fields)
+    scores = aggregate([metrics], DISTINCT, DISTINCT)
+    content = difference(STYLIZED, CONTENT).mean().item()
+    fid = frechet_distance(moments({"in": STYLIZED}), moments({"in": STYLE}), 20)
+    assert fid is not None
+    assert scores.art_frechet == pytest.approx(fid, rel=1e-5)
+    assert scores.art_fid == pytest.approx((1 + content) * (1 + fid), rel=1e-5)
+    names = [card.name for card in make_cards(networks, {"row": scores}, 0, "64 px")]
+    assert names[-3:] == ["LPIPS (AlexNet)", "FID (ArtFID)", "ArtFID"]
+    fewer = metrics._replace(art_outputs=fields["art_outputs"][:19])
+    assert aggregate([fewer], DISTINCT, DISTINCT).art_fid is None
 
 
 def test_cards_name_networks_weights_and_references() -> None:

@@ -5,8 +5,12 @@ import onnx
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from skimage import data
-from torch import Tensor
+from torch import Tensor, nn
+from torchmetrics.functional.image import dists as dists_reference
+from torchmetrics.functional.image import lpips as lpips_reference
+from torchvision import models as tv
 from underdrawing.data.images import square
 from underdrawing.experiments.scoring.networks import make_networks
 from underdrawing.metrics.scores import SecondNetwork
@@ -109,3 +113,78 @@ def test_lite0_features_on_photos_have_the_documented_scales(lite0: SecondNetwor
         pooled = lite0.pooled(photos(size))
         assert pooled.shape == (4, 1280)
         assert pooled.square().mean().sqrt().item() == pytest.approx(1, rel=0.25)
+
+
+@pytest.fixture(scope="module")
+def random_networks() -> dict[str, nn.Module]:
+    """Randomly initialized networks of the published metrics, by the name of their weights."""
+    torch.manual_seed(0)
+    networks = {
+        "vgg16_imagenet": tv.vgg16(), "vgg19": tv.vgg19(), "alexnet": tv.alexnet(),
+        "art_inception": tv.inception_v3(aux_logits=False, init_weights=False),
+    }  # fmt: skip
+    return {name: network.eval() for name, network in networks.items()}
+
+
+@pytest.fixture(scope="module")
+def random_weights(
+    random_networks: dict[str, nn.Module], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    folder = tmp_path_factory.mktemp("weights")
+    for name, network in random_networks.items():
+        file = folder / Path(pretrained.WEIGHTS[name].url).name
+        state = {k: v for k, v in network.state_dict().items() if not k.startswith("classifier")}
+        if name == "art_inception":
+            torch.save(state, file)  # published so, and with more layers than are needed
+        else:
+            save_file(state, file.with_suffix(".safetensors"))
+    return folder
+
+
+@torch.no_grad()
+def test_published_metrics_equal_independent_computations(
+    random_networks: dict[str, nn.Module], random_weights: Path, single_network: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    networks = make_networks(CPU, random_weights, published=True)
+    assert not networks.missing
+    images = photos(96)
+    noise = 0.2 * torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+    outputs = (images + noise).clamp(0, 1)
+    same = networks.published_metrics(images, images, images)
+    found = networks.published_metrics(outputs, images, images)
+    for key in ("cfsd", "dists", "lpips_alex"):
+        assert same[key].abs().max() < 1e-5
+        assert (found[key] > 1e-7).all()
+
+    monkeypatch.setattr(dists_reference, "vgg16", lambda **_: random_networks["vgg16_imagenet"])
+    expected = dists_reference.DISTSNetwork()(outputs, images)
+    torch.testing.assert_close(found["dists"], expected, rtol=1e-3, atol=1e-5)
+
+    alex = random_networks["alexnet"]
+    monkeypatch.setattr(lpips_reference, "_get_tv_model_features", lambda *_: alex.features)
+    theirs = lpips_reference._LPIPS(pretrained=True, net="alex", pnet_rand=True)
+    expected = theirs(outputs, images, normalize=True).flatten()
+    torch.testing.assert_close(found["lpips_alex"], expected, rtol=1e-3, atol=1e-6)
+
+    inception = random_networks["art_inception"]
+    inception.fc = nn.Identity()  # of images in [0,1], as ArtFID's code has it
+    torch.testing.assert_close(found["art_outputs"], inception(outputs), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(found["art_paintings"], inception(images), rtol=1e-3, atol=1e-5)
+
+
+def test_published_metrics_without_weights_are_named(single_network: None) -> None:
+    networks = make_networks(CPU, published=True)
+    assert (networks.published, networks.art) == ([], None)
+    text = " ".join(networks.missing)
+    for name in ("ArtFID", "CFSD", "DISTS", "art_inception.pth", "vgg19-dcbb9e9d.pth"):
+        assert name in text
+    assert not make_networks(CPU).missing
+
+
+def test_file_of_another_network_is_refused_as_artfid(
+    random_weights: Path, tmp_path: Path, single_network: None
+) -> None:
+    torch.save({"fc1.weight": torch.zeros(2)}, tmp_path / "art_inception.pth")
+    with pytest.raises(ValueError, match="another network than art_inception"):
+        make_networks(CPU, tmp_path, published=True)
