@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 from threading import Event
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image, ImageFilter, ImageOps
@@ -22,7 +22,7 @@ from ...data.convert import to_batch
 from ...data.demo.samples import PHOTOS, shipped
 from ...data.images import read_image, save_image, to_image
 from ...models.generator import MIN_SIDE
-from ...trainers.runtime import Interrupted
+from ...trainers.runtime import Device, Interrupted
 from ...trainers.stylizer import Stylizer, load
 from ...trainers.visualize import overlay
 from ..errors import explain_error
@@ -68,7 +68,7 @@ class AppConfig:
     """Address to listen on; 0.0.0.0 accepts connections from other machines."""
     port: int = 7860
     """Port to listen on."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """Device for the model."""
 
 
