@@ -75,7 +75,7 @@ class BenchmarkConfig:
 def cases(config: BenchmarkConfig) -> list[Case]:
     """List the cases of a config."""
     base = TrainConfig(
-        device=pick_device(config.device).type,
+        device=config.device,
         precision=config.precision, compile=config.compile,
         cuda_graphs=config.cuda_graphs, workers=config.workers, steps=10**9,
         generator=config.generator, encoder=config.encoder,

@@ -91,7 +91,7 @@ class NoDouble(TorchFunctionMode):
     """Refuses float64 as MPS does, for tensors that count as on MPS until they are moved."""
 
     def __torch_function__(self, function: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function == torch.Tensor.is_mps.__get__:
+        if function == torch.Tensor.is_mps.__get__:  # type: ignore[attr-defined]
             return True
         if function is torch.Tensor.cpu:
             self.moved += 1
