@@ -88,7 +88,11 @@ def test_missing_choices_are_named(stylizer: Stylizer, photo: Path) -> None:
         stylize_upload(stylizer, photo, None, None, 1, False)
 
 
-def test_previews_are_the_photo_in_every_named_style(stylizer: Stylizer, photo: Path) -> None:
+@pytest.mark.parametrize("batch", [1, 16])
+def test_previews_are_the_photo_in_every_named_style(
+    stylizer: Stylizer, photo: Path, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "BATCH", batch)
     wide = read_image(photo).resize((320, 40))  # narrower than a model allows, if only reduced
     previews = style_previews(stylizer, wide)
     assert [name for _, name in previews] == ["day", "night"]
@@ -221,6 +225,9 @@ def test_photo_is_stylized_in_the_browser(
         results.nth(4).wait_for()
         page.get_by_role("button", name="Stylize again", exact=True).click()
         results.nth(5).wait_for()
+        page.get_by_role("button", name="Stylize again", exact=True).click()
+        page.wait_for_timeout(3000)
+        assert results.count() == app.LAST == 6
         page.locator("#attention img").wait_for()
         page.get_by_text("A is high (orange) where").wait_for()
         page.set_viewport_size({"width": 390, "height": 844})
