@@ -3,7 +3,10 @@
 Public names are imported on first use, so that ``import underdrawing`` does not import torch.
 """
 
+import os
 from typing import TYPE_CHECKING, Any
+
+os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")  # torch reads it when it is imported
 
 if TYPE_CHECKING:  # the same names as below, for type checkers
     from .models.discriminator import PatchGAN

@@ -45,8 +45,8 @@ def as_given(batch: Tensor, given: ImageLike) -> Image.Image | NDArray[Any] | Te
 
     Arrays and tensors keep their number of dimensions and their dtype, tensors also their device.
     """
-    if isinstance(given, Tensor):
-        return (batch if given.dim() == 4 else batch[0]).to(given)
+    if isinstance(given, Tensor):  # first to its device, as MPS has no float64
+        return (batch if given.dim() == 4 else batch[0]).to(given.device).to(given)
     if not isinstance(given, np.ndarray):
         return to_image(batch[0])
     x = rearrange(batch if given.ndim == 4 else batch[0], "... c h w -> ... h w c").cpu()

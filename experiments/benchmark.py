@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from ..data.files import write_atomic
 from ..trainers.config import EncoderConfig, GeneratorConfig, TrainConfig
-from ..trainers.runtime import pick_device
+from ..trainers.runtime import Device, pick_device
 from .analysis.tables import markdown
 from .main import parse_options
 from .paths import check_output
@@ -48,7 +48,7 @@ class BenchmarkConfig:
     """Write the results to this file."""
     profile: Path | None = None
     """Write the ten most expensive operations of training and stylization to this file (.md)."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """Device."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of the training step; stylization is always in float32."""
@@ -75,7 +75,7 @@ class BenchmarkConfig:
 def cases(config: BenchmarkConfig) -> list[Case]:
     """List the cases of a config."""
     base = TrainConfig(
-        device="cuda" if pick_device(config.device).type == "cuda" else "cpu",
+        device=config.device,
         precision=config.precision, compile=config.compile,
         cuda_graphs=config.cuda_graphs, workers=config.workers, steps=10**9,
         generator=config.generator, encoder=config.encoder,

@@ -20,7 +20,7 @@ from ..metrics.scores import MetricNetworks, Scores, make_cards
 from ..models.pretrained import cache_dir
 from ..trainers.config import TrainConfig
 from ..trainers.model_files import load_config, load_model, own_folder
-from ..trainers.runtime import join_processes
+from ..trainers.runtime import Device, join_processes
 from ..trainers.trainer import collections
 from .analysis.curves import Curve
 from .analysis.results import (
@@ -91,7 +91,7 @@ class EvaluateConfig:
     """Folder for the tables; default: RUN/evaluation of the first run, or runs/evaluation."""
     json: Path | None = None
     """Also write all values to this file."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """Device."""
 
 

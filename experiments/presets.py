@@ -10,6 +10,7 @@ from pydantic.dataclasses import dataclass
 
 from ..trainers.config import GeneratorConfig
 from ..trainers.model_files import SHIPPED
+from ..trainers.runtime import Device
 from .paths import check_output
 
 CURVE = (0.25, 0.5, 0.75, 1.0)
@@ -55,7 +56,7 @@ class StudyConfig:
     """Folder of boundaries that people drew in photos, PNGs named after these, to score by."""
     weights_dir: Path | None = None
     """Folder to look for network weights in first."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """Device to train and evaluate on."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of the training; auto: bf16 where the hardware supports it."""

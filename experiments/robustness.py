@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from operator import itemgetter
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from ..models.generator import Generator
 from ..models.pretrained import cache_dir
 from ..trainers.config import ContentConfig
 from ..trainers.model_files import build_encoder, load_model, own_folder
-from ..trainers.runtime import pick_device
+from ..trainers.runtime import Device, pick_device
 from ..trainers.tracking import provenance
 from ..trainers.trainer import collections
 from .analysis.intervals import Array, resampled_means
@@ -54,7 +54,7 @@ class RobustnessConfig:
     """Side of the photos in pixels; default: training size of the run."""
     out: Path | None = None
     """Folder for robustness.md and .json; default: RUN/robustness."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """Device."""
 
 
@@ -150,7 +150,7 @@ def measure(
         values[title, "multi-layer"] = multi(errors)
         if generator.attention is not None:
             values[title, "weighted by A"] = multi(errors, output.attention)
-    return {key: value.double().cpu().numpy() for key, value in values.items()}
+    return {key: value.cpu().double().numpy() for key, value in values.items()}
 
 
 def estimate(values: Values) -> Estimates:

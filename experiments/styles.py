@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from ..data.folders import find_images
 from ..data.images import SUFFIXES, read_image, save_image
+from ..trainers.runtime import Device
 from ..trainers.style_codes import write_styles
 from ..trainers.stylizer import Stylizer, load
 from .main import parse_options
@@ -42,7 +42,7 @@ class StylesConfig:
     """Also stylize this photo in all named styles, as a contact sheet."""
     out: Path = Path("styles.png")
     """File of the contact sheet."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """Where to compute."""
 
 

@@ -36,7 +36,7 @@ from ..data.images import (
 )
 from ..data.masks import parse_colors
 from ..data.prefetch import prefetch_map
-from ..trainers.runtime import free_memory, out_of_memory
+from ..trainers.runtime import Device, free_memory, out_of_memory
 from ..trainers.stylizer import Stylizer, check_stroke_size, default_stroke_size, load
 from ..trainers.visualize import overlay
 from .errors import explain_error
@@ -83,7 +83,7 @@ class StylizeConfig:
     """Enlarge the strokes, 1 or more; by default in proportion to the photo from 768 pixels on."""
     attention: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Also write each photo overlaid with its attention map A."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """Where to compute."""
 
 

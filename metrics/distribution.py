@@ -18,7 +18,7 @@ def frechet_distance(
     """
     if len(outputs) < (min_outputs or MIN_OUTPUTS) or len(paintings) < MIN_IMAGES:
         return None
-    a, b = outputs.double(), paintings.double()
+    a, b = _double(outputs), _double(paintings)
     means = (a.mean(0) - b.mean(0)).square().sum()
     cov_a, cov_b = torch.cov(a.T), torch.cov(b.T)
     # The eigenvalues of Σ_a Σ_b are real and non-negative; rounding may push some below zero.
@@ -34,8 +34,13 @@ def kernel_distance(a: Tensor, b: Tensor) -> float | None:
     """
     if min(len(a), len(b)) < MIN_IMAGES:
         return None
-    a, b = a.double(), b.double()
+    a, b = _double(a), _double(b)
     return float(_mean_over_pairs(a) + _mean_over_pairs(b) - 2 * _kernel(a, b).mean())
+
+
+def _double(x: Tensor) -> Tensor:
+    """Convert to float64, which MPS lacks."""
+    return (x.cpu() if x.is_mps else x).double()
 
 
 def _kernel(a: Tensor, b: Tensor) -> Tensor:

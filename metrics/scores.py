@@ -242,7 +242,7 @@ def aggregate(
     joined: list[Any] = [None if parts[0] is None else torch.cat(parts) for parts in by_field]
     metrics = PairMetrics(*joined)
     by_name = {name: getattr(metrics, name) for name in PER_PAIR}
-    columns = {name: x.double().cpu() for name, x in by_name.items() if x is not None}
+    columns = {name: x.cpu().double() for name, x in by_name.items() if x is not None}
     valid = ~columns["style_gap"].isnan()
     # The first of each group of equal outputs, in manifest order.
     ids = metrics.image_id.tolist()

@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from ..losses.attention import needs_branch
 from ..models.generator import Base
+from .runtime import Device
 
 MAX_LAYERS = 64
 LARGE = 1e12
@@ -197,7 +198,7 @@ class TrainConfig:
     """Fraction of examples whose photo is replaced by another painting."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of all random numbers."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """Device to train on."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of autocast; auto: bf16 where the hardware supports it, else fp32."""

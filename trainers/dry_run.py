@@ -31,8 +31,9 @@ def make_plan(config: TrainConfig) -> Plan:
     check_run_dir(config)
     trainer = Trainer(replace(config, workers=0, cache_images=False))
     processes, device = trainer.accelerator.num_processes, trainer.device
-    gpu = device.type == "cuda"
-    name = torch.cuda.get_device_name(device) if gpu else f"CPU, {torch.get_num_threads()} threads"
+    name = f"{device.type.upper()}, {torch.get_num_threads()} threads"
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
     precision = "bf16" if trainer.accelerator.mixed_precision == "bf16" else "fp32"
     micro_batch = config.batch_size // processes // config.accumulate
     left, seconds = max(0, config.steps - saved_step(config.out)), seconds_per_step(trainer)
@@ -78,8 +79,7 @@ def seconds_per_step(trainer: Trainer) -> float:
     for step in range(WARMUP + TIMED):
         begin = time.perf_counter()
         trainer.train_step.step(step, batch)
-        if trainer.device.type == "cuda":
-            torch.cuda.synchronize(trainer.device)
+        torch.get_device_module(trainer.device).synchronize()
         times.append(time.perf_counter() - begin)
     return median(times[WARMUP:])
 

@@ -63,9 +63,12 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     """Return an Accelerator for the config's device and precision.
 
     Raises:
-        ValueError: no CUDA device for ``cuda``, or a batch that cannot be shared equally.
+        ValueError: no such device, an option that it lacks, or a batch that cannot be shared
+            equally.
     """
     device = pick_device(config.device)
+    if config.compile and device.type == "mps":
+        raise ValueError("--compile is not supported on MPS")
     precision = pick_precision(config.precision, device)
     torch.backends.cudnn.benchmark = True  # all crops have one size
     join_processes(config.device)

@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 T = TypeVar("T")
 R = TypeVar("R")
+Device = Literal["auto", "cpu", "cuda", "mps"]
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # mallopt(3)
 NO_MEMORY = re.compile(r"out of memory|can't allocate memory|bad_alloc|ALLOC_FAILED")
@@ -52,28 +53,38 @@ def free_memory(device: torch.device) -> int:
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the torch device for ``auto``, ``cpu`` or ``cuda``.
+    """Return the torch device for a ``Device``; ``auto`` is CUDA or the CPU.
+
+    MPS, the GPU of a Mac, has to be asked for, because nothing was tested on one.
 
     Raises:
-        ValueError: ``cuda`` without a CUDA device.
+        ValueError: ``cuda`` or ``mps`` without such a device.
     """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: torch sees no CUDA device; use --device auto or cpu")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    cuda = torch.cuda.is_available()
+    if (name == "cuda" and not cuda) or (name == "mps" and not torch.backends.mps.is_available()):
+        raise ValueError(
+            f"--device {name}: torch sees no {name.upper()} device; use --device auto or cpu"
+        )
+    return torch.device(name if name != "auto" else "cuda" if cuda else "cpu")
 
 
 def has_bfloat16(device: torch.device) -> bool:
     """Return whether the device has bfloat16 units; emulation is slower than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported()
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 
 def pick_precision(name: str, device: torch.device) -> Literal["fp32", "bf16"]:
     """Return the precision for ``auto``, ``fp32`` or ``bf16``.
 
     There is no fp16: its loss scaling does not support two optimizers with gradient clipping.
+
+    Raises:
+        ValueError: ``bf16`` on MPS.
     """
+    if name == "bf16" and device.type == "mps":
+        raise ValueError("--precision bf16 is not supported on MPS; use auto or fp32")
     bf16 = name == "bf16" or (name == "auto" and has_bfloat16(device))
     return "bf16" if bf16 else "fp32"
 
@@ -108,14 +119,17 @@ def join_processes(device: str) -> PartialState:
     backend, are dropped: a run is described by its configuration alone.
 
     Args:
-        device: ``auto``, ``cpu`` or ``cuda``.
+        device: a ``Device``.
 
     Raises:
-        ValueError: ``cuda`` without a CUDA device.
+        ValueError: no such device, or several processes on MPS.
     """
     for name in [name for name in os.environ if name.startswith("ACCELERATE_")]:
         del os.environ[name]
-    return PartialState(cpu=pick_device(device).type == "cpu", timeout=COLLECTIVE_TIMEOUT)
+    state = PartialState(cpu=pick_device(device).type == "cpu", timeout=COLLECTIVE_TIMEOUT)
+    if device == "mps" and state.num_processes > 1:
+        raise ValueError("--device mps works in one process only; start without accelerate launch")
+    return state
 
 
 def map_over_processes(

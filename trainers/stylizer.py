@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from ..models.color import keep_chroma, with_colors_of
 from ..models.generator import reduce_photo
 from ..models.tiles import stylize_in_tiles
 from .model_files import SHIPPED, Model, load_model, model_folder
-from .runtime import pick_device
+from .runtime import Device, pick_device
 from .style_codes import StyleCodes
 
 MAX_UNTILED = 2**22  # pixels; larger images are processed one at a time, in tiles
@@ -36,9 +36,7 @@ STROKE_SIDE = 768  # pixels of the shorter side, above which strokes grow with t
 Painting = ImageLike | Mapping[str, Any]
 
 
-def load(
-    run: str | Path | None = None, device: Literal["auto", "cpu", "cuda"] = "auto"
-) -> "Stylizer":
+def load(run: str | Path | None = None, device: Device = "auto") -> "Stylizer":
     """Load the model of a run directory, or the shipped model.
 
     Raises:

@@ -74,7 +74,7 @@ class Validation:
             with accelerator.autocast():
                 rows[i] = self._pair(i, networks, losses, accelerator.device)
         # Each row is zero on all processes but one, so the sum is exact.
-        means = accelerator.reduce(rows, "sum").double().mean(0).tolist()
+        means = accelerator.reduce(rows, "sum").cpu().double().mean(0).tolist()
         content, style, prediction, logit_train, logit_held_out, logit_stylized, accuracy = means
         balance = self.config.balance
         weights = Balance(balance, torch.device("cpu")).weights(1.0)  # no norms: the shares

@@ -7,13 +7,13 @@ underdrawing app --host 0.0.0.0 --port 8000    # reachable from other machines
 import html
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 from threading import Event
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image, ImageFilter, ImageOps
@@ -22,7 +22,7 @@ from ...data.convert import to_batch
 from ...data.demo.samples import PHOTOS, shipped
 from ...data.images import read_image, save_image, to_image
 from ...models.generator import MIN_SIDE
-from ...trainers.runtime import Interrupted
+from ...trainers.runtime import Device, Interrupted
 from ...trainers.stylizer import Stylizer, load
 from ...trainers.visualize import overlay
 from ..errors import explain_error
@@ -41,12 +41,15 @@ MIN_ALPHA = 32  # of 255, of a pixel that counts as brushed
 BLUR = 0.005  # of a stroke's edge, relative to the longer side
 CANVAS = 800  # pixels a side of the photo under the brush
 PREVIEW = 192  # pixels a side of the photo painted in every named style
+BATCH = 16  # previews painted at once
 LAST = 6  # results kept
 EXPLANATION = (
     "A is high (orange) where the network expects a painting to change the photo's structure most; "
     "in training, errors of content weigh more there."
 )
-GRID: Any = {"columns": 3, "object_fit": "cover", "allow_preview": False, "buttons": []}
+GRID: Any = {
+    "columns": 3, "object_fit": "cover", "allow_preview": False, "buttons": [], "show_label": False,
+}  # fmt: skip
 CSS = """
 .gradio-container {max-width: 1240px !important; margin: 0 auto !important}
 .main {padding: 16px !important}
@@ -68,7 +71,7 @@ class AppConfig:
     """Address to listen on; 0.0.0.0 accepts connections from other machines."""
     port: int = 7860
     """Port to listen on."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """Device for the model."""
 
 
@@ -131,8 +134,11 @@ def build_page(stylizer: Stylizer, folder: Path) -> gr.Blocks:
         canvas = {"background": photo, "layers": [], "composite": None}
         return SHOWN, canvas, size
 
-    def chosen_style(event: gr.SelectData) -> str:
-        return stylizer.styles[event.index]
+    def chosen(items: Sequence[str]) -> Callable[[gr.SelectData], str]:
+        def item(event: gr.SelectData) -> str:
+            return items[event.index]
+
+        return item
 
     def show_styles(path: str | None) -> Any:
         with gradio_errors():
@@ -165,13 +171,10 @@ def build_page(stylizer: Stylizer, folder: Path) -> gr.Blocks:
             with gr.Column(scale=2, min_width=280):
                 photo = gr.File(label="Photo", file_types=["image"], height=150, elem_id="photo")
                 size = gr.Markdown()
-                gallery = gr.Gallery(
-                    samples, visible=bool(samples), show_label=False, elem_id="samples", **GRID
-                )
+                gallery = gr.Gallery(samples, visible=bool(samples), **GRID)
                 styles = gr.Gallery(
-                    previews, visible=bool(stylizer.styles), show_label=False, elem_id="styles",
-                    **GRID,
-                )  # fmt: skip
+                    previews, visible=bool(stylizer.styles), elem_id="styles", **GRID
+                )
                 painting = gr.UploadButton("Use a painting of your own", file_types=["image"])
                 strength = gr.Slider(0, 1, 1, step=0.05, label="Strength", info="0: the photo")
                 keep_colors = gr.Checkbox(label="Keep the photo's colors")
@@ -203,15 +206,15 @@ def build_page(stylizer: Stylizer, folder: Path) -> gr.Blocks:
         outputs = [comparison, text, details, download, attention, last, results]
         shown = photo.change(show_photo, photo, [protect, brush, size], **options)
         shown.failure(lambda: (None, *show_photo(None)), None, [photo, protect, brush, size])
-        shown.success(show_result_if_ready, inputs, outputs, **options)
+        unprotected = [photo, gr.State(None), *inputs[2:]]  # the strokes are those of another photo
+        shown.success(show_result_if_ready, unprotected, outputs, **options)
         shown.success(show_styles, photo, styles, **options)
         brush.clear(show_photo, photo, [protect, brush, size], **options)
-        gallery.select(chosen_sample, None, photo, **options)
-        for chosen in (
-            styles.select(chosen_style, None, style, **options),
-            painting.upload(Path, painting, style, **options),
-        ):
-            chosen.success(show_result, inputs, outputs, **options)
+        gallery.select(chosen(samples), None, photo, **options)
+        named = styles.select(chosen(stylizer.styles), None, style, **options)
+        named.success(show_result, inputs, outputs, **options)
+        uploaded = painting.upload(Path, painting, style, **options)
+        uploaded.success(show_result, inputs, outputs, **options)
         button.click(show_result, inputs, outputs, **options)
         for change in (strength.release, keep_colors.input):
             change(show_result_if_ready, inputs, outputs, trigger_mode="always_last", **options)
@@ -226,18 +229,17 @@ def sample_photos() -> list[Path]:
         return []
 
 
-def chosen_sample(event: gr.SelectData) -> str:
-    """Return the path of the sample that was clicked."""
-    return str(sample_photos()[event.index])
-
-
 def style_previews(stylizer: Stylizer, photo: Image.Image) -> list[tuple[Image.Image, str]]:
     """Paint the middle of a photo, reduced, in every named style."""
     if not stylizer.styles:
         return []
     small = to_batch(ImageOps.fit(photo, (PREVIEW, PREVIEW)))
     codes = torch.cat([stylizer.code(name) for name in stylizer.styles])
-    stylized = stylizer.stylize(small.repeat(len(codes), 1, 1, 1), codes)
+    stylized = [
+        image
+        for part in codes.split(BATCH)
+        for image in stylizer.stylize(small.repeat(len(part), 1, 1, 1), part)
+    ]
     return list(zip(map(to_image, stylized), stylizer.styles, strict=True))
 
 

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from ...data.convert import as_given, to_batch
 from ...data.files import file_stamp, locked
 from ...models.color import keep_chroma
 from ...models.generator import MIN_SIDE
+from ...trainers.runtime import Device
 from ...trainers.stylizer import Stylizer, check_stroke_size, load
 from ...trainers.tensor_files import read_tensors, write_tensors
 from ..main import parse_options
@@ -67,7 +68,7 @@ class VideoConfig:
     """Change lightness only; the chroma (in YCbCr) stays the clip's."""
     stroke_size: float | None = None
     """Enlarge the strokes, 1 or more; by default in proportion to the frame from 768 pixels on."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """Device for the model; optical flow runs on the CPU."""
 
 

@@ -44,7 +44,7 @@ def time_calls(work: Work, device: torch.device) -> Timing:
     for _ in range(WARM_UP):
         work()
     times: list[float] = []
-    synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    synchronize = torch.get_device_module(device).synchronize
     started = time.perf_counter()
     gc.disable()
     while len(times) < REPEATS:
@@ -162,4 +162,5 @@ def machine(device: torch.device) -> str:
             break
     units = torch.backends.cpu.get_cpu_capability()
     bf16 = "bf16" if has_bfloat16(device) else "no bf16"
+    cpu = "MPS of " * (device.type == "mps") + cpu
     return f"{cpu} ({units}, {bf16}), {torch.get_num_threads()} threads, torch {torch.__version__}"

@@ -4,17 +4,25 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_type_hints
 
 import pytest
 import torch
 from underdrawing.experiments import main as module
+from underdrawing.experiments.benchmark import BenchmarkConfig
+from underdrawing.experiments.evaluate import EvaluateConfig
 from underdrawing.experiments.main import (
     COMMANDS,
     box_sentence,
     main,
     run_command,
 )
-from underdrawing.trainers.runtime import Interrupted
+from underdrawing.experiments.presets import StudyConfig
+from underdrawing.experiments.robustness import RobustnessConfig
+from underdrawing.experiments.styles import StylesConfig
+from underdrawing.experiments.stylize import StylizeConfig
+from underdrawing.trainers.config import TrainConfig
+from underdrawing.trainers.runtime import Device, Interrupted
 
 Run = Callable[..., int]
 Capture = pytest.CaptureFixture[str]
@@ -206,3 +214,11 @@ def test_closed_standard_output_is_silent(code: str) -> None:
         process.stdin.close()
         assert process.stderr.read() == b""
         assert process.wait(60) == 128 + signal.SIGPIPE
+
+
+@pytest.mark.parametrize("config", [
+    TrainConfig, StudyConfig, BenchmarkConfig, StylizeConfig, StylesConfig, EvaluateConfig,
+    RobustnessConfig,
+])  # fmt: skip
+def test_every_command_offers_the_same_devices(config: type) -> None:
+    assert get_type_hints(config)["device"] == Device

@@ -104,7 +104,7 @@ def test_preset_gives_the_defaults_and_options_change_it(preset: str) -> None:
 def test_command_line_has_every_option_that_differs_from_the_preset() -> None:
     generator = GeneratorConfig(width=8, noise=False, base="none")
     study = replace(
-        PRESETS["cpu"](), photos=Path("my photos"), out=Path("odd out"), init=None, seeds=7,
+        PRESETS["cpu"](), photos=Path("my photos"), out=Path("it's out"), init=None, seeds=7,
         strengths=(0.1, 1.0), matched_gap=0.5, generator=generator,
     )  # fmt: skip
     name, command, *options = command_line(study, "reproduce")

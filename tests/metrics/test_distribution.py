@@ -1,8 +1,11 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from scipy.linalg import sqrtm
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from underdrawing.metrics.distribution import MIN_IMAGES, frechet_distance, kernel_distance
 
 
@@ -82,3 +85,26 @@ def test_distances_equal_those_of_torch_fidelity() -> None:
     assert frechet_distance(a, b) == pytest.approx(expected[fid.KEY_METRIC_FID], rel=1e-5)
     expected = kid.kid_features_to_metric(a, b, kid_subsets=1, kid_subset_size=1000, verbose=False)
     assert kernel_distance(a, b) == pytest.approx(expected[kid.KEY_METRIC_KID_MEAN], rel=1e-5)
+
+
+class NoDouble(TorchFunctionMode):
+    """Refuses float64 as MPS does, for tensors that count as on MPS until they are moved."""
+
+    def __torch_function__(self, function: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function == torch.Tensor.is_mps.__get__:  # type: ignore[attr-defined]
+            return True
+        if function is torch.Tensor.cpu:
+            self.moved += 1
+        if function is torch.Tensor.double:
+            assert self.moved, "float64 on MPS"
+        return function(*args, **(kwargs or {}))
+
+    moved = 0
+
+
+def test_float64_is_computed_on_the_cpu_for_mps() -> None:
+    features = torch.rand(30, 4)
+    expected = kernel_distance(features, features + 1)
+    with NoDouble() as mode:
+        assert kernel_distance(features, features + 1) == expected
+    assert mode.moved == 2

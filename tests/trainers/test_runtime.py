@@ -1,15 +1,22 @@
 import ctypes
+import os
 import platform
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
+from underdrawing.trainers import runtime
+from underdrawing.trainers.config import TrainConfig
+from underdrawing.trainers.networks import make_accelerator
 from underdrawing.trainers.runtime import (
     has_bfloat16,
+    join_processes,
     keep_freed_memory,
     pick_device,
+    pick_precision,
     stop_signals,
 )
 
@@ -61,6 +68,35 @@ def test_cuda_without_a_device_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
     assert pick_device("auto").type == "cpu"
     with pytest.raises(ValueError, match="torch sees no CUDA device"):
         pick_device("cuda")
+
+
+def test_mps_must_be_asked_for_and_is_refused_where_there_is_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="torch sees no MPS device"):
+        pick_device("mps")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert pick_device("mps").type == "mps"
+    assert pick_device("auto").type == "cpu"
+
+
+def test_what_mps_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    mps = torch.device("mps")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    assert pick_precision("auto", mps) == pick_precision("fp32", mps) == "fp32"
+    with pytest.raises(ValueError, match="precision bf16 is not supported on MPS"):
+        pick_precision("bf16", mps)
+    with pytest.raises(ValueError, match="compile is not supported on MPS"):
+        make_accelerator(TrainConfig(device="mps", compile=True))
+    monkeypatch.setattr(runtime, "PartialState", lambda **_: SimpleNamespace(num_processes=2))
+    with pytest.raises(ValueError, match="device mps works in one process only"):
+        join_processes("mps")
+
+
+def test_operations_that_mps_lacks_run_on_the_cpu() -> None:
+    assert os.environ["PYTORCH_ENABLE_MPS_FALLBACK"] == "1"
 
 
 def test_first_stop_signal_is_collected_and_the_second_one_raises() -> None:

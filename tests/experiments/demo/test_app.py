@@ -88,7 +88,11 @@ def test_missing_choices_are_named(stylizer: Stylizer, photo: Path) -> None:
         stylize_upload(stylizer, photo, None, None, 1, False)
 
 
-def test_previews_are_the_photo_in_every_named_style(stylizer: Stylizer, photo: Path) -> None:
+@pytest.mark.parametrize("batch", [1, 16])
+def test_previews_are_the_photo_in_every_named_style(
+    stylizer: Stylizer, photo: Path, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "BATCH", batch)
     wide = read_image(photo).resize((320, 40))  # narrower than a model allows, if only reduced
     previews = style_previews(stylizer, wide)
     assert [name for _, name in previews] == ["day", "night"]
@@ -203,9 +207,6 @@ def test_photo_is_stylized_in_the_browser(
         page.get_by_text("02: 320×240 pixels in ").wait_for()
         named.get_by_text("day").click()
         page.get_by_text("day: 320×240 pixels in ").wait_for()
-        named.get_by_text("night").click()
-        page.get_by_label("Keep the photo's colors").check()
-        page.get_by_text("night, photo's colors: 320×240 pixels in ").wait_for()
         canvas = page.locator("#brush canvas").first
         canvas.scroll_into_view_if_needed()
         page.wait_for_timeout(2000)  # the canvas is laid out anew when the photo arrives
@@ -216,8 +217,17 @@ def test_photo_is_stylized_in_the_browser(
         page.mouse.move(box["x"] + 0.55 * box["width"], box["y"] + 0.5 * box["height"], steps=5)
         page.mouse.up()
         page.wait_for_timeout(500)
+        named.get_by_text("night").click()
+        page.get_by_text("night: 320×240 pixels in ").wait_for()
+        page.get_by_label("Keep the photo's colors").check()
+        page.get_by_text("night, photo's colors: 320×240 pixels in ").wait_for()
+        results = page.locator("#last button.thumbnail-item")
+        results.nth(4).wait_for()
         page.get_by_role("button", name="Stylize again", exact=True).click()
-        page.wait_for_function("document.querySelectorAll('#last img').length >= 5")
+        results.nth(5).wait_for()
+        page.get_by_role("button", name="Stylize again", exact=True).click()
+        page.wait_for_timeout(3000)
+        assert results.count() == app.LAST == 6
         page.locator("#attention img").wait_for()
         page.get_by_text("A is high (orange) where").wait_for()
         page.set_viewport_size({"width": 390, "height": 844})
