@@ -204,6 +204,11 @@ ABLATIONS: dict[str, Ablation] = {
         "size, and sliced Wasserstein distance? (Balanced by gradient shares in every row.)",
         _each("style.kind", *KINDS), gradient_shares=True,
     ),
+    "text": Ablation(
+        "Does a style in words, compared by a CLIP-like model (CLIPstyler), add to the painting's? "
+        "(Future work of the paper.)",
+        {"off": {}, "text": {"text": "an oil painting with thick brush strokes"}},
+    ),
     "noise": Ablation(
         "Do the generator's noise inputs improve the texture of flat areas?",
         _switch("generator.noise"),

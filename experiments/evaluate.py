@@ -19,7 +19,7 @@ from ..metrics.distribution import MIN_IMAGES
 from ..metrics.scores import MetricNetworks, Scores, make_cards
 from ..models.pretrained import cache_dir
 from ..trainers.config import TrainConfig
-from ..trainers.model_files import load_config, load_model, own_folder
+from ..trainers.model_files import PRETRAINED, load_config, load_model, model_folder, own_folder
 from ..trainers.runtime import Device, join_processes
 from ..trainers.trainer import collections
 from .analysis.curves import Curve
@@ -60,7 +60,7 @@ class EvaluateConfig:
     """Evaluate trained models, or images from other methods, on held-out pairs, with controls."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
-    """Run directories of trained models; pairs are held-out images of the first."""
+    """Run directories of trained models, or pretrained; pairs are held-out images of the first."""
     outputs: tuple[Path, ...] = ()
     """Folders of images from other methods; one row each, named after the folder."""
     manifest: tuple[Path, ...] = ()
@@ -88,7 +88,7 @@ class EvaluateConfig:
     weights_dir: Path | None = None
     """Folder to search first for the weights of the metric networks."""
     out: Path | None = None
-    """Folder for the tables; default: RUN/evaluation of the first run, or runs/evaluation."""
+    """Folder for the tables; default: RUN/evaluation of the first run, else runs/evaluation."""
     json: Path | None = None
     """Also write all values to this file."""
     device: Device = "auto"
@@ -252,7 +252,7 @@ def curve_section(run: str, curve: Curve, columns: Sequence[Column]) -> Section:
 
 def output_folder(config: EvaluateConfig) -> Path:
     """Return where to write the tables."""
-    if config.out or not config.runs:
+    if config.out or config.runs[:1] in ((), (PRETRAINED,)):
         return config.out or Path("runs/evaluation")
     return own_folder(config.runs[0], "evaluation")
 
@@ -260,6 +260,7 @@ def output_folder(config: EvaluateConfig) -> Path:
 def command(arguments: list[str]) -> None:
     """Run the command."""
     config = parse_options(EvaluateConfig, prog="underdrawing evaluate", args=arguments)
+    config = replace(config, runs=tuple(map(model_folder, config.runs)))
     main = join_processes(config.device).is_main_process
     if config.write_manifest:
         check_output(config.write_manifest, [".csv"], config.manifest)

@@ -23,8 +23,12 @@ def cfsd(output: Tensor, photo: Tensor) -> Tensor:
     def one(a: Tensor, b: Tensor) -> Tensor:  # (hw,C) each
         pairs = zip(a.split(ROWS), b.split(ROWS), strict=True)
         # In float64: the divergence of a row is of the order of float32's rounding.
-        rows = ([s.double().log_softmax(1) for s in (x @ a.T, y @ b.T)] for x, y in pairs)
-        return sum(F.kl_div(*row, reduction="sum", log_target=True) for row in rows)
+        rows = (((x @ a.T).double(), (y @ b.T).double()) for x, y in pairs)
+        parts = [
+            F.kl_div(q.log_softmax(1), p.log_softmax(1), reduction="sum", log_target=True)
+            for q, p in rows
+        ]
+        return torch.stack(parts).sum()
 
     maps = (rearrange(x.float() / x.shape[1], "b c h w -> b (h w) c") for x in (output, photo))
     return torch.stack([one(a, b) for a, b in zip(*maps, strict=True)])

