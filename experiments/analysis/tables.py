@@ -150,8 +150,8 @@ def make_columns(networks: MetricNetworks, boundaries: bool = False) -> list[Col
     columns += [Column(metric.key, metric.title, False, None) for metric in networks.published]
     if networks.art:
         columns += [
-            Column("art_frechet", "FID (ArtFID)", False, None, 1),
-            Column("art_fid", "ArtFID", False, None, 1),
+            Column("art_frechet", "FID (ArtFID)", False, None),
+            Column("art_fid", "ArtFID", False, None),
         ]
     if boundaries:
         columns.append(Column("boundaries", "boundaries kept", True, None))
