@@ -9,9 +9,9 @@ The defaults (256 px, batch 16, 5,000 steps) are for a GPU: training from nothin
 model took 8 minutes for 5,400 steps on one H200. On a CPU start from the shipped model
 (``--init pretrained``) with ``--batch-size 4 --size 128`` and some hundred steps.
 
-"Expected" is the row of ``underdrawing reproduce --preset cpu`` on van Gogh, three seeds, at style
-gap 0.41 (docs/results.md), with the first generator and style loss; not measured again. Time of
-that preset, then: 0.28 s per step, 0.4 s with discriminator (one CPU core, 96 px, batch 4, bf16).
+"Expected" is the row of ``underdrawing reproduce --preset cpu`` at style gap 0.46, van Gogh and
+ukiyo-e, three seeds (docs/results.md): 80 steps from the shipped model, 2.7 s each on one CPU core
+(128 px, batch 4, float32).
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ def pixel_style() -> TrainConfig:
     """Pixel loss + style loss: the baseline of the table.
 
     Command:  underdrawing train --recipe pixel-style
-    Expected: SSIM 0.596, LPIPS 0.317
+    Expected: SSIM 0.654, LPIPS 0.292, SSIM worst tenth 0.270
     """
     config = multi_layer()
     return replace(config, recipe="pixel-style", content=replace(config.content, kind="pixel"))
@@ -34,7 +34,7 @@ def single_layer() -> TrainConfig:
     """Content loss on one layer, ``conv4_2``: the paper's L_content.
 
     Command:  underdrawing train --recipe single-layer
-    Expected: SSIM 0.633, LPIPS 0.275
+    Expected: SSIM 0.728, LPIPS 0.214, SSIM worst tenth 0.425
     """
     config = multi_layer()
     content = replace(config.content, layers=(("conv4_2", 1.0),))
@@ -45,7 +45,7 @@ def multi_layer() -> TrainConfig:
     """Content loss on ``conv3_2 : conv4_2 : conv5_2`` = 0.2 : 0.5 : 0.3.
 
     Command:  underdrawing train --recipe multi-layer
-    Expected: SSIM 0.641, LPIPS 0.271
+    Expected: SSIM 0.727, LPIPS 0.214, SSIM worst tenth 0.423
     """
     config = attention()
     weights = replace(config.attention, objective="uniform")
@@ -56,7 +56,7 @@ def attention() -> TrainConfig:
     """Multi-layer content loss weighted by the learned attention map; no discriminator.
 
     Command:  underdrawing train --recipe attention
-    Expected: SSIM 0.639, LPIPS 0.275
+    Expected: SSIM 0.728, LPIPS 0.214, SSIM worst tenth 0.447
     """
     config = attention_adversarial()
     return replace(config, recipe="attention", balance=replace(config.balance, adversarial=0.0))
@@ -66,7 +66,7 @@ def attention_adversarial() -> TrainConfig:
     """Multi-layer content loss, learned attention map and PatchGAN: the default.
 
     Command:  underdrawing train
-    Expected: SSIM 0.643, LPIPS 0.269
+    Expected: SSIM 0.728, LPIPS 0.214, SSIM worst tenth 0.446
     """
     return TrainConfig()
 
