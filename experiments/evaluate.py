@@ -19,7 +19,14 @@ from ..metrics.distribution import MIN_IMAGES
 from ..metrics.scores import MetricNetworks, Scores, make_cards
 from ..models.pretrained import cache_dir
 from ..trainers.config import TrainConfig
-from ..trainers.model_files import PRETRAINED, load_config, load_model, model_folder, own_folder
+from ..trainers.model_files import (
+    PRETRAINED,
+    SHIPPED,
+    load_config,
+    load_model,
+    model_folder,
+    own_folder,
+)
 from ..trainers.runtime import Device, join_processes
 from ..trainers.trainer import collections
 from .analysis.curves import Curve
@@ -120,12 +127,12 @@ def evaluate(config: EvaluateConfig) -> StudyResult:
     check_output(output_folder(config) / "table.csv", [".csv"], config.manifest)
     processes, out = join_processes(config.device), output_folder(config)
     device = processes.device
-    models = {str(run): load_model(run, device) for run in config.runs}
-    trained = [models[str(run)].config for run in config.runs]
+    models = {row_name(run): load_model(run, device) for run in config.runs}
+    trained = [models[row_name(run)].config for run in config.runs]
     size = config.size or (trained[0].size if trained else SIZE)
     data = choose_pairs(config, trained)
     boundaries = find_boundaries(config.boundaries, data.pairs)
-    titles = [*map(str, config.runs), *data.methods, *CONTROLS]
+    titles = [*map(row_name, config.runs), *data.methods, *CONTROLS]
     if repeated := [title for title in titles if titles.count(title) > 1]:
         raise ValueError(f"two rows are named {repeated[0]}; rename a folder or give it once")
     names = {run: {f"{run}/{s:g}": s for s in config.strengths} for run in models}
@@ -248,6 +255,11 @@ def curve_section(run: str, curve: Curve, columns: Sequence[Column]) -> Section:
         for strength, scores in zip(curve.strengths, curve.scores, strict=True)
     ]
     return Section(f"{run} by strength", Table(list(columns), rows, [], []), [])
+
+
+def row_name(run: Path) -> str:
+    """Return the title of a run's row, which does not tell where the package is installed."""
+    return str(SHIPPED if run == PRETRAINED else run)
 
 
 def output_folder(config: EvaluateConfig) -> Path:

@@ -14,7 +14,13 @@ from underdrawing.data.folders import read_collection
 from underdrawing.data.images import save_image
 from underdrawing.experiments import evaluate as module
 from underdrawing.experiments.analysis.results import StudyResult
-from underdrawing.experiments.evaluate import EvaluateConfig, choose_pairs, command, evaluate
+from underdrawing.experiments.evaluate import (
+    EvaluateConfig,
+    choose_pairs,
+    command,
+    evaluate,
+    row_name,
+)
 from underdrawing.experiments.scoring.external import HEADER, read_manifest, write_manifest
 from underdrawing.experiments.scoring.protocol import (
     CONTROLS,
@@ -26,7 +32,7 @@ from underdrawing.experiments.scoring.protocol import (
 )
 from underdrawing.metrics.scores import MetricNetworks
 from underdrawing.trainers.config import TrainConfig
-from underdrawing.trainers.model_files import load_config, load_model
+from underdrawing.trainers.model_files import load_config, load_model, model_folder
 
 CPU = torch.device("cpu")
 Folders = tuple[Path, Path]
@@ -254,6 +260,11 @@ def test_paintings_that_are_no_style_are_the_reference_set(
     result = evaluate(config_for(tmp_path, folder, paintings=folders[1]))
     assert f"KID against 6 other paintings of {folders[1]}" in result.full.notes[0]
     assert any("6 distinct paintings" in card.reference for card in result.full.cards)
+
+
+def test_row_of_the_shipped_model_does_not_name_where_the_package_is_installed() -> None:
+    assert row_name(model_folder(Path("pretrained"))) == "pretrained"
+    assert row_name(Path("runs/mine")) == "runs/mine"
 
 
 def test_all_pairs_are_those_of_the_whole_folders(
