@@ -36,10 +36,15 @@ def local_ssim(stylized: Tensor, content: Tensor) -> Tensor:
 
 def lpips_heads(network: Literal["vgg", "alex"] = "vgg") -> list[Tensor]:
     """Load LPIPS' linear weights (C,) per layer for VGG16 or AlexNet (v0.1) from torchmetrics."""
-    resource = files("torchmetrics.functional.image") / "lpips_models" / f"{network}.pth"
-    with as_file(resource) as path:
-        state = torch.load(path, "cpu", weights_only=True)  # noqa: TID251 (tensors only)
+    state = torchmetrics_weights(f"lpips_models/{network}.pth")
     return [state[f"lin{i}.model.1.weight"].flatten() for i in range(len(LPIPS_LAYERS))]
+
+
+def torchmetrics_weights(name: str) -> dict[str, Tensor]:
+    """Load a file of weights inside torchmetrics, relative to ``functional/image``."""
+    with as_file(files("torchmetrics.functional.image").joinpath(name)) as path:
+        state: dict[str, Tensor] = torch.load(path, "cpu", weights_only=True)  # noqa: TID251 (tensors only)
+    return state
 
 
 def lpips_vector(

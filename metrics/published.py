@@ -1,12 +1,13 @@
 """Distances between output and photo that papers of 2024 to 2026 print: CFSD and DISTS."""
 
 from collections.abc import Sequence
-from importlib.resources import as_file, files
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
+
+from .perceptual import torchmetrics_weights
 
 CFSD_LAYER = "relu3_1"  # of VGG19
 ROWS = 1024  # of the similarity matrix at a time: at 512 px it has 16,384² entries
@@ -36,9 +37,7 @@ def cfsd(output: Tensor, photo: Tensor) -> Tensor:
 
 def dists_weights() -> tuple[Tensor, Tensor]:
     """Load the weights α, β (1475,) of DISTS from torchmetrics: those of ``DISTS-pytorch``."""
-    resource = files("torchmetrics.functional.image") / "dists_models" / "weights.pt"
-    with as_file(resource) as path:
-        state = torch.load(path, "cpu", weights_only=True)  # noqa: TID251 (tensors only)
+    state = torchmetrics_weights("dists_models/weights.pt")
     return state["alpha"].flatten(), state["beta"].flatten()
 
 

@@ -56,7 +56,8 @@ class PublishedDistance:
 
     key: str  # field of ``PairMetrics`` and ``Scores``
     title: str
-    measure: Callable[[Tensor, Tensor], Tensor]  # outputs, photos (B,3,H,W) -> (B,)
+    extract: Callable[[Tensor], Any]  # images (B,3,H,W) -> features
+    compare: Callable[[Any, Any], Tensor]  # features of outputs and photos -> (B,)
     name: str  # network and layers, as printed in cards
     weights_sha256: str
     note: str = ""
@@ -113,12 +114,22 @@ class MetricNetworks:
         return [extractor(paintings) for extractor in (self.style, *second)]
 
     def published_metrics(
-        self, outputs: Tensor, photos: Tensor, paintings: Tensor
-    ) -> dict[str, Tensor]:
-        """Compute the fields of ``PairMetrics`` that papers print, of images (B,3,H,W)."""
-        fields = {metric.key: metric.measure(outputs, photos) for metric in self.published}
-        if self.art:
-            fields |= {"art_outputs": self.art(outputs), "art_paintings": self.art(paintings)}
+        self, photos: Tensor, paintings: Tensor
+    ) -> Callable[[Tensor], dict[str, Tensor]]:
+        """Return the function from outputs to the fields of ``PairMetrics`` that papers print.
+
+        Features of photos and paintings, (B,3,H,W) each, are computed once for all methods.
+        """
+        known = [metric.extract(photos) for metric in self.published]
+        art_paintings = self.art(paintings) if self.art else None
+
+        def fields(outputs: Tensor) -> dict[str, Tensor]:
+            pairs = zip(self.published, known, strict=True)
+            found = {m.key: m.compare(m.extract(outputs), photo) for m, photo in pairs}
+            if self.art and art_paintings is not None:
+                found |= {"art_outputs": self.art(outputs), "art_paintings": art_paintings}
+            return found
+
         return fields
 
     def reference_features(self, paintings: Tensor) -> list[Tensor]:

@@ -214,11 +214,8 @@ def to_latex(table: Table, caption: str) -> str:
     It is shrunk to the width of the line; metrics without values are left out. Needs the packages
     booktabs and graphicx.
     """
-    columns = [
-        c
-        for c in table.columns
-        if any(entry_text(r.entries[c.key], 0) != "n/a" for r in table.rows)
-    ]
+    empty = Entry(None, None, None)
+    columns = [c for c in table.columns if any(r.entries[c.key] != empty for r in table.rows)]
     notes = any(row.note for row in table.rows)
     rows: list[list[str] | str] = [["", *(c.head for c in columns), *[""] * notes]]
     for control in (False, True):

@@ -111,28 +111,24 @@ def _published(
         )
         distances.append(
             PublishedDistance(
-                "lpips_alex", "LPIPS (AlexNet)", lambda a, b: lpips(network(a), network(b)),
+                "lpips_alex", "LPIPS (AlexNet)", network, lpips,
                 "AlexNet, torchvision ImageNet", alex[1],
             )
         )  # fmt: skip
     if vgg19 := found["vgg19"]:
         distances.append(
             PublishedDistance(
-                "cfsd", "CFSD", lambda a, b: cfsd(*(vgg19[0](x)[CFSD_LAYER] for x in (a, b))),
+                "cfsd", "CFSD", lambda x: vgg19[0](x)[CFSD_LAYER], cfsd,
                 f"VGG19 {CFSD_LAYER}, torchvision ImageNet", vgg19[1], "sum over positions",
             )
         )  # fmt: skip
     if vgg16 := found["vgg16_imagenet"]:
         _pool_by_norm(vgg16[0])
         alpha, beta = (x.to(device) for x in dists_weights())
-
-        def maps(images: Tensor) -> list[Tensor]:
-            return [images, *vgg16[0](images).values()]
-
         distances.append(
             PublishedDistance(
-                "dists", "DISTS",
-                lambda a, b: dists(maps(a), maps(b), alpha, beta),
+                "dists", "DISTS", lambda x: [x, *vgg16[0](x).values()],
+                lambda a, b: dists(a, b, alpha, beta),
                 "VGG16 with L2 pooling, torchvision ImageNet", vgg16[1],
             )
         )  # fmt: skip

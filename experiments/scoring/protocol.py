@@ -177,13 +177,13 @@ def score_methods(
         drawn = read_boundaries(photos, boundaries or {}, size, device)
         photo, goals = networks.extract_features(content), networks.style_features(style)
         saliency = networks.saliency(content) if networks.saliency else None
+        published = networks.published_metrics(content, style)
         metrics = {}
         for name, output in stylize(PairBatch(pairs, content, style)).items():
             output = (output * 255).round() / 255  # as a saved image
             features = networks.extract_features(output)
-            metrics[name] = pair_metrics(
-                features, photo, *goals, drawn=drawn, saliency=saliency
-            )._replace(**networks.published_metrics(output, content, style))
+            found = pair_metrics(features, photo, *goals, drawn=drawn, saliency=saliency)
+            metrics[name] = found._replace(**published(output))
         return metrics
 
     scored = map_over_processes(processes, score_batch, batches(manifest, batch_size), "scoring")

@@ -224,11 +224,11 @@ def test_artfid_is_the_product_of_content_and_style_over_all_pairs() -> None:
     def difference(a: Tensor, b: Tensor) -> Tensor:
         return (a - b).abs().mean((1, 2, 3))
 
-    alex = PublishedDistance("lpips_alex", "LPIPS (AlexNet)", difference, "alex", "g")
+    alex = PublishedDistance("lpips_alex", "LPIPS (AlexNet)", torch.clone, difference, "alex", "g")
     art = FeatureExtractor(plain_network, ["in"], moments, "art", "h")
     networks = replace(ONE, published=[alex], art=art)
     features, photo = networks.extract_features(STYLIZED), networks.extract_features(CONTENT)
-    fields = networks.published_metrics(STYLIZED, CONTENT, STYLE)
+    fields = networks.published_metrics(CONTENT, STYLE)(STYLIZED)
     metrics = pair_metrics(features, photo, ONE.style(STYLE))._replace(**fields)
     scores = aggregate([metrics], DISTINCT, DISTINCT)
     content = difference(STYLIZED, CONTENT).mean().item()
