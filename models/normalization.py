@@ -58,6 +58,10 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     wide = torch.promote_types(x.dtype, torch.float32)
     if not x.is_cpu or torch.compiler.is_compiling():
         mean = x.mean(dim=(2, 3), keepdim=True, dtype=wide)  # without a float32 copy
+        if x.dtype != wide:  # E[x²] - E[x]² loses no digit that it has
+            norm = torch.linalg.vector_norm(x, dim=(2, 3), keepdim=True, dtype=wide)
+            square = norm.square() / (x.shape[2] * x.shape[3])
+            return mean, (square - mean.square()).clamp_min(0)
         return mean, (x - mean).square().mean(dim=(2, 3), keepdim=True)
     x = x.to(wide)
     mean = x.mean(dim=(2, 3), keepdim=True)
