@@ -29,7 +29,8 @@ def adain(x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
         scale = scale * (variance + EPS).rsqrt()
         return torch.addcmul(bias - mean * scale, x, scale).to(x.dtype)
     # The affine step of the norm, with each image's channels as further channels of one image.
-    return _group_norm(x.flatten(0, 1)[None], scale.flatten(), bias.flatten()).view_as(x)
+    y = _group_norm(x.flatten(0, 1)[None], scale.flatten(), bias.flatten())
+    return torch.ops.aten._unsafe_view(y, x.shape)  # autograd copies views that change in place
 
 
 def _group_norm(x: Tensor, scale: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
