@@ -112,6 +112,27 @@ def test_fused_convolutions_give_the_same_features_and_gradients(
     assert len(calls) == 2  # all but conv1_2, which is tapped
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_fused_convolutions_equal_separate_ones_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where their output lies in memory that held NaN."""
+    encoder = Encoder("vgg16", ["relu1_1", "conv1_2", "relu2_1"]).cuda().in_bfloat16()
+    encoder.to(memory_format=torch.channels_last)
+    image = torch.rand(2, 3, 32, 32, device="cuda", requires_grad=True)
+
+    def run() -> list[Tensor]:
+        for channels, side in ((64, 32), (128, 16)):
+            torch.full((2, channels, side, side), float("nan"), device="cuda", dtype=BF16)
+        features = list(encoder(image).values())
+        loss = torch.stack([f.float().square().mean() for f in features]).sum()
+        return [*features, *torch.autograd.grad(loss, image)]
+
+    fused = run()
+    monkeypatch.setattr("underdrawing.models.encoder._fuses", lambda x: False)
+    for found, separate in zip(fused, run(), strict=True):
+        assert (found - separate).norm() <= 1e-2 * separate.norm()
+
+
 def test_relu_does_not_overwrite_the_convolution_before_it() -> None:
     features = shallow()(torch.rand(1, 3, 32, 32))
     assert features["conv1_1"].min() < 0
