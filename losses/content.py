@@ -53,9 +53,7 @@ class ContentLoss(nn.Module):
     def squared_errors(self, stylized: Features, content: Features) -> Features:
         """Return (F - P)² of the normalized features per layer, (B,C,h,w) in float32."""
         return {
-            layer: (
-                self.normalize(stylized[layer].float()) - self.normalize(content[layer].float())
-            ).square()
+            layer: (self.normalize(stylized[layer]) - self.normalize(content[layer])).square()
             for layer in self.layers
         }
 

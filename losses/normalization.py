@@ -1,9 +1,21 @@
-"""Feature normalization before two feature maps are compared, (B,C,H,W) -> (B,C,H,W)."""
+"""Feature normalization before two feature maps are compared, (B,C,H,W) -> (B,C,H,W).
+
+The result is at least float32.
+"""
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _wide(features: Tensor) -> Tensor:
+    return features.to(_at_least_float32(features.dtype))
 
 
 def l2(features: Tensor) -> Tensor:
@@ -12,7 +24,11 @@ def l2(features: Tensor) -> Tensor:
     With unit mean square, our mean of squared differences equals the sum over L2-normalized
     features in 问答酱 (2025).
     """
-    return features * features.square().mean(dim=(1, 2, 3), keepdim=True).add(1e-12).rsqrt()
+    # Converted in the kernel: without a copy.
+    norm = torch.linalg.vector_norm(
+        features, dim=(1, 2, 3), keepdim=True, dtype=_at_least_float32(features.dtype)
+    )
+    return features * (norm.square() / features[0].numel() + 1e-12).rsqrt()
 
 
 def batch(features: Tensor) -> Tensor:
@@ -20,12 +36,12 @@ def batch(features: Tensor) -> Tensor:
 
     The loss of an image then depends on the other images in its process's micro-batch.
     """
-    return F.batch_norm(features, None, None, training=True)
+    return F.batch_norm(_wide(features), None, None, training=True)
 
 
 NORMALIZATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "none": lambda features: features,
+    "none": _wide,
     "l2": l2,
-    "instance": F.instance_norm,
+    "instance": lambda features: F.instance_norm(_wide(features)),
     "batch": batch,
 }

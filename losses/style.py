@@ -6,7 +6,7 @@ overflows half precision.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,93 +17,83 @@ from torch.autograd.function import once_differentiable
 Features = dict[str, Tensor]
 
 
-def gram(features: Tensor) -> Tensor:
-    """Return G = F Fᵀ / (C·h·w), (B,C,h,w) -> (B,C,C).
+class Moments(NamedTuple):
+    """Channel statistics of features (B,C,h,w), in at least float32."""
+
+    gram: Tensor  # G = F Fᵀ / (C·h·w), (B,C,C)
+    mean: Tensor  # (B,C)
+    variance: Tensor  # (B,C)
+
+
+def moments(features: Tensor) -> Moments:
+    """Return the statistics of features (B,C,h,w).
 
     Fastest, because it needs no copy, on features in channels_last.
     """
-    return _Gram.apply(rearrange(features, "b c h w -> b (h w) c"))
-
-
-class _Gram(torch.autograd.Function):
-    """Gram matrix (B,C,C) of positions (B,n,C), with one matrix product in each direction.
-
-    Autograd would treat the two factors as distinct: two products and a sum in the backward.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        if x.is_cuda and x.dtype in (torch.bfloat16, torch.float16):  # summed in float32: no copy
-            with torch.autocast("cuda", enabled=False):
-                return torch.bmm(x.mT, x, out_dtype=torch.float32) / x[0].numel()
-        f = _at_least_float32(x)
-        # Numbers that were bfloat16 multiply exactly on bfloat16 units and are summed in float32:
-        # the same result, three to four times faster.
-        before = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("medium" if x.dtype == torch.bfloat16 else before)
-        try:
-            with torch.autocast(x.device.type, enabled=False):
-                return torch.baddbmm(f.new_zeros(()), f.mT, f, beta=0, alpha=1 / f[0].numel())
-        finally:
-            torch.set_float32_matmul_precision(before)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        # The result is rounded to the precision of x anyway, so this factor may be as well.
-        symmetric = ((grad + grad.mT) / x[0].numel()).to(x.dtype)
-        with torch.autocast(x.device.type, enabled=False):
-            return x @ symmetric
-
-
-def gram_loss(stylized: Tensor, style: Tensor, relative: bool = True) -> Tensor:
-    """Return ||G - G*||² of two feature maps (B,C,h,w); ``relative`` as in ``StyleLoss``."""
-    target = gram(style)
-    difference = (gram(stylized) - target).square()
-    if not relative:
-        return difference.mean(dim=(1, 2))
-    return difference.sum(dim=(1, 2)) / target.square().sum(dim=(1, 2)).clamp_min(1e-12)
-
-
-def statistics_loss(stylized: Tensor, style: Tensor, relative: bool = True) -> Tensor:
-    """Return ||Δmean||² + ||Δstd||² of the channels of two feature maps (B,C,h,w)."""
-    (mean, std), (target_mean, target_std) = _mean_std(stylized), _mean_std(style)
-    difference = (mean - target_mean).square() + (std - target_std).square()
-    if not relative:
-        return difference.mean(dim=1)
-    norm = (target_mean.square() + target_std.square()).sum(dim=1).clamp_min(1e-12)
-    return difference.sum(dim=1) / norm
-
-
-def _mean_std(features: Tensor) -> tuple[Tensor, Tensor]:
-    mean, variance = _Moments.apply(features)
-    return mean[..., 0, 0], (variance[..., 0, 0] + 1e-5).sqrt()
+    return Moments(*_Moments.apply(rearrange(features, "b c h w -> b (h w) c")))
 
 
 class _Moments(torch.autograd.Function):
-    """Spatial mean and variance of (B,C,h,w), (B,C,1,1) each, in at least float32.
+    """Gram matrix (B,C,C), mean and variance (B,C) of positions (B,n,C).
 
-    The backward is one pass over the features; autograd would make five, on float32 copies.
+    With one matrix product in each direction. Autograd would treat the two factors of the Gram
+    matrix as distinct, and read and write the features a dozen times.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-        wide = torch.promote_types(x.dtype, torch.float32)
-        mean = x.mean(dim=(2, 3), keepdim=True, dtype=wide)
-        # Several times faster than ``var`` on a CPU; E[x²] - E[x]² would lose digits.
-        variance = (x - mean).square_().mean(dim=(2, 3), keepdim=True)
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        gram, mean = _gram(x), x.mean(1, dtype=torch.promote_types(x.dtype, torch.float32))
         ctx.save_for_backward(x, mean)
-        return mean, variance
+        if x.dtype != mean.dtype:  # E[x²] - E[x]² loses no digit that such features have
+            mean_square = gram.diagonal(dim1=1, dim2=2) * x.shape[2]
+            return gram, mean, (mean_square - mean.square()).clamp_min(0)
+        # Several times faster than ``var`` on a CPU.
+        return gram, mean, (x - mean[:, None]).square_().mean(1)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_mean: Tensor, grad_variance: Tensor) -> Tensor:
-        x, mean = ctx.saved_tensors
-        n = x.shape[2] * x.shape[3]
-        slope = grad_variance * (2 / n)
-        return torch.addcmul(grad_mean / n - slope * mean, x, slope).to(x.dtype)
+    def backward(ctx: Any, gram: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+        x, center = ctx.saved_tensors
+        slope = variance * (2 / x.shape[1])
+        shift = mean / x.shape[1] - slope * center
+        matrix = (gram + gram.mT) / x[0].numel() + slope.diag_embed()
+        # The result is rounded to the precision of x anyway, so its factors may be as well.
+        with torch.autocast(x.device.type, enabled=False):
+            return torch.baddbmm(shift[:, None].to(x.dtype), x, matrix.to(x.dtype))
+
+
+def _gram(x: Tensor) -> Tensor:
+    if x.is_cuda and x.dtype in (torch.bfloat16, torch.float16):  # summed in float32: no copy
+        with torch.autocast("cuda", enabled=False):
+            return torch.bmm(x.mT, x, out_dtype=torch.float32) / x[0].numel()
+    f = _at_least_float32(x)
+    # Numbers that were bfloat16 multiply exactly on bfloat16 units and are summed in float32:
+    # the same result, three to four times faster.
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium" if x.dtype == torch.bfloat16 else before)
+    try:
+        with torch.autocast(x.device.type, enabled=False):
+            return torch.baddbmm(f.new_zeros(()), f.mT, f, beta=0, alpha=1 / f[0].numel())
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def gram_loss(stylized: Moments, style: Moments, relative: bool = True) -> Tensor:
+    """Return ||G - G*||²; ``relative`` as in ``StyleLoss``."""
+    difference = (stylized.gram - style.gram).square()
+    if not relative:
+        return difference.mean(dim=(1, 2))
+    return difference.sum(dim=(1, 2)) / style.gram.square().sum(dim=(1, 2)).clamp_min(1e-12)
+
+
+def statistics_loss(stylized: Moments, style: Moments, relative: bool = True) -> Tensor:
+    """Return ||Δmean||² + ||Δstd||² of the channels."""
+    std, target_std = ((x.variance + 1e-5).sqrt() for x in (stylized, style))
+    difference = (stylized.mean - style.mean).square() + (std - target_std).square()
+    if not relative:
+        return difference.mean(dim=1)
+    norm = (style.mean.square() + target_std.square()).sum(dim=1).clamp_min(1e-12)
+    return difference.sum(dim=1) / norm
 
 
 def draw_directions(channels: int, seed: int, device: torch.device) -> Tensor:
@@ -193,19 +183,21 @@ class StyleLoss(nn.Module):
     def _distance(
         self, stylized: Features, style: Features, directions: Mapping[int, Tensor] | None
     ) -> Tensor:
-        def mean(distance: Any, layers: Sequence[str]) -> Tensor:
-            pairs = [(stylized[layer], style[layer]) for layer in layers]
-            return torch.stack([distance(*pair, self.relative) for pair in pairs]).mean(0)
-
-        def wasserstein(f: Tensor, p: Tensor, relative: bool) -> Tensor:
+        def wasserstein(layer: str) -> Tensor:
+            f, p = stylized[layer], style[layer]
             chosen = None if directions is None else directions[f.shape[1]]
-            return sliced_wasserstein(f, p, relative, chosen)
+            return sliced_wasserstein(f, p, self.relative, chosen)
 
-        total = mean(gram_loss, self.layers)
-        if self.level >= KINDS.index("statistics"):
-            total = total + mean(statistics_loss, self.layers)
+        distances = []
+        for layer in self.layers:
+            pair = moments(stylized[layer]), moments(style[layer])
+            distances.append(gram_loss(*pair, self.relative))
+            if self.level >= KINDS.index("statistics"):
+                distances[-1] = distances[-1] + statistics_loss(*pair, self.relative)
+        total = torch.stack(distances).mean(0)
         if self.level >= KINDS.index("sliced_wasserstein"):
             sides = {layer: max(stylized[layer].shape[2:]) for layer in self.layers}
             small = [layer for layer in self.layers if sides[layer] <= WASSERSTEIN_SIDE]
-            total = total + WASSERSTEIN_WEIGHT * mean(wasserstein, small or self.layers[-1:])
+            sliced = [wasserstein(layer) for layer in small or self.layers[-1:]]
+            total = total + WASSERSTEIN_WEIGHT * torch.stack(sliced).mean(0)
         return total

@@ -4,12 +4,13 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torchvision import models as tv
 from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.models.vgg import cfgs, make_layers
@@ -50,13 +51,42 @@ class _VGG(nn.Module):
 
     def forward(self, x: Tensor, taps: Collection[str]) -> Features:
         features: Features = {}
-        for name, layer in zip(self.names, self.features, strict=True):
-            x = layer(x)
+        layers = zip(self.names, self.features, strict=True)
+        for name, layer in layers:
+            if isinstance(layer, nn.Conv2d) and name not in taps and _fuses(x):
+                name, _ = next(layers)
+                x = _ConvReLU.apply(x, layer.weight, layer.bias)
+            else:
+                x = layer(x)
             if name in taps:
                 features[name] = x
                 if len(features) == len(taps):
                     break
         return features
+
+
+def _fuses(x: Tensor) -> bool:
+    return x.is_cuda and x.dtype == torch.bfloat16
+
+
+class _ConvReLU(torch.autograd.Function):
+    """A frozen 3x3 convolution and its ReLU as one kernel: two passes over memory less."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        one = (1, 1)
+        y = torch.cudnn_convolution_relu(x, weight, bias, one, one, one, 1)
+        ctx.save_for_backward(x, weight, y)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (x, weight, y), one = ctx.saved_tensors, (1, 1)
+        grad = torch.ops.aten.threshold_backward(grad, y, 0)
+        return torch.ops.aten.convolution_backward(
+            grad, x, weight, None, one, one, one, False, (0, 0), 1, (True, False, False)
+        )[0], None, None  # fmt: skip
 
 
 class _DINOv2(nn.Module):

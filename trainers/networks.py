@@ -114,7 +114,7 @@ def build_networks(
         generator.fit_standardization(codes)
     discriminator = _build_discriminator(config)
     if config.compile:
-        _compile(encoder, generator, discriminator)
+        _compile(generator, discriminator)
 
     averaged = copy.deepcopy(generator).requires_grad_(False)
     wrapped_g, optimizer_g = accelerator.prepare(generator, _adam(generator, o.lr, o.betas, device))
@@ -151,14 +151,16 @@ def _build_discriminator(config: TrainConfig) -> PatchGAN | None:
 
 
 def _compile(*modules: nn.Module | None) -> None:
-    """Compile in place, which keeps the names of the weights."""
+    """Compile in place, which keeps the names of the weights; not the encoder, whose many passes
+    (sizes, taps, with and without gradient) would each be compiled, and which has little to fuse.
+    """
     from torch._functorch import config  # takes seconds to import
 
     # The balance backpropagates through the generator's graph twice: its buffers must stay intact.
     config.donated_buffer = False
     for module in modules:
         if module is not None:
-            module.compile()
+            module.compile(dynamic=False)
 
 
 def load_initial_model(generator: Generator, run: Path) -> None:

@@ -7,20 +7,35 @@ from torch.autograd import gradcheck
 from underdrawing.losses.style import (
     DIRECTIONS,
     KINDS,
+    Moments,
     StyleLoss,
     draw_directions,
-    gram,
     gram_loss,
     half_size,
+    moments,
     sliced_wasserstein,
     statistics_loss,
 )
 
 F64, BF16 = torch.float64, torch.bfloat16
-DISTANCES = {"gram": gram_loss, "statistics": statistics_loss, "wasserstein": sliced_wasserstein}
+
+
+def of_features(loss: Callable[[Moments, Moments, bool], Tensor]) -> Callable[..., Tensor]:
+    return lambda f, p, relative=True: loss(moments(f), moments(p), relative)
+
+
+DISTANCES = {
+    "gram": of_features(gram_loss),
+    "statistics": of_features(statistics_loss),
+    "wasserstein": sliced_wasserstein,
+}
 each_kind = pytest.mark.parametrize("kind", KINDS)
 each_distance = pytest.mark.parametrize("distance", DISTANCES.values(), ids=DISTANCES)
 each_form = pytest.mark.parametrize("relative", [True, False])
+
+
+def gram(f: Tensor) -> Tensor:
+    return moments(f).gram
 
 
 def pair(c: int = 3, h: int = 4, w: int = 5) -> tuple[Tensor, Tensor]:
@@ -110,6 +125,29 @@ def test_matmul_precision_is_lowered_for_bfloat16_only_and_restored_after_an_err
         torch.set_float32_matmul_precision(before)
 
 
+def test_moments_and_gradients_of_bfloat16_features_are_close_to_exact(
+    layout: torch.memory_format,
+) -> None:
+    """The variance comes from the Gram matrix, and the gradient is one product."""
+    f = (torch.randn(2, 64, 32, 32).relu() + torch.rand(1, 64, 1, 1)).bfloat16()
+    f = f.contiguous(memory_format=layout)
+    upstream = torch.randn(2, 64, 64) / 8, torch.randn(2, 64), torch.randn(2, 64)
+
+    def exact(f: Tensor) -> Tensor:
+        mean, variance = f.mean(dim=(2, 3)), f.var(dim=(2, 3), correction=0)
+        return join(gram_formula(f), mean, variance)
+
+    def join(*x: Tensor) -> Tensor:
+        return torch.cat([y.flatten(1) for y in x], dim=1)
+
+    assert relative_error(join(*moments(f)), exact(f.double())) < 1e-5
+    variance = moments(f).variance.double()
+    torch.testing.assert_close(variance, f.double().var((2, 3), correction=0), rtol=1e-4, atol=0)
+    found = gradient(lambda f: join(*moments(f)), f, join(*upstream))
+    expected = gradient(exact, f.double(), join(*upstream).double())
+    assert relative_error(found, expected) < 5e-3
+
+
 # --- losses ---------------------------------------------------------------------------------
 
 
@@ -118,7 +156,7 @@ def test_gram_loss_is_the_squared_difference_of_grams(relative: bool) -> None:
     f, p = pair()
     difference = (gram(f) - gram(p)).square().sum(dim=(1, 2))
     norm = gram(p).square().sum(dim=(1, 2)) if relative else torch.tensor(3**2)
-    close(gram_loss(f, p, relative), difference / norm)
+    close(DISTANCES["gram"](f, p, relative), difference / norm)
 
 
 @each_form
@@ -132,7 +170,7 @@ def test_statistics_loss_compares_means_and_stds(relative: bool, offset: float) 
     )
     difference = ((mean - target_mean) ** 2 + (std - target_std) ** 2).sum(1)
     norm = (target_mean**2 + target_std**2).sum(1) if relative else torch.tensor(3)
-    found = statistics_loss(f, p, relative).double()
+    found = DISTANCES["statistics"](f, p, relative).double()
     torch.testing.assert_close(found, difference / norm, rtol=5e-3, atol=0)
 
 
@@ -250,7 +288,7 @@ def test_half_precision_features_do_not_overflow_under_autocast(
     with torch.autocast("cpu", dtype=BF16):
         found = distance(f, p, relative)
     assert found.dtype == torch.float32
-    torch.testing.assert_close(found, distance(f.float(), p.float(), relative))
+    torch.testing.assert_close(found, distance(f.float(), p.float(), relative), rtol=1e-5, atol=0)
 
 
 @each_distance

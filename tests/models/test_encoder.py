@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -86,6 +87,50 @@ def test_features_are_those_of_torchvisions_layers_on_the_normalized_image() -> 
     x = (image - mean) / std
     assert torch.equal(found["relu4_3"], layers[:23](x))
     assert torch.equal(found["pool5"], layers(x))
+
+
+def test_fused_convolutions_give_the_same_features_and_gradients(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on a GPU, with a stand-in for its kernel."""
+    encoder = Encoder("vgg16", ["relu1_1", "conv1_2", "relu2_1"])
+    image = torch.rand(2, 3, 32, 32, requires_grad=True)
+
+    def run() -> list[Tensor]:
+        features = list(encoder(image).values())
+        return [*features, *torch.autograd.grad(sum(f.square().sum() for f in features), image)]
+
+    def kernel(x: Tensor, weight: Tensor, bias: Tensor, *options: Any) -> Tensor:
+        calls.append(weight.shape)
+        return torch.conv2d(x, weight, bias, *options).relu()
+
+    expected, calls = run(), list[torch.Size]()
+    monkeypatch.setattr("underdrawing.models.encoder._fuses", lambda x: True)
+    monkeypatch.setattr(torch, "cudnn_convolution_relu", kernel)
+    for found, separate in zip(run(), expected, strict=True):
+        torch.testing.assert_close(found, separate)
+    assert len(calls) == 2  # all but conv1_2, which is tapped
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_fused_convolutions_equal_separate_ones_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where their output lies in memory that held NaN."""
+    encoder = Encoder("vgg16", ["relu1_1", "conv1_2", "relu2_1"]).cuda().in_bfloat16()
+    encoder.to(memory_format=torch.channels_last)
+    image = torch.rand(2, 3, 32, 32, device="cuda", requires_grad=True)
+
+    def run() -> list[Tensor]:
+        for channels, side in ((64, 32), (128, 16)):
+            torch.full((2, channels, side, side), float("nan"), device="cuda", dtype=BF16)
+        features = list(encoder(image).values())
+        loss = torch.stack([f.float().square().mean() for f in features]).sum()
+        return [*features, *torch.autograd.grad(loss, image)]
+
+    fused = run()
+    monkeypatch.setattr("underdrawing.models.encoder._fuses", lambda x: False)
+    for found, separate in zip(fused, run(), strict=True):
+        assert (found - separate).norm() <= 1e-2 * separate.norm()
 
 
 def test_relu_does_not_overwrite_the_convolution_before_it() -> None:
