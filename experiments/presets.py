@@ -98,8 +98,8 @@ def cpu() -> StudyConfig:
     Command:  underdrawing reproduce --preset cpu --photos PHOTOS --paintings PAINTINGS
     Time:     about 45 min in two processes on two CPU cores (2.7 s per step and 1.8 min of scoring
               per row of a seed, in each), twice that beside other work
-    Expected: the first table of docs/results.md; SSIM worst tenth 0.42 with content features, 0.27
-              with the pixel loss, at matched style
+    Expected: with the first model as --init (docs/results.md), its first table: SSIM worst tenth
+              0.42 with content features, 0.27 with the pixel loss, at matched style
     """
     return replace(
         quick(), preset="cpu", out=Path("runs/reproduce-cpu"), steps=80, size=128, seeds=3,
@@ -110,8 +110,8 @@ def cpu() -> StudyConfig:
 def standard() -> StudyConfig:
     """Two folders of images on one GPU.
 
-    211,000 crops of 256 px for training, of which steps took 289 to 337 per second on an H100
-    (docs/speed.md), so about eleven minutes, and 165,000 outputs to score.
+    211,000 crops of 256 px for training, of which steps took 401 to 491 per second on an H200
+    (docs/speed.md), so about eight minutes, and 165,000 outputs to score.
 
     Command:  underdrawing reproduce --preset standard --photos PHOTOS --paintings PAINTINGS
     Time and result: not measured

