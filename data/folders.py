@@ -17,13 +17,11 @@ from tqdm.auto import tqdm
 
 from .files import content_hash, file_stamp, one_line, short_hash, write_atomic
 from .images import SUFFIXES, ImageError, read_image
-from .prefetch import prefetch_map
 
 T = TypeVar("T")
 
 MIN_HELD_OUT = 3  # images for test and for validation, in a folder of 9 or more
 MAX_UNREADABLE = 0.2  # a folder with a larger share of unreadable files is refused
-AHEAD = 64  # files checked before their turn
 NAMED = 20  # files named in a message
 IGNORED = {"__MACOSX", "@eaDir"}  # folders of thumbnails that archives and storage devices add
 
@@ -280,7 +278,7 @@ def check_each_file(
 ) -> Iterator[tuple[Path, T]]:
     """Yield each path and the function's result for it, in order; in threads, with progress bar."""
     with ThreadPoolExecutor() as pool:
-        results = zip(paths, prefetch_map(pool, check, paths, AHEAD), strict=True)
+        results = zip(paths, pool.map(check, paths), strict=True)
         yield from tqdm(results, one_line(f"checking {name}"), len(paths), leave=False, delay=2)
 
 

@@ -9,14 +9,15 @@ cat photo.jpg | underdrawing stylize - --style painting.jpg > stylized.png
 import errno
 import re
 import sys
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 import tyro
@@ -35,7 +36,6 @@ from ..data.images import (
     to_image,
 )
 from ..data.masks import parse_colors
-from ..data.prefetch import prefetch_map
 from ..trainers.runtime import Device, free_memory, out_of_memory
 from ..trainers.stylizer import Stylizer, check_stroke_size, default_stroke_size, load
 from ..trainers.visualize import overlay
@@ -51,7 +51,8 @@ NAME_ERRORS = {errno.ENAMETOOLONG, errno.EISDIR, errno.EINVAL, errno.EILSEQ}
 NEXT_PAIR = re.compile(r",(?=[^,=()]+(?:\([^()]*\))?=|$)")
 WEIGHT = re.compile(r":([-+.\de]+)(?:,(?!$)|$)")
 
-
+T = TypeVar("T")
+R = TypeVar("R")
 Result = dict[Path, Image.Image] | Exception  # file -> image to write, or why there is none
 
 
@@ -143,11 +144,11 @@ def stylize(config: StylizeConfig) -> list[Path]:
 
     with ThreadPoolExecutor(2) as pool:  # files are read and written during inference
         photos = tqdm(
-            prefetch_map(pool, _read, paths, AHEAD),
+            prefetch_map(pool, _read, paths),
             "stylizing", len(paths), unit="photo", disable=len(paths) == 1,
         )  # fmt: skip
         written = []
-        for result in prefetch_map(pool, partial(_write, suffix=suffix), results(photos), AHEAD):
+        for result in prefetch_map(pool, partial(_write, suffix=suffix), results(photos)):
             if isinstance(result, Path):
                 written.append(result)
                 if result != STREAM:
@@ -160,6 +161,19 @@ def stylize(config: StylizeConfig) -> list[Path]:
     if skipped := len(paths) - len(written):
         raise ValueError(f"{skipped} of {len(paths)} photos could not be stylized")
     return written
+
+
+def prefetch_map(pool: Executor, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """Yield ``function(item)`` in order. Unlike ``pool.map``, start at most ``AHEAD`` calls before
+    their results are due, which bounds the memory that waiting results take.
+    """
+    pending: deque[Future[R]] = deque()
+    for item in items:
+        pending.append(pool.submit(function, item))
+        if len(pending) > AHEAD:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
 
 
 @contextmanager

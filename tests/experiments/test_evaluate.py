@@ -230,9 +230,7 @@ def test_a_moved_data_set_is_the_runs_own_and_a_changed_one_is_refused(
     assert pairs(photos=folders[0], paintings=folders[1]) == expected
     assert len(pairs(paintings=folders[0])) > len(expected)  # other paintings: all of them
     shutil.copy(moved[1] / "00.png", moved[0] / "new.png")
-    with pytest.raises(
-        ValueError, match=r"photos are not those .* \(1 added, 0 removed, 0 changed"
-    ):
+    with pytest.raises(ValueError, match=r"photos are not those .* \(1 added, 0 removed"):
         pairs()
 
 
