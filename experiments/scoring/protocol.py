@@ -183,7 +183,7 @@ def score_methods(
             output = (output * 255).round() / 255  # as a saved image
             features = networks.extract_features(output)
             found = pair_metrics(features, photo, *goals, drawn=drawn, saliency=saliency)
-            metrics[name] = found._replace(**published(output))
+            metrics[name] = found | published(output)
         return metrics
 
     scored = map_over_processes(processes, score_batch, batches(manifest, batch_size), "scoring")
