@@ -196,9 +196,6 @@ def split_readable(
         folder: the folder, for the message.
         digests: the readable images, and the SHA-256 of their content.
         unreadable: the unreadable images, and why.
-
-    Raises:
-        ValueError: too many images are unreadable.
     """
     if len(unreadable) > MAX_UNREADABLE * (len(digests) + len(unreadable)):
         raise ValueError(_unreadable_message(folder, digests, unreadable))

@@ -58,9 +58,7 @@ class AblationTable(NamedTuple):
 
 
 def make_tables(config: AblateConfig, data: Sequence[str]) -> list[AblationTable]:
-    """Return the tables to compute, each ablation once, on images with these content hashes; raises
-    what ``variants`` raises.
-    """
+    """Return the tables to compute, each ablation once, on images with these content hashes."""
     names, tables = list(dict.fromkeys(config.ablations)), []
     for chosen in [[name] for name in names] if names and not config.grid else [names]:
         title, found, study = "+".join(chosen), variants(chosen), config.study
@@ -89,10 +87,6 @@ def ablate(config: AblateConfig) -> tuple[list[StudyResult], dict[str, str]]:
 
     Returns:
         The result of each table; and why runs failed, by key.
-
-    Raises:
-        ValueError: unusable options or folders, no weights for a metric network, or a baseline
-            that cannot be trained at all.
     """
     for name in config.ablations:
         variants([name])  # refuses unknown names before images are read
@@ -158,11 +152,7 @@ def write_tables(
 
 
 def parse(arguments: list[str]) -> AblateConfig:
-    """Return ablations and study from ``--preset NAME`` and options that change it.
-
-    Raises:
-        ValueError: unknown preset.
-    """
+    """Return ablations and study from ``--preset NAME`` and options that change it."""
     preset = choice(arguments, "--preset", PRESETS, StudyConfig.preset)
     study = preset()
     study = replace(study, out=Path(str(study.out).replace("reproduce", "ablate")))

@@ -43,11 +43,7 @@ class Variants(NamedTuple):
 
 
 def variants(names: Sequence[str]) -> Variants:
-    """Return the values of an ablation, or all combinations of several.
-
-    Raises:
-        ValueError: no such ablation, or two that vary the same setting.
-    """
+    """Return the values of an ablation, or all combinations of several."""
     unknown = [name for name in names if name not in ABLATIONS]
     if unknown or not names:
         problem = f"no ablation {', '.join(unknown)}" if unknown else "name at least one ablation"
@@ -79,11 +75,7 @@ def variants(names: Sequence[str]) -> Variants:
 
 
 def with_settings(config: TrainConfig, *several: Settings) -> TrainConfig:
-    """Return a configuration with some settings replaced, in order.
-
-    Raises:
-        ValueError: the settings contradict each other.
-    """
+    """Return a configuration with some settings replaced, in order."""
     for name, value in (item for settings in several for item in settings.items()):
         part, _, key = name.rpartition(".")
         changed = replace(getattr(config, part), **{key: value}) if part else value

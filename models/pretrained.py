@@ -117,11 +117,7 @@ def sha256_of(path: Path) -> str:
 
 
 def check_name(path: Path) -> str:
-    """Return the SHA-256 of a file whose name ends in its first digits, as torchvision's do.
-
-    Raises:
-        ValueError: the digits differ.
-    """
+    """Check that a file's name ends in the first digits of its SHA-256, and return that."""
     sha256 = sha256_of(path)
     if not sha256.startswith(path.stem.rsplit("-", 1)[1]):
         raise ValueError(

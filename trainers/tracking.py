@@ -88,9 +88,6 @@ def write_description(
         manifest: of its ``photos`` and ``paintings``.
         pretrained: the encoder's weights.
         accelerator: gives device, processes and precision.
-
-    Raises:
-        ValueError: the run was started with other encoder weights.
     """
     run, precision = config.out, accelerator.mixed_precision
     encoder = {

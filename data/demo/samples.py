@@ -70,11 +70,7 @@ def _collection(folder: Path) -> Collection:
 
 
 def shipped(name: str) -> Path:
-    """Locate a file ``package/path`` of an installed package without importing the package.
-
-    Raises:
-        ValueError: the package is not installed.
-    """
+    """Locate a file ``package/path`` of an installed package without importing the package."""
     package, path = name.split("/", 1)
     spec = find_spec(package)
     if spec is None or spec.origin is None:

@@ -38,9 +38,6 @@ def read_manifest(
         file: the manifest.
         outputs: folder that output paths are relative to.
         photos, paintings: folders that these are relative to; default: that of the manifest.
-
-    Raises:
-        ValueError: missing file, wrong header, malformed line, duplicate pair or no pair.
     """
     if not file.is_file():
         raise _error(f"no such manifest: {file}")
@@ -77,12 +74,7 @@ def read_methods(
     photos: Path | None = None,
     paintings: Path | None = None,
 ) -> dict[str, Outputs]:
-    """Read the manifests of several methods, named after their folders, and decode every image.
-
-    Raises:
-        ValueError: a missing folder, an invalid manifest, different pairs, an unreadable image, or
-            an output with another aspect ratio than its photo.
-    """
+    """Read the manifests of several methods, named after their folders, and decode every image."""
     if len(folders) != len(manifests):
         raise ValueError(
             f"--outputs has {len(folders)} folders but --manifest has {len(manifests)} files; "
