@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics.functional.image.dists import L2pooling
 
+from ...data.files import content_hash
 from ...metrics.perceptual import ALEX_LAYERS, LPIPS_LAYERS, lpips, lpips_heads, lpips_vector
 from ...metrics.published import CFSD_LAYER, cfsd, dists, dists_weights
 from ...metrics.scores import (
@@ -30,7 +31,6 @@ from ...models.pretrained import (
     check_name,
     load_pretrained,
     package_file,
-    sha256_of,
 )
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"  # as torch-fidelity names it
@@ -219,7 +219,7 @@ def _saliency() -> FeatureExtractor | None:
 
     with importlib.resources.as_file(found) as file:
         session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-        sha256 = sha256_of(file)
+        sha256 = content_hash(file)
     mean, std = (torch.tensor(rgb).view(3, 1, 1) for rgb in (IMAGENET_MEAN, IMAGENET_STD))
 
     def run(images: Tensor, layers: Collection[str]) -> dict[str, Tensor]:
