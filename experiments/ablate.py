@@ -7,7 +7,6 @@ Several GPUs: ``accelerate launch -m underdrawing.experiments.ablate …``, or t
 per GPU.
 """
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,16 +15,13 @@ from typing import Annotated, NamedTuple
 
 import tyro
 
-from ..data.files import write_atomic
 from ..metrics.scores import Scores
-from ..trainers.runtime import join_processes
 from .ablations import ABLATIONS, Variants, variants
 from .analysis.attention import attention_section
-from .analysis.results import StudyResult, make_study_result, result_text, result_tree, write_result
+from .analysis.results import StudyResult, make_study_result
 from .main import choice, parse_options, run_command
-from .presets import PRESETS, StudyConfig, command_line
-from .report.report import Chapter, write_report
-from .report.samples import study_samples
+from .presets import PRESETS, StudyConfig
+from .report.report import StudyTable, end_study, write_study
 from .study.plan import make_study_plan, time_step
 from .study.queue import run_pending
 from .study.runs import StudyRun, make_run
@@ -110,7 +106,12 @@ def ablate(config: AblateConfig) -> tuple[list[StudyResult], dict[str, str]]:
     reasons = {**plan.skipped, **failures}
     results = [table_result(scorer, table, scores, reasons, controls) for table in tables]
     if scorer.is_main:
-        write_tables(config, scorer, tables, results)
+        words = ["ablate", *config.ablations, *["--grid"] * config.grid]
+        finished = [
+            StudyTable(config.study.out / table.name, result, table.rows)
+            for table, result in zip(tables, results, strict=True)
+        ]
+        write_study(scorer, TITLE, LEDE, words, finished)
     return results, failures
 
 
@@ -131,24 +132,6 @@ def table_result(
         skipped=skipped | {row: f"refused: {why}" for row, why in table.variants.refused.items()},
         sections=attention_section({row: [run.dir for run in table.rows[row]] for row in curves}),
     )  # fmt: skip
-
-
-def write_tables(
-    config: AblateConfig, scorer: StudyScorer, tables: Sequence[AblationTable],
-    results: Sequence[StudyResult],
-) -> None:  # fmt: skip
-    """Write each table into its folder and all of them into the report."""
-    study, chapters = scorer.study, []
-    for table, result in zip(tables, results, strict=True):
-        write_result(result, study.out / table.name)
-        first = {title: table.rows[title][0] for title in result.curves}
-        chapters.append(Chapter(result, study_samples(first, scorer.manifest, scorer.device)))
-    if study.json:
-        trees = {result.title: result_tree(result) for result in results}
-        write_atomic(study.json, json.dumps(trees, indent=1))
-    command = command_line(study, "ablate", *config.ablations, *["--grid"] * config.grid)
-    hashes = scorer.sha256(distinct_runs(tables).values())
-    write_report(study.out / "report.html", TITLE, LEDE, chapters, study, command, hashes)
 
 
 def parse(arguments: list[str]) -> AblateConfig:
@@ -172,14 +155,7 @@ def command(arguments: list[str]) -> None:
     """Run the command; exit code 1 if a run failed."""
     config = parse(arguments)
     results, failures = ablate(config)
-    if results and join_processes(config.study.device).is_main_process:
-        for result in results:
-            print(f"\n{result.title}\n\n{result_text(result)}\n")
-        print(f"tables: {config.study.out}/ABLATION/table.md (.csv, .json)")
-        print(f"report: {config.study.out / 'report.html'}")
-        print(f"for a paper: {config.study.out / 'paper'}")
-    if failures:
-        sys.exit("\n".join(f"underdrawing: {why}" for why in failures.values()))
+    end_study(config.study, results, failures, config.study.out / "ABLATION")
 
 
 if __name__ == "__main__":

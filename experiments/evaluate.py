@@ -3,7 +3,6 @@
 Several GPUs: ``accelerate launch -m underdrawing.experiments.evaluate RUN``, with equal results.
 """
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -36,7 +35,6 @@ from .analysis.results import (
     make_study_result,
     result_latex,
     result_text,
-    result_tree,
     write_result,
 )
 from .analysis.tables import Column, Table, make_columns, make_table_row
@@ -96,8 +94,6 @@ class EvaluateConfig:
     """Folder to search first for the weights of the metric networks."""
     out: Path | None = None
     """Folder for the tables; default: RUN/evaluation of the first run, else runs/evaluation."""
-    json: Path | None = None
-    """Also write all values to this file."""
     device: Device = "auto"
     """Device."""
 
@@ -119,8 +115,6 @@ def evaluate(config: EvaluateConfig) -> StudyResult:
     if not (config.runs or config.outputs or config.manifest):
         raise ValueError("nothing to evaluate: give a run directory, or --outputs and --manifest")
     check_rising(config.strengths)
-    if config.json:
-        check_output(config.json, [".json"], [run / "config.json" for run in config.runs])
     check_output(output_folder(config) / "table.csv", [".csv"], config.manifest)
     processes, out = join_processes(config.device), output_folder(config)
     device = processes.device
@@ -149,8 +143,6 @@ def evaluate(config: EvaluateConfig) -> StudyResult:
     if processes.is_main_process:
         write_result(result, out)
         write_atomic(out / "table.tex", result_latex(result))
-        if config.json:
-            write_atomic(config.json, json.dumps(result_tree(result), indent=1))
     return result
 
 

@@ -4,6 +4,7 @@ import base64
 import json
 import re
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from ...data.files import write_atomic
 from ...data.images import encode_image, to_image
+from ...trainers.runtime import join_processes
 from ...trainers.tracking import provenance
 from ...trainers.visualize import overlay
 from ..analysis.results import (
@@ -24,9 +26,14 @@ from ..analysis.results import (
     difference_rows,
     differences_note,
     result_latex,
+    result_text,
+    write_result,
 )
+from ..presets import StudyConfig, command_line
+from ..study.runs import StudyRun
+from ..study.scores import StudyScorer
 from .figures import WIDTH, curves_figure, differences_figure, inline, render
-from .samples import Sample
+from .samples import Sample, study_samples
 
 
 class Chapter(NamedTuple):
@@ -34,6 +41,46 @@ class Chapter(NamedTuple):
 
     result: StudyResult
     samples: Sequence[Sample]
+
+
+class StudyTable(NamedTuple):
+    """A finished table of a study."""
+
+    folder: Path
+    result: StudyResult
+    rows: Mapping[str, Sequence[StudyRun]]  # by title, one run per seed
+
+
+def write_study(
+    scorer: StudyScorer, title: str, lede: str, words: Sequence[str], tables: Sequence[StudyTable]
+) -> None:
+    """Write each table into its folder and all of them into the report; ``words`` and the options
+    of the study are the command that makes it.
+    """
+    study, chapters, runs = scorer.study, [], []
+    for folder, result, rows in tables:
+        write_result(result, folder)
+        first = {row: rows[row][0] for row in result.curves}
+        chapters.append(Chapter(result, study_samples(first, scorer.manifest, scorer.device)))
+        runs += [run for seeds in rows.values() for run in seeds]
+    write_report(
+        study.out / "report.html", title, lede, chapters, study, command_line(study, *words),
+        scorer.sha256(runs),
+    )  # fmt: skip
+
+
+def end_study(
+    study: StudyConfig, results: Sequence[StudyResult], failures: Mapping[str, str], tables: Path
+) -> None:
+    """Print the results and where they are; exit with code 1 if a run failed."""
+    if results and join_processes(study.device).is_main_process:
+        for result in results:
+            print(f"\n{result.title}\n\n{result_text(result)}\n")
+        print(f"tables: {tables / 'table.md'} (.csv, .json)")
+        print(f"report: {study.out / 'report.html'}")
+        print(f"for a paper: {study.out / 'paper'}")
+    if failures:
+        sys.exit("\n".join(f"underdrawing: {why}" for why in failures.values()))
 
 
 def write_report(

@@ -316,18 +316,12 @@ def test_invalid_options_raise(make_run: MakeRun, pairs: list[PairPaths], tmp_pa
         command(["--write-manifest", str(tmp_path / "new.csv"), "--device", "cpu"])
 
 
-def test_no_manifest_or_configuration_is_overwritten(
-    make_run: MakeRun, pairs: list[PairPaths], tmp_path: Path
-) -> None:
-    run, folder = make_run("mine"), make_outputs(tmp_path / "same", pairs, 0)
+def test_no_manifest_is_overwritten(pairs: list[PairPaths], tmp_path: Path) -> None:
+    folder = make_outputs(tmp_path / "same", pairs, 0)
     manifest = (folder / "manifest.csv").rename(folder / "table.csv")
     job = config_for(tmp_path, folder, manifest=(manifest,))
-    for config in (
-        replace(job, out=folder),
-        EvaluateConfig((run,), json=run / "config.json", device="cpu"),
-    ):
-        with pytest.raises(ValueError, match="would overwrite the input"):
-            evaluate(config)
+    with pytest.raises(ValueError, match="would overwrite the input"):
+        evaluate(replace(job, out=folder))
     options = ["--outputs", str(folder), "--manifest", str(manifest), "--device", "cpu"]
     with pytest.raises(ValueError, match="would overwrite the input"):
         command([*options, "--write-manifest", str(manifest)])
