@@ -141,16 +141,13 @@ def _itemize(message: str, items: Sequence[str]) -> str:
 
 
 def split(digests: Mapping[Path, str]) -> Collection:
-    """Split images by the SHA-256 of their content, read as a fraction in [0,1).
+    """Split images by the SHA-256 of their content, in hexadecimal, read as a fraction in [0,1).
 
     Images below 0.1 are test images, those below 0.2 validation images, the rest training images.
     A side depends on the content alone: copies are on one side, and no other image moves when some
     are added or removed. The exception is a small folder: where fewer than 3 images (or a third of
     all, if there are fewer than 9) would be on a side, those of the lowest hashes are taken for
     test, the next for validation. One or two images all train.
-
-    Args:
-        digests: path -> SHA-256 of the content, in hexadecimal.
 
     Returns:
         The images in the order of their hashes, so that a run does not depend on file names.
@@ -190,13 +187,7 @@ def is_small(collection: Collection) -> bool:
 def split_readable(
     folder: Path, digests: Mapping[Path, str], unreadable: Mapping[Path, str]
 ) -> Collection:
-    """Split the readable images of a folder.
-
-    Args:
-        folder: the folder, for the message.
-        digests: the readable images, and the SHA-256 of their content.
-        unreadable: the unreadable images, and why.
-    """
+    """Split the readable images, by their content hashes, unless too many others are unreadable."""
     if len(unreadable) > MAX_UNREADABLE * (len(digests) + len(unreadable)):
         raise ValueError(_unreadable_message(folder, digests, unreadable))
     return split(digests)
@@ -214,12 +205,8 @@ def read_collection(folder: Path, cache: Path | None = None) -> Collection:
     """Find, check and split the images of a folder.
 
     Unreadable files are left out with one warning. Another warning names a folder that is too small
-    for a stable split.
-
-    Args:
-        folder: the folder of images.
-        cache: directory for a record of the readable files and their content hashes, in ``checked``
-            below it; those are not read again until they change.
+    for a stable split. Readable files and their content hashes are recorded in ``checked`` below
+    ``cache``, and not read again until they change.
 
     Raises:
         ValueError: no such folder, no images in it, or too many of them unreadable.

@@ -59,12 +59,7 @@ class ResizedImages:
 
 
 def cached_side(size: int, crop_scale: float) -> int:
-    """Return the smallest shorter side at which no square crop is enlarged.
-
-    Args:
-        size: side of the resized crops, in pixels.
-        crop_scale: smallest crop area, as a share of the largest square.
-    """
+    """Return the smallest shorter side at which no square crop is enlarged."""
     return math.ceil(size / math.sqrt(crop_scale))
 
 

@@ -108,10 +108,6 @@ def quiet_broken_pipe() -> Iterator[None]:
 def parse_options(options: type[T], **settings: Any) -> T:
     """Parse the options of a command with tyro; its box for an error becomes one sentence.
 
-    Args:
-        options: dataclass of the options.
-        settings: further arguments of ``tyro.cli``.
-
     Raises:
         ValueError: an unknown option, or a missing or invalid value.
     """

@@ -40,10 +40,6 @@ class ContentLoss(nn.Module):
     One layer with weight 1 is L_content, several are the multi-scale loss, and A ≠ 1 is
     L_attention. The loss is computed in two steps, ``squared_errors`` and ``forward``, because
     attention objectives need the errors before they are weighted.
-
-    Args:
-        layers: (name, λ_l) pairs.
-        normalization: one of ``NORMALIZATIONS``.
     """
 
     def __init__(self, layers: Sequence[tuple[str, float]], normalization: str = "l2") -> None:

@@ -7,14 +7,12 @@ from .perceptual import SSIM_WINDOW
 
 
 def salient_ssim(local: Tensor, saliency: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute the mean SSIM of luminance, weighted by the photo's saliency; and by its position.
+    """Return the mean of a ``local_ssim``, weighted by the photo's saliency; and by its position.
+
+    What exceeds the median of the saliency (B,1,H,W) counts, by how much it does.
 
     Salient objects often are in the middle, so a weight must beat the second value: its weights
     are a centered Gaussian with the standard deviations that the first weights have.
-
-    Args:
-        local: ``local_ssim`` of output and photo.
-        saliency: of the photos, (B,1,H,W). What exceeds its median counts, by how much it does.
 
     Returns:
         (B,), (B,); NaN for a constant saliency.

@@ -271,14 +271,7 @@ def aggregate(
 def make_cards(
     networks: MetricNetworks, scores: Mapping[str, Scores], references: int, resolution: str
 ) -> list[Card]:
-    """Make a card for each metric in ``Scores``.
-
-    Args:
-        networks: as used for the scores.
-        scores: of methods on the same pairs, by name; those with equal outputs are noted.
-        references: number of distinct reference paintings.
-        resolution: how images were resized.
-    """
+    """Make a card for each metric of methods on the same pairs; equal outputs are noted."""
     pairs = max(method.pairs for method in scores.values())
     fewer = [f"{name} {m.outputs}" for name, m in scores.items() if m.outputs < pairs]
 

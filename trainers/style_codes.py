@@ -27,12 +27,7 @@ MIN_SIDE, MAX_ASPECT = 16, 20  # of a painting
 
 
 class StyleCodes:
-    """Style codes for one model.
-
-    Args:
-        run: run directory of the model; holds the named styles and the cached codes.
-        config: its config.
-        device: where paintings are encoded.
+    """Style codes for one model, whose run directory holds named styles and cached codes.
 
     Attributes:
         styles: the named styles, name -> code (1,D).

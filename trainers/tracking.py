@@ -81,14 +81,7 @@ def write_description(
     pretrained: Pretrained,
     accelerator: Accelerator,
 ) -> None:
-    """Write ``config.json``, ``manifest.json`` and ``run.json`` of a run that starts or resumes.
-
-    Args:
-        config: of the run.
-        manifest: of its ``photos`` and ``paintings``.
-        pretrained: the encoder's weights.
-        accelerator: gives device, processes and precision.
-    """
+    """Write ``config.json``, ``manifest.json`` and ``run.json`` of a run that starts or resumes."""
     run, precision = config.out, accelerator.mixed_precision
     encoder = {
         "name": pretrained.name, "source": pretrained.source, "sha256": pretrained.sha256

@@ -43,9 +43,6 @@ def sample_collections(cache: Path) -> tuple[Collection, Collection]:
     Photos come from the scikit-image and scikit-learn packages, whole and in tiles. Paintings show
     procedural scenes and, for training only, training photos. No photo or scene is in two splits.
 
-    Args:
-        cache: directory for all caches; PNG files are written in ``samples-v3`` below it.
-
     Raises:
         ValueError: scikit-image or scikit-learn is not installed.
     """

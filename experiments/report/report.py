@@ -88,16 +88,8 @@ def write_report(
     command: Sequence[str], sha256: Mapping[str, str | None],
 ) -> None:  # fmt: skip
     """Write the page to ``path``, and to the folder ``paper`` beside it: LaTeX tables, figures, a
-    record of all settings, versions and inputs, and a README that says how to make them again.
-
-    Args:
-        path: the HTML file.
-        title: heading of the page.
-        lede: one paragraph below the heading.
-        chapters: one per table.
-        config: settings of the study, a dataclass.
-        command: the command that makes the study.
-        sha256: hashes of the inputs by name.
+    record of all settings, versions and inputs (by their hashes), and a README with the command
+    that makes them again.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=select_autoescape(["html.j2"]),

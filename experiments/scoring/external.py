@@ -32,12 +32,8 @@ def write_manifest(file: Path, pairs: Sequence[PairPaths]) -> None:
 def read_manifest(
     file: Path, outputs: Path, photos: Path | None = None, paintings: Path | None = None
 ) -> Outputs:
-    """Read the pairs and outputs of a manifest, in its order.
-
-    Args:
-        file: the manifest.
-        outputs: folder that output paths are relative to.
-        photos, paintings: folders that these are relative to; default: that of the manifest.
+    """Read the pairs and outputs of a manifest, in its order, relative to their folders; photos and
+    paintings by default relative to that of the manifest.
     """
     if not file.is_file():
         raise _error(f"no such manifest: {file}")

@@ -151,16 +151,6 @@ def score_methods(
 
     The processes of a launch share the batches. Each returns the scores of all pairs, identical to
     those of a single process.
-
-    Args:
-        stylize: the methods.
-        manifest: (photo, painting) files.
-        references: ``reference_features``.
-        networks: feature extractors of the metrics.
-        size: side of the squares that photos and paintings are resized to.
-        device: where to compute.
-        batch_size: pairs per batch.
-        boundaries: as from ``find_boundaries``.
     """
     processes = join_processes(device.type)
 

@@ -202,11 +202,8 @@ def make_curves(
 ) -> tuple[dict[str, list[Curve]], dict[str, str]]:
     """Return the rows' curves, one per seed, and the rows without one with the reason.
 
-    Args:
-        rows: runs by title.
-        scores: of the scored runs, by key.
-        reasons: why the other runs have no scores, by key.
-        photo: scores of the photo itself, the curves' point at strength 0.
+    Scores and reasons are by the key of the run; ``photo``, the scores of the photo itself, is the
+    point of all curves at strength 0.
     """
     curves, skipped = dict[str, list[Curve]](), dict[str, str]()
     for title, runs in rows.items():
