@@ -6,7 +6,6 @@ different photos: 0 means same content, 1 means another photo. A robust loss sta
 """
 
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from operator import itemgetter
@@ -34,7 +33,7 @@ from ..trainers.tracking import provenance
 from ..trainers.trainer import collections
 from .analysis.intervals import Array, resampled_means
 from .analysis.tables import markdown
-from .main import parse_options, run_command
+from .main import parse_options
 from .scoring.protocol import batches, read_squares, resolution
 
 BATCH = 4  # photos
@@ -178,10 +177,5 @@ def to_markdown(estimates: Estimates, note: str) -> str:
 
 def command(arguments: list[str]) -> None:
     """Run the command."""
-    print(
-        robustness(parse_options(RobustnessConfig, prog="underdrawing robustness", args=arguments))
-    )
-
-
-if __name__ == "__main__":
-    run_command("robustness", sys.argv[1:])
+    config = parse_options(RobustnessConfig, prog="underdrawing robustness", args=arguments)
+    print(robustness(config))
