@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from tqdm.auto import tqdm
 
-from .files import content_hash, file_stamp, one_line, short_hash, write_atomic
+from .files import content_hash, file_stamp, short_hash, write_atomic
 from .images import SUFFIXES, ImageError, read_image
 
 T = TypeVar("T")
@@ -103,10 +103,9 @@ def list_folder(folder: Path) -> Listing:
         folders[:] = sorted(name for name in folders if name[0] != "." and name not in IGNORED)
         files += [Path(root, name) for name in names if name[0] != "."]
     if isinstance(unreadable.get(folder), FileNotFoundError | NotADirectoryError):
-        raise ValueError(one_line(f"there is no folder {folder}"))
+        raise ValueError(f"there is no folder {folder}")
     if folder in unreadable:
-        message = f"the folder {folder} cannot be read: {unreadable[folder].strerror}"
-        raise ValueError(one_line(message))
+        raise ValueError(f"the folder {folder} cannot be read: {unreadable[folder].strerror}")
     images = sorted(path for path in files if path.suffix.lower() in SUFFIXES)
     others = sorted(path for path in files if path.suffix.lower() not in SUFFIXES)
     return Listing(images, others, unreadable)
@@ -132,12 +131,12 @@ def find_images(folder: Path) -> list[Path]:
 def no_images_message(folder: Path) -> str:
     """Return the message for a folder without images."""
     kinds = ", ".join(sorted(SUFFIXES))
-    return one_line(f"{folder} contains no images ({kinds}; subfolders are searched)")
+    return f"{folder} contains no images ({kinds}; subfolders are searched)"
 
 
 def _itemize(message: str, items: Sequence[str]) -> str:
     more = [f"and {len(items) - NAMED} more"] if len(items) > NAMED else []
-    return "\n  ".join(one_line(line) for line in [f"{message}:", *items[:NAMED], *more])
+    return "\n  ".join([f"{message}:", *items[:NAMED], *more])
 
 
 def split(digests: Mapping[Path, str]) -> Collection:
@@ -216,12 +215,12 @@ def read_collection(folder: Path, cache: Path | None = None) -> Collection:
     if unreadable:
         warnings.warn(_unreadable_message(folder, digests, unreadable), stacklevel=2)
     if is_small(collection):
-        message = (
+        warnings.warn(
             f"{folder} has only {len(digests)} images, so those of the lowest content hashes are "
             f"held out: {len(collection.test)} for test, {len(collection.validation)} for "
-            "validation. If you add or remove images, others may move between the sides"
+            "validation. If you add or remove images, others may move between the sides",
+            stacklevel=2,
         )
-        warnings.warn(one_line(message), stacklevel=2)
     return collection
 
 
@@ -263,7 +262,7 @@ def check_each_file(
     """Yield each path and the function's result for it, in order; in threads, with progress bar."""
     with ThreadPoolExecutor() as pool:
         results = zip(paths, pool.map(check, paths), strict=True)
-        yield from tqdm(results, one_line(f"checking {name}"), len(paths), leave=False, delay=2)
+        yield from tqdm(results, f"checking {name}", len(paths), leave=False, delay=2)
 
 
 def _digest_or_error(path: Path) -> tuple[str, str]:
@@ -272,4 +271,4 @@ def _digest_or_error(path: Path) -> tuple[str, str]:
         read_image(path, at_least=32)
         return content_hash(path), ""
     except (ImageError, OSError) as error:
-        return "", one_line(str(error))
+        return "", str(error)

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .files import one_line
 from .folders import Collection
 
 
@@ -32,10 +31,8 @@ def check_images(file: Path, images: Mapping[str, Collection], advice: str) -> N
         if record and record[kind]["sha256"] != collection.sha256:
             old, new = _contents(record[kind]), _contents(collection.manifest())
             raise ValueError(
-                one_line(
-                    f"the {kind} are not those that {file.parent} was made with "
-                    f"({(new - old).total()} added, {(old - new).total()} removed); {advice}"
-                )
+                f"the {kind} are not those that {file.parent} was made with "
+                f"({(new - old).total()} added, {(old - new).total()} removed); {advice}"
             )
 
 

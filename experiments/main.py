@@ -14,6 +14,8 @@ from typing import Any, NoReturn, TypeVar
 
 from pydantic import ValidationError
 
+from ..data.files import one_line
+
 T = TypeVar("T")
 
 #: Command -> module and description.
@@ -76,7 +78,7 @@ def run_command(name: str, arguments: list[str]) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # same exit as for Ctrl-C
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # file names
     warnings.showwarning = lambda message, *_, **__: print(
-        f"underdrawing: note: {message}", file=sys.stderr
+        printable(f"underdrawing: note: {message}"), file=sys.stderr
     )
     try:
         with quiet_broken_pipe():
@@ -153,9 +155,14 @@ def choice(arguments: list[str], flag: str, table: Mapping[str, T], default: str
     return table[name]
 
 
+def printable(message: str) -> str:
+    """Escape what a terminal cannot show, such as control characters in the name of a file."""
+    return "\n".join(map(one_line, message.split("\n")))
+
+
 def fail(message: str, command: str = "") -> NoReturn:
     """Print a one-line message and exit with code 2."""
-    print(f"{f'underdrawing {command}'.rstrip()}: {message}", file=sys.stderr)
+    print(printable(f"{f'underdrawing {command}'.rstrip()}: {message}"), file=sys.stderr)
     sys.exit(2)
 
 

@@ -12,7 +12,6 @@ from typing import Annotated, NamedTuple
 
 import tyro
 
-from ..data.files import one_line
 from ..data.folders import find_images
 from ..trainers.config import TrainConfig
 from ..trainers.dry_run import describe, make_plan, summarize
@@ -75,9 +74,7 @@ def next_commands(trainer: Trainer) -> str:
     photo, painting = (str([*c.test, *c.validation, *c.train][0]) for c in collections)
     stylize = ["stylize", photo, "--style", painting, "--model", str(config.out), "--out", "out"]
     commands = [stylize, ["evaluate", str(config.out)]]
-    return "next:\n" + "\n".join(
-        one_line("  " + shlex.join(["underdrawing", *words])) for words in commands
-    )
+    return "\n  ".join(["next:", *(shlex.join(["underdrawing", *words]) for words in commands)])
 
 
 # --- defaults that depend on other options ----------------------------------------------------

@@ -8,7 +8,6 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from ...data.files import one_line
 from ...data.folders import Collection
 from ...data.images import read_image, square
 from ...metrics.scores import MetricNetworks, PairMetrics, Scores, aggregate, pair_metrics
@@ -85,10 +84,8 @@ def find_boundaries(folder: Path | None, manifest: Sequence[PairPaths]) -> dict[
     if not found:
         photo, file = next(iter(files.items()))
         raise ValueError(
-            one_line(
-                f"{folder} has no boundaries for any of the {len(files)} held-out photos; name "
-                f"its files after the photos, e.g. {file.name} for {photo.name}"
-            )
+            f"{folder} has no boundaries for any of the {len(files)} held-out photos; name its "
+            f"files after the photos, e.g. {file.name} for {photo.name}"
         )
     for photo, file in found.items():
         sizes = {path: read_image(path).size for path in (file, photo)}
@@ -118,10 +115,8 @@ def check_aspect_ratio(
     if not same_aspect_ratio(sizes[file], sizes[photo]):
         (w, h), (width, height) = sizes[file], sizes[photo]
         raise ValueError(
-            one_line(
-                f"{file} has {w}x{h} pixels but its photo {photo} has {width}x{height}; save "
-                f"{what} with the aspect ratio of their photos"
-            )
+            f"{file} has {w}x{h} pixels but its photo {photo} has {width}x{height}; save {what} "
+            "with the aspect ratio of their photos"
         )
 
 

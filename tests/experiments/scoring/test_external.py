@@ -104,7 +104,7 @@ def test_folders_and_manifests_must_correspond(pair: tuple[Path, Path], tmp_path
         (["one"], [], "--outputs has 1 folders but --manifest has 0 files"),
         ([], [file], "--outputs has 0 folders but --manifest has 1 files"),
         (["none"], [file], "no such folder: .*none"),
-        (["one"], [tmp_path / "a\nb"], r"no such manifest: .*a\\nb"),  # in one line
+        (["one"], [tmp_path / "none.csv"], r"no such manifest: .*none\.csv"),
         (["one", "other/one"], [file, file], "two folders in --outputs are named one; rename one"),
     ):
         with pytest.raises(ValueError, match=message):
