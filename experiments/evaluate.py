@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
 
@@ -170,11 +170,10 @@ def choose_pairs(config: EvaluateConfig, trained: Sequence[TrainConfig]) -> Eval
             )
     processes, first = join_processes(config.device), trained[0] if trained else TrainConfig()
     with processes.main_process_first():  # the main process checks the folders
-        data = replace(
-            first,
-            photos=config.photos or first.photos,
-            paintings=config.paintings or first.paintings,
-        )
+        folders: dict[str, Any] = {
+            kind: folder or getattr(first, kind) for kind, folder in given.items()
+        }
+        data = replace(first, **folders)
         images = dict(zip(given, collections(data, processes.is_main_process), strict=True))
     record = records[0] if records else None
     own = {
