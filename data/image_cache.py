@@ -78,7 +78,10 @@ def build_cache(paths: Sequence[Path], side: int, cache: Path, name: str) -> Res
     """
     common = Path(os.path.commonpath([path.parent.absolute() for path in paths]))
     folder = cache / "images" / f"{name}-{side}-{short_hash(common)[:8]}"
-    files = [folder / f"{_key(path, side)}.npy" for path in paths]
+    # Everything that a cached image depends on, including the version of the decoders.
+    facts = ([FORMAT, PIL.__version__, side, str(p.absolute()), file_stamp(p)] for p in paths)
+    keys = (hashlib.sha256(json.dumps(fact).encode()).hexdigest()[:32] for fact in facts)
+    files = [folder / f"{key}.npy" for key in keys]
     images = ResizedImages(paths, side, files)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -100,12 +103,6 @@ def build_cache(paths: Sequence[Path], side: int, cache: Path, name: str) -> Res
         )
         return ResizedImages(paths, side)
     return images
-
-
-def _key(path: Path, side: int) -> str:
-    """Hash everything that a cached image depends on, including the version of the decoders."""
-    content = json.dumps([FORMAT, PIL.__version__, side, str(path.absolute()), file_stamp(path)])
-    return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 
 def _store(images: ResizedImages, index: int) -> None:

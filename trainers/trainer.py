@@ -179,7 +179,9 @@ class Trainer:
                 if metrics and self.tracker is not None:
                     self.tracker.scalars(done, metrics)
                     self.health.check_metrics(done, metrics)
-                    progress.set_postfix(_losses(metrics), refresh=False)
+                    losses = {name: metrics.get(f"loss/{name}") for name in TERMS}
+                    shown = {name: f"{x:.3f}" for name, x in losses.items() if x is not None}
+                    progress.set_postfix(shown, refresh=False)
                 if metrics.get("validation/total", math.inf) < self.best:
                     self._save_best(done, metrics["validation/total"])
 
@@ -287,9 +289,3 @@ def _advance(progress: tqdm, done: int, timed: bool) -> None:
     else:
         progress.reset()
         progress.n = progress.last_print_n = done
-
-
-def _losses(metrics: dict[str, float]) -> dict[str, str]:
-    """Return what the progress bar shows."""
-    names = {name: f"loss/{name}" for name in TERMS}
-    return {name: f"{metrics[loss]:.3f}" for name, loss in names.items() if loss in metrics}

@@ -95,11 +95,17 @@ def write_report(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=select_autoescape(["html.j2"]),
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"number": number, "data_uri": data_uri, "overlay": overlay_one}
+    environment.filters |= {
+        "number": number,
+        "data_uri": data_uri,
+        "overlay": lambda a, photo: overlay(photo[None], a[None])[0],
+    }
     environment.globals |= {"FULL": FULL, "MATCHED": MATCHED, "DIFFERENCES": DIFFERENCES}
     environment.globals |= {"difference_rows": difference_rows, "note": differences_note}
     folder = path.parent / "paper"
-    results = {file_prefix(c.result) if len(chapters) > 1 else "": c.result for c in chapters}
+    names = (re.sub(r"\W+", "-", chapter.result.title.lower()).strip("-") for chapter in chapters)
+    prefixes = (f"{name}-" if len(chapters) > 1 else "" for name in names)  # of names of files
+    results = {prefix: c.result for prefix, c in zip(prefixes, chapters, strict=True)}
     record = {
         "command": shlex.join(command), "versions": provenance(), "config": asdict(config),
         "sha256": sha256,
@@ -116,11 +122,6 @@ def write_report(
     write_atomic(folder / "record.json", settings)
     write_atomic(folder / "README.md", environment.get_template("readme.md.j2").render(context))
     write_atomic(path, environment.get_template("template.html.j2").render(context))
-
-
-def file_prefix(result: StudyResult) -> str:
-    """Return how the names of a result's files start in a report of several chapters."""
-    return re.sub(r"\W+", "-", result.title.lower()).strip("-") + "-"
 
 
 def draw_figures(result: StudyResult, folder: Path, prefix: str) -> dict[str, dict[str, str]]:
@@ -148,8 +149,3 @@ def data_uri(image: Tensor) -> str:
     """Return an image (3,H,W) in [0,1] as a data URI of a JPEG file."""
     jpeg = encode_image(to_image(image), ".jpg")
     return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
-
-
-def overlay_one(attention: Tensor, photo: Tensor) -> Tensor:
-    """Overlay A (1,h,w) on its photo (3,H,W)."""
-    return overlay(photo[None], attention[None])[0]

@@ -111,19 +111,16 @@ def read_boundaries(
 def check_aspect_ratio(
     file: Path, photo: Path, sizes: Mapping[Path, tuple[int, int]], what: str
 ) -> None:
-    """Refuse an image with another aspect ratio than its photo; ``what`` names such images."""
-    if not same_aspect_ratio(sizes[file], sizes[photo]):
-        (w, h), (width, height) = sizes[file], sizes[photo]
+    """Refuse an image with another aspect ratio than its photo; ``what`` names such images.
+
+    Its sides may differ by a pixel from those of the scaled photo.
+    """
+    (w, h), (width, height) = sizes[file], sizes[photo]
+    if abs(w * height - h * width) > width + height:
         raise ValueError(
             f"{file} has {w}x{h} pixels but its photo {photo} has {width}x{height}; save {what} "
             "with the aspect ratio of their photos"
         )
-
-
-def same_aspect_ratio(output: tuple[int, int], photo: tuple[int, int]) -> bool:
-    """Whether a scale s exists with |w - s·W| <= 1 and |h - s·H| <= 1; sizes are (w, h), (W, H)."""
-    (w, h), (width, height) = output, photo
-    return abs(w * height - h * width) <= width + height
 
 
 def resolution(size: int) -> str:

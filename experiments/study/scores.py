@@ -145,11 +145,13 @@ class StudyScorer:
 
     def notes(self) -> list[str]:
         """Return how a table was made and how to read it."""
-        study = self.study
+        study, start = self.study, f"the model in {self.study.init}"
+        if study.init in (None, SHIPPED):
+            start = "the shipped model" if study.init else "random weights"
         photos, paintings = (x or "built-in samples" for x in (study.photos, study.paintings))
         return [
             f"Preset {study.preset}: {study.warmup} warm-up steps shared by the rows, from "
-            f"{_initial_model(study)} (multi-layer content, uniform weights, no discriminator), "
+            f"{start} (multi-layer content, uniform weights, no discriminator), "
             f"then {study.steps} per row, batch "
             f"{study.batch_size}, {study.size} px, {study.seeds} seed(s). Photos: {photos}. "
             f"Paintings: {paintings}. Evaluated on {len(self.manifest)} held-out pairs "
@@ -159,12 +161,6 @@ class StudyScorer:
             f"transfer + {MARGIN:g}. Content metrics can be improved by stylizing less: compare at "
             "matched style.",
         ]
-
-
-def _initial_model(study: StudyConfig) -> str:
-    if study.init is None:
-        return "random weights"
-    return "the shipped model" if study.init == SHIPPED else f"the model in {study.init}"
 
 
 def make_scorer(study: StudyConfig) -> StudyScorer:
