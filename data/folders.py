@@ -15,15 +15,13 @@ from typing import TypeVar
 
 from tqdm.auto import tqdm
 
-from .files import content_hash, file_stamp, one_line, short_hash, write_atomic
+from .files import content_hash, file_stamp, short_hash, write_atomic
 from .images import SUFFIXES, ImageError, read_image
-from .prefetch import prefetch_map
 
 T = TypeVar("T")
 
 MIN_HELD_OUT = 3  # images for test and for validation, in a folder of 9 or more
 MAX_UNREADABLE = 0.2  # a folder with a larger share of unreadable files is refused
-AHEAD = 64  # files checked before their turn
 NAMED = 20  # files named in a message
 IGNORED = {"__MACOSX", "@eaDir"}  # folders of thumbnails that archives and storage devices add
 
@@ -105,10 +103,9 @@ def list_folder(folder: Path) -> Listing:
         folders[:] = sorted(name for name in folders if name[0] != "." and name not in IGNORED)
         files += [Path(root, name) for name in names if name[0] != "."]
     if isinstance(unreadable.get(folder), FileNotFoundError | NotADirectoryError):
-        raise ValueError(one_line(f"there is no folder {folder}"))
+        raise ValueError(f"there is no folder {folder}")
     if folder in unreadable:
-        message = f"the folder {folder} cannot be read: {unreadable[folder].strerror}"
-        raise ValueError(one_line(message))
+        raise ValueError(f"the folder {folder} cannot be read: {unreadable[folder].strerror}")
     images = sorted(path for path in files if path.suffix.lower() in SUFFIXES)
     others = sorted(path for path in files if path.suffix.lower() not in SUFFIXES)
     return Listing(images, others, unreadable)
@@ -134,25 +131,22 @@ def find_images(folder: Path) -> list[Path]:
 def no_images_message(folder: Path) -> str:
     """Return the message for a folder without images."""
     kinds = ", ".join(sorted(SUFFIXES))
-    return one_line(f"{folder} contains no images ({kinds}; subfolders are searched)")
+    return f"{folder} contains no images ({kinds}; subfolders are searched)"
 
 
 def _itemize(message: str, items: Sequence[str]) -> str:
     more = [f"and {len(items) - NAMED} more"] if len(items) > NAMED else []
-    return "\n  ".join(one_line(line) for line in [f"{message}:", *items[:NAMED], *more])
+    return "\n  ".join([f"{message}:", *items[:NAMED], *more])
 
 
 def split(digests: Mapping[Path, str]) -> Collection:
-    """Split images by the SHA-256 of their content, read as a fraction in [0,1).
+    """Split images by the SHA-256 of their content, in hexadecimal, read as a fraction in [0,1).
 
     Images below 0.1 are test images, those below 0.2 validation images, the rest training images.
     A side depends on the content alone: copies are on one side, and no other image moves when some
     are added or removed. The exception is a small folder: where fewer than 3 images (or a third of
     all, if there are fewer than 9) would be on a side, those of the lowest hashes are taken for
     test, the next for validation. One or two images all train.
-
-    Args:
-        digests: path -> SHA-256 of the content, in hexadecimal.
 
     Returns:
         The images in the order of their hashes, so that a run does not depend on file names.
@@ -192,16 +186,7 @@ def is_small(collection: Collection) -> bool:
 def split_readable(
     folder: Path, digests: Mapping[Path, str], unreadable: Mapping[Path, str]
 ) -> Collection:
-    """Split the readable images of a folder.
-
-    Args:
-        folder: the folder, for the message.
-        digests: the readable images, and the SHA-256 of their content.
-        unreadable: the unreadable images, and why.
-
-    Raises:
-        ValueError: too many images are unreadable.
-    """
+    """Split the readable images, by their content hashes, unless too many others are unreadable."""
     if len(unreadable) > MAX_UNREADABLE * (len(digests) + len(unreadable)):
         raise ValueError(_unreadable_message(folder, digests, unreadable))
     return split(digests)
@@ -219,12 +204,8 @@ def read_collection(folder: Path, cache: Path | None = None) -> Collection:
     """Find, check and split the images of a folder.
 
     Unreadable files are left out with one warning. Another warning names a folder that is too small
-    for a stable split.
-
-    Args:
-        folder: the folder of images.
-        cache: directory for a record of the readable files and their content hashes, in ``checked``
-            below it; those are not read again until they change.
+    for a stable split. Readable files and their content hashes are recorded in ``checked`` below
+    ``cache``, and not read again until they change.
 
     Raises:
         ValueError: no such folder, no images in it, or too many of them unreadable.
@@ -234,12 +215,12 @@ def read_collection(folder: Path, cache: Path | None = None) -> Collection:
     if unreadable:
         warnings.warn(_unreadable_message(folder, digests, unreadable), stacklevel=2)
     if is_small(collection):
-        message = (
+        warnings.warn(
             f"{folder} has only {len(digests)} images, so those of the lowest content hashes are "
             f"held out: {len(collection.test)} for test, {len(collection.validation)} for "
-            "validation. If you add or remove images, others may move between the sides"
+            "validation. If you add or remove images, others may move between the sides",
+            stacklevel=2,
         )
-        warnings.warn(one_line(message), stacklevel=2)
     return collection
 
 
@@ -280,8 +261,8 @@ def check_each_file(
 ) -> Iterator[tuple[Path, T]]:
     """Yield each path and the function's result for it, in order; in threads, with progress bar."""
     with ThreadPoolExecutor() as pool:
-        results = zip(paths, prefetch_map(pool, check, paths, AHEAD), strict=True)
-        yield from tqdm(results, one_line(f"checking {name}"), len(paths), leave=False, delay=2)
+        results = zip(paths, pool.map(check, paths), strict=True)
+        yield from tqdm(results, f"checking {name}", len(paths), leave=False, delay=2)
 
 
 def _digest_or_error(path: Path) -> tuple[str, str]:
@@ -290,4 +271,4 @@ def _digest_or_error(path: Path) -> tuple[str, str]:
         read_image(path, at_least=32)
         return content_hash(path), ""
     except (ImageError, OSError) as error:
-        return "", one_line(str(error))
+        return "", str(error)

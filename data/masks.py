@@ -21,11 +21,6 @@ def region_weights(mask: ImageLike, colors: Sequence[str], size: tuple[int, int]
     Every mask pixel is assigned to the nearest color, so JPEG artifacts and soft brushes do not
     matter. Region edges are then blurred over about a hundredth of the photo.
 
-    Args:
-        mask: the mask image, in the photo's aspect ratio; see `check_aspect`.
-        colors: see `parse_colors`.
-        size: (H,W) of the photo.
-
     Raises:
         ValueError: another aspect ratio, an unknown color, or two equal ones.
     """
@@ -41,11 +36,7 @@ def region_weights(mask: ImageLike, colors: Sequence[str], size: tuple[int, int]
 
 
 def parse_colors(colors: Sequence[str]) -> Tensor:
-    """Convert K CSS names (``black``, ``red``) or ``#rrggbb`` codes to (K,3) in [0,1].
-
-    Raises:
-        ValueError: an unknown color, or two equal ones.
-    """
+    """Convert K CSS names (``black``, ``red``) or ``#rrggbb`` codes to (K,3) in [0,1]."""
     values = []
     for color in colors:
         try:

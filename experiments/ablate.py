@@ -7,7 +7,6 @@ Several GPUs: ``accelerate launch -m underdrawing.experiments.ablate …``, or t
 per GPU.
 """
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,16 +15,13 @@ from typing import Annotated, NamedTuple
 
 import tyro
 
-from ..data.files import write_atomic
 from ..metrics.scores import Scores
-from ..trainers.runtime import join_processes
 from .ablations import ABLATIONS, Variants, variants
 from .analysis.attention import attention_section
-from .analysis.results import StudyResult, make_study_result, result_text, result_tree, write_result
+from .analysis.results import StudyResult, make_study_result
 from .main import choice, parse_options, run_command
-from .presets import PRESETS, StudyConfig, command_line
-from .report.report import Chapter, write_report
-from .report.samples import study_samples
+from .presets import PRESETS, StudyConfig
+from .report.report import StudyTable, end_study, write_study
 from .study.plan import make_study_plan, time_step
 from .study.queue import run_pending
 from .study.runs import StudyRun, make_run
@@ -58,9 +54,7 @@ class AblationTable(NamedTuple):
 
 
 def make_tables(config: AblateConfig, data: Sequence[str]) -> list[AblationTable]:
-    """Return the tables to compute, each ablation once, on images with these content hashes; raises
-    what ``variants`` raises.
-    """
+    """Return the tables to compute, each ablation once, on images with these content hashes."""
     names, tables = list(dict.fromkeys(config.ablations)), []
     for chosen in [[name] for name in names] if names and not config.grid else [names]:
         title, found, study = "+".join(chosen), variants(chosen), config.study
@@ -89,10 +83,6 @@ def ablate(config: AblateConfig) -> tuple[list[StudyResult], dict[str, str]]:
 
     Returns:
         The result of each table; and why runs failed, by key.
-
-    Raises:
-        ValueError: unusable options or folders, no weights for a metric network, or a baseline
-            that cannot be trained at all.
     """
     for name in config.ablations:
         variants([name])  # refuses unknown names before images are read
@@ -116,7 +106,12 @@ def ablate(config: AblateConfig) -> tuple[list[StudyResult], dict[str, str]]:
     reasons = {**plan.skipped, **failures}
     results = [table_result(scorer, table, scores, reasons, controls) for table in tables]
     if scorer.is_main:
-        write_tables(config, scorer, tables, results)
+        words = ["ablate", *config.ablations, *["--grid"] * config.grid]
+        finished = [
+            StudyTable(config.study.out / table.name, result, table.rows)
+            for table, result in zip(tables, results, strict=True)
+        ]
+        write_study(scorer, TITLE, LEDE, words, finished)
     return results, failures
 
 
@@ -139,30 +134,8 @@ def table_result(
     )  # fmt: skip
 
 
-def write_tables(
-    config: AblateConfig, scorer: StudyScorer, tables: Sequence[AblationTable],
-    results: Sequence[StudyResult],
-) -> None:  # fmt: skip
-    """Write each table into its folder and all of them into the report."""
-    study, chapters = scorer.study, []
-    for table, result in zip(tables, results, strict=True):
-        write_result(result, study.out / table.name)
-        first = {title: table.rows[title][0] for title in result.curves}
-        chapters.append(Chapter(result, study_samples(first, scorer.manifest, scorer.device)))
-    if study.json:
-        trees = {result.title: result_tree(result) for result in results}
-        write_atomic(study.json, json.dumps(trees, indent=1))
-    command = command_line(study, "ablate", *config.ablations, *["--grid"] * config.grid)
-    hashes = scorer.sha256(distinct_runs(tables).values())
-    write_report(study.out / "report.html", TITLE, LEDE, chapters, study, command, hashes)
-
-
 def parse(arguments: list[str]) -> AblateConfig:
-    """Return ablations and study from ``--preset NAME`` and options that change it.
-
-    Raises:
-        ValueError: unknown preset.
-    """
+    """Return ablations and study from ``--preset NAME`` and options that change it."""
     preset = choice(arguments, "--preset", PRESETS, StudyConfig.preset)
     study = preset()
     study = replace(study, out=Path(str(study.out).replace("reproduce", "ablate")))
@@ -182,14 +155,7 @@ def command(arguments: list[str]) -> None:
     """Run the command; exit code 1 if a run failed."""
     config = parse(arguments)
     results, failures = ablate(config)
-    if results and join_processes(config.study.device).is_main_process:
-        for result in results:
-            print(f"\n{result.title}\n\n{result_text(result)}\n")
-        print(f"tables: {config.study.out}/ABLATION/table.md (.csv, .json)")
-        print(f"report: {config.study.out / 'report.html'}")
-        print(f"for a paper: {config.study.out / 'paper'}")
-    if failures:
-        sys.exit("\n".join(f"underdrawing: {why}" for why in failures.values()))
+    end_study(config.study, results, failures, config.study.out / "ABLATION")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ ablations of the same recipe share.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import combinations, product
 from typing import Any, NamedTuple
 
@@ -14,9 +14,7 @@ from ..losses.style import KINDS
 from ..models.encoder import CONTENT_ENCODERS
 from ..trainers.config import TrainConfig
 from .errors import explain_error
-from .recipes import RECIPES
-
-Settings = Mapping[str, Any]  # "part.field" -> value
+from .recipes import RECIPES, Settings, with_settings
 
 
 @dataclass(frozen=True)
@@ -43,11 +41,7 @@ class Variants(NamedTuple):
 
 
 def variants(names: Sequence[str]) -> Variants:
-    """Return the values of an ablation, or all combinations of several.
-
-    Raises:
-        ValueError: no such ablation, or two that vary the same setting.
-    """
+    """Return the values of an ablation, or all combinations of several."""
     unknown = [name for name in names if name not in ABLATIONS]
     if unknown or not names:
         problem = f"no ablation {', '.join(unknown)}" if unknown else "name at least one ablation"
@@ -76,19 +70,6 @@ def variants(names: Sequence[str]) -> Variants:
     from_nothing = any(ablation.from_nothing for ablation in chosen)
     control = chosen[0].control if len(chosen) == 1 else None
     return Variants(recipes, refused, baseline, from_nothing, control)
-
-
-def with_settings(config: TrainConfig, *several: Settings) -> TrainConfig:
-    """Return a configuration with some settings replaced, in order.
-
-    Raises:
-        ValueError: the settings contradict each other.
-    """
-    for name, value in (item for settings in several for item in settings.items()):
-        part, _, key = name.rpartition(".")
-        changed = replace(getattr(config, part), **{key: value}) if part else value
-        config = replace(config, **{part or key: changed})
-    return config
 
 
 def _each(name: str, *values: Any) -> dict[str, Settings]:

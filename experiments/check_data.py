@@ -8,14 +8,15 @@ import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from ..data.check import LEFT_OUT, USED, Report, check_folders
 from ..data.files import one_line, write_atomic
 from ..data.folders import is_small
-from .main import parse_options, run_command
+from .analysis.tables import plain
+from .main import parse_options
 from .paths import check_output
 
 NAMED = 3  # files named per kind
@@ -35,21 +36,21 @@ class CheckConfig:
 
 def to_text(report: Report) -> str:
     """Format a report."""
-    lines = [one_line(str(report.folder))]
-    if report.sizes:
-        sizes = "smallest {}x{}, median {}x{}, largest {}x{}".format(*sum(_sizes(report), ()))
-        lines.append(f"{len(report.sizes)} readable images; pixels: {sizes}")
+    record, lines = to_record(report), [one_line(str(report.folder))]
+    if sizes := record["sizes"]:
+        text = "smallest {}x{}, median {}x{}, largest {}x{}".format(*sum(sizes, ()))
+        lines.append(f"{len(report.sizes)} readable images; pixels: {text}")
     if report.collection:
-        counts = (f"{len(paths)} {name}" for name, paths in report.collection.sides.items())
+        counts = (f"{count} {name}" for name, count in record["split"].items())
         note = " (a small folder: added images may move others)" * is_small(report.collection)
         lines.append(f"split: {', '.join(counts)}{note}")
-    if found := _found(report):
-        rows = [(kind, str(len(paths)), *KINDS[kind]) for kind, paths in found.items()]
-        table = [("kind", "files", "in training", "advice"), *rows]
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        table_lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in table]
-        names = ["", *(f"\n    {_names(paths)}" for paths in found.values())]
-        lines += map(str.__add__, table_lines, names)
+    if found := record["found"]:
+        rows = [["kind", "files", "in training", "advice", "names"]]
+        for kind, paths in found.items():
+            names = [one_line(Path(path).name) for path in paths]
+            more = [f"and {len(names) - NAMED} more"] if len(names) > NAMED else []
+            rows.append([kind, str(len(names)), *KINDS[kind], ", ".join(names[:NAMED] + more)])
+        lines.append(plain(rows))
     if report.refusal:
         lines.append(f"Training would refuse this folder: {report.refusal}")
     elif report.left_out:
@@ -59,33 +60,19 @@ def to_text(report: Report) -> str:
     return "\n".join(lines)
 
 
-def to_record(report: Report) -> dict[str, object]:
-    """Convert a report to a JSON object."""
+def to_record(report: Report) -> dict[str, Any]:
+    """Convert a report to a JSON object; sizes: of the smallest, median and largest image."""
     sides = report.collection.sides if report.collection else {}
+    by_area = sorted(report.sizes.values(), key=math.prod)
     return {
         "folder": str(report.folder),
         "code": report.code,
         "refusal": report.refusal,
         "images": len(report.sizes),
-        "sizes": _sizes(report),
+        "sizes": [by_area[i] for i in (0, len(by_area) // 2, -1)] if by_area else [],
         "split": {name: len(paths) for name, paths in sides.items()},
-        "found": {kind: list(map(str, paths)) for kind, paths in _found(report).items()},
+        "found": {kind: [*map(str, report.found[kind])] for kind in KINDS if report.found[kind]},
     }
-
-
-def _found(report: Report) -> dict[str, list[Path]]:
-    return {kind: report.found[kind] for kind in KINDS if report.found[kind]}
-
-
-def _sizes(report: Report) -> list[tuple[int, int]]:
-    """Return (W,H) of the smallest, the median and the largest image by area, if there are any."""
-    by_area = sorted(report.sizes.values(), key=math.prod)
-    return [by_area[i] for i in (0, len(by_area) // 2, -1)] if by_area else []
-
-
-def _names(paths: list[Path]) -> str:
-    names = ", ".join(one_line(path.name) for path in paths[:NAMED])
-    return f"{names} and {len(paths) - NAMED} more" if len(paths) > NAMED else names
 
 
 def command(arguments: list[str]) -> None:
@@ -100,7 +87,3 @@ def command(arguments: list[str]) -> None:
     if config.json:
         write_atomic(config.json, json.dumps(list(map(to_record, reports)), indent=1))
     sys.exit(max(report.code for report in reports))
-
-
-if __name__ == "__main__":
-    run_command("check-data", sys.argv[1:])

@@ -3,12 +3,11 @@
 Several GPUs: ``accelerate launch -m underdrawing.experiments.evaluate RUN``, with equal results.
 """
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
 
@@ -36,7 +35,6 @@ from .analysis.results import (
     make_study_result,
     result_latex,
     result_text,
-    result_tree,
     write_result,
 )
 from .analysis.tables import Column, Table, make_columns, make_table_row
@@ -96,8 +94,6 @@ class EvaluateConfig:
     """Folder to search first for the weights of the metric networks."""
     out: Path | None = None
     """Folder for the tables; default: RUN/evaluation of the first run, else runs/evaluation."""
-    json: Path | None = None
-    """Also write all values to this file."""
     device: Device = "auto"
     """Device."""
 
@@ -115,15 +111,10 @@ def evaluate(config: EvaluateConfig) -> StudyResult:
     """Score runs and outputs of other methods; the main process writes the tables.
 
     Runs may come from other people: nothing outside ``out`` is written.
-
-    Raises:
-        ValueError: nothing to evaluate or to evaluate on, or an invalid run or manifest.
     """
     if not (config.runs or config.outputs or config.manifest):
         raise ValueError("nothing to evaluate: give a run directory, or --outputs and --manifest")
     check_rising(config.strengths)
-    if config.json:
-        check_output(config.json, [".json"], [run / "config.json" for run in config.runs])
     check_output(output_folder(config) / "table.csv", [".csv"], config.manifest)
     processes, out = join_processes(config.device), output_folder(config)
     device = processes.device
@@ -152,8 +143,6 @@ def evaluate(config: EvaluateConfig) -> StudyResult:
     if processes.is_main_process:
         write_result(result, out)
         write_atomic(out / "table.tex", result_latex(result))
-        if config.json:
-            write_atomic(config.json, json.dumps(result_tree(result), indent=1))
     return result
 
 
@@ -162,10 +151,6 @@ def choose_pairs(config: EvaluateConfig, trained: Sequence[TrainConfig]) -> Eval
 
     A given folder with the content that the first run was trained on is that run's own, moved:
     only its held-out images are used.
-
-    Raises:
-        ValueError: no images, runs with different images, images that have changed since, or an
-            invalid manifest.
     """
     if config.outputs or config.manifest:
         return listed_pairs(config, trained)
@@ -185,11 +170,10 @@ def choose_pairs(config: EvaluateConfig, trained: Sequence[TrainConfig]) -> Eval
             )
     processes, first = join_processes(config.device), trained[0] if trained else TrainConfig()
     with processes.main_process_first():  # the main process checks the folders
-        data = replace(
-            first,
-            photos=config.photos or first.photos,
-            paintings=config.paintings or first.paintings,
-        )
+        folders: dict[str, Any] = {
+            kind: folder or getattr(first, kind) for kind, folder in given.items()
+        }
+        data = replace(first, **folders)
         images = dict(zip(given, collections(data, processes.is_main_process), strict=True))
     record = records[0] if records else None
     own = {
@@ -215,7 +199,7 @@ def choose_pairs(config: EvaluateConfig, trained: Sequence[TrainConfig]) -> Eval
 
 
 def listed_pairs(config: EvaluateConfig, trained: Sequence[TrainConfig]) -> EvaluationSet:
-    """Read the pairs of manifests; raises what ``read_methods`` raises."""
+    """Read the pairs of manifests."""
     methods = read_methods(config.outputs, config.manifest, config.photos, config.paintings)
     pairs = list(next(iter(methods.values())))
     folder, references = config.paintings or (trained[0].paintings if trained else None), []

@@ -14,6 +14,8 @@ from typing import Any, NoReturn, TypeVar
 
 from pydantic import ValidationError
 
+from ..data.files import one_line
+
 T = TypeVar("T")
 
 #: Command -> module and description.
@@ -76,7 +78,7 @@ def run_command(name: str, arguments: list[str]) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # same exit as for Ctrl-C
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # file names
     warnings.showwarning = lambda message, *_, **__: print(
-        f"underdrawing: note: {message}", file=sys.stderr
+        printable(f"underdrawing: note: {message}"), file=sys.stderr
     )
     try:
         with quiet_broken_pipe():
@@ -107,10 +109,6 @@ def quiet_broken_pipe() -> Iterator[None]:
 
 def parse_options(options: type[T], **settings: Any) -> T:
     """Parse the options of a command with tyro; its box for an error becomes one sentence.
-
-    Args:
-        options: dataclass of the options.
-        settings: further arguments of ``tyro.cli``.
 
     Raises:
         ValueError: an unknown option, or a missing or invalid value.
@@ -150,20 +148,21 @@ def option_value(arguments: list[str], flag: str) -> str | None:
 
 
 def choice(arguments: list[str], flag: str, table: Mapping[str, T], default: str) -> T:
-    """Return the entry of ``table`` that ``--flag NAME`` names.
-
-    Raises:
-        ValueError: there is no such entry.
-    """
+    """Return the entry of ``table`` that ``--flag NAME`` names."""
     name = option_value(arguments, flag) or default
     if name not in table:
         raise ValueError(f"unknown {flag} {name}: choose one of {', '.join(table)}")
     return table[name]
 
 
+def printable(message: str) -> str:
+    """Escape what a terminal cannot show, such as control characters in the name of a file."""
+    return "\n".join(map(one_line, message.split("\n")))
+
+
 def fail(message: str, command: str = "") -> NoReturn:
     """Print a one-line message and exit with code 2."""
-    print(f"{f'underdrawing {command}'.rstrip()}: {message}", file=sys.stderr)
+    print(printable(f"{f'underdrawing {command}'.rstrip()}: {message}"), file=sys.stderr)
     sys.exit(2)
 
 

@@ -11,7 +11,6 @@ from pydantic.dataclasses import dataclass
 from ..trainers.config import GeneratorConfig
 from ..trainers.model_files import SHIPPED
 from ..trainers.runtime import Device
-from .paths import check_output
 
 CURVE = (0.25, 0.5, 0.75, 1.0)
 
@@ -28,8 +27,6 @@ class StudyConfig:
     """Folder of paintings; default: the built-in samples."""
     out: Path = Path("runs/reproduce")
     """Folder for runs, tables and report. Run the same command again to continue."""
-    json: Path | None = None
-    """Also write all values to this file."""
     init: Path | None = SHIPPED
     """Model that the warm-ups start from: a run, the shipped model (`pretrained`), or None."""
     warmup: Annotated[int, Field(ge=1)] = 40
@@ -66,16 +63,10 @@ class StudyConfig:
 
     def __post_init__(self) -> None:
         check_rising(self.strengths)
-        if self.json:
-            check_output(self.json, [".json"])
 
 
 def check_rising(strengths: Sequence[float]) -> None:
-    """Check that strengths make a content/style curve.
-
-    Raises:
-        ValueError: there is none, or they do not rise within (0, 1].
-    """
+    """Check that strengths make a content/style curve: they rise, above 0 and up to 1."""
     rising = sorted({*strengths, 0.0})[1:] == list(strengths)
     if not (rising and strengths and strengths[-1] <= 1):
         raise ValueError(f"strengths are {strengths}; they must rise, above 0 and up to 1")

@@ -14,58 +14,60 @@ ukiyo-e, three seeds (docs/results.md): 80 steps from the first shipped model, 2
 core (128 px, batch 4, float32).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from ..trainers.config import BalanceConfig, OptimizerConfig, StyleConfig, TrainConfig
+
+Settings = Mapping[str, Any]  # "part.field" -> value
+
+
+def with_settings(config: TrainConfig, *several: Settings) -> TrainConfig:
+    """Return a configuration with some settings replaced, in order."""
+    for name, value in (item for settings in several for item in settings.items()):
+        part, _, key = name.rpartition(".")
+        changed = replace(getattr(config, part), **{key: value}) if part else value
+        config = replace(config, **{part or key: changed})
+    return config
 
 
 def pixel_style() -> TrainConfig:
     """Pixel loss + style loss: the baseline of the table.
 
-    Command:  underdrawing train --recipe pixel-style
     Expected: SSIM 0.654, LPIPS 0.292, SSIM worst tenth 0.270
     """
-    config = multi_layer()
-    return replace(config, recipe="pixel-style", content=replace(config.content, kind="pixel"))
+    return with_settings(multi_layer(), {"recipe": "pixel-style", "content.kind": "pixel"})
 
 
 def single_layer() -> TrainConfig:
     """Content loss on one layer, ``conv4_2``: the paper's L_content.
 
-    Command:  underdrawing train --recipe single-layer
     Expected: SSIM 0.728, LPIPS 0.214, SSIM worst tenth 0.425
     """
-    config = multi_layer()
-    content = replace(config.content, layers=(("conv4_2", 1.0),))
-    return replace(config, recipe="single-layer", content=content)
+    layers = (("conv4_2", 1.0),)
+    return with_settings(multi_layer(), {"recipe": "single-layer", "content.layers": layers})
 
 
 def multi_layer() -> TrainConfig:
     """Content loss on ``conv3_2 : conv4_2 : conv5_2`` = 0.2 : 0.5 : 0.3.
 
-    Command:  underdrawing train --recipe multi-layer
     Expected: SSIM 0.727, LPIPS 0.214, SSIM worst tenth 0.423
     """
-    config = attention()
-    weights = replace(config.attention, objective="uniform")
-    return replace(config, recipe="multi-layer", attention=weights)
+    return with_settings(attention(), {"recipe": "multi-layer", "attention.objective": "uniform"})
 
 
 def attention() -> TrainConfig:
     """Multi-layer content loss weighted by the learned attention map; no discriminator.
 
-    Command:  underdrawing train --recipe attention
     Expected: SSIM 0.728, LPIPS 0.214, SSIM worst tenth 0.447
     """
-    config = attention_adversarial()
-    return replace(config, recipe="attention", balance=replace(config.balance, adversarial=0.0))
+    return with_settings(TrainConfig(), {"recipe": "attention", "balance.adversarial": 0.0})
 
 
 def attention_adversarial() -> TrainConfig:
     """Multi-layer content loss, learned attention map and PatchGAN: the default.
 
-    Command:  underdrawing train
     Expected: SSIM 0.728, LPIPS 0.214, SSIM worst tenth 0.446
     """
     return TrainConfig()
@@ -76,9 +78,6 @@ def paper_weights() -> TrainConfig:
 
     The paper's formula is a sum of unnormalized squares, but its recommended weights are for means
     over L2-normalized features. This recipe follows the latter, with the absolute Gram loss alone.
-
-    Command:  underdrawing train --recipe paper-weights
-    Expected: not measured
     """
     balance = BalanceConfig(kind="schedule", content=1e5, style=1e2, adversarial=1e2)
     style = StyleConfig(kind="gram", relative=False)
@@ -86,11 +85,7 @@ def paper_weights() -> TrainConfig:
 
 
 def gradient_balance() -> TrainConfig:
-    """The default with gradient shares of content, style and adversarial term of 0.3 : 0.6 : 0.1.
-
-    Command:  underdrawing train --recipe gradient-balance
-    Expected: not measured
-    """
+    """The default with gradient shares of content, style, adversarial term of 0.3 : 0.6 : 0.1."""
     balance = BalanceConfig(kind="gradient", content=0.3, style=0.6, adversarial=0.1)
     return replace(TrainConfig(), recipe="gradient-balance", balance=balance)
 
@@ -98,12 +93,9 @@ def gradient_balance() -> TrainConfig:
 def naive_attention() -> TrainConfig:
     """Attention map that minimizes the weighted loss (objective ``joint``) and hides the errors.
 
-    Command:  underdrawing train --recipe naive-attention
     Expected: corr(A, E) below 0; not measured with this generator
     """
-    config = attention()
-    weights = replace(config.attention, objective="joint")
-    return replace(config, recipe="naive-attention", attention=weights)
+    return with_settings(attention(), {"recipe": "naive-attention", "attention.objective": "joint"})
 
 
 def few_paintings() -> TrainConfig:

@@ -6,19 +6,15 @@ continues where it was interrupted, and several processes of it share the work.
 Several GPUs: ``accelerate launch -m underdrawing.experiments.reproduce …`` trains each row on all.
 """
 
-import json
 import sys
 
-from ..data.files import write_atomic
-from ..trainers.runtime import join_processes
 from .analysis.attention import attention_section
-from .analysis.results import StudyResult, make_study_result, result_text, result_tree, write_result
+from .analysis.results import StudyResult, make_study_result
 from .analysis.tables import FOOTNOTE, ROWS
 from .main import choice, parse_options, run_command
-from .presets import PRESETS, StudyConfig, command_line
+from .presets import PRESETS, StudyConfig
 from .recipes import RECIPES
-from .report.report import Chapter, write_report
-from .report.samples import study_samples
+from .report.report import StudyTable, end_study, write_study
 from .study.queue import run_pending
 from .study.runs import make_run
 from .study.scores import make_curves, make_scorer
@@ -39,9 +35,6 @@ def reproduce(study: StudyConfig) -> tuple[StudyResult, dict[str, str]]:
 
     Returns:
         The result of all rows without a failed run; and why runs failed, by key.
-
-    Raises:
-        ValueError: unusable options or folders, or no weights for a metric network.
     """
     scorer = make_scorer(study)
     rows = {
@@ -64,24 +57,12 @@ def reproduce(study: StudyConfig) -> tuple[StudyResult, dict[str, str]]:
         sections=attention_section({title: [run.dir for run in rows[title]] for title in curves}),
     )  # fmt: skip
     if scorer.is_main:
-        write_result(result, study.out)
-        if study.json:
-            write_atomic(study.json, json.dumps(result_tree(result), indent=1))
-        first = {title: rows[title][0] for title in curves}
-        samples = study_samples(first, scorer.manifest, scorer.device)
-        write_report(
-            study.out / "report.html", TITLE, LEDE, [Chapter(result, samples)], study,
-            command_line(study, "reproduce"), scorer.sha256(by_seed),
-        )  # fmt: skip
+        write_study(scorer, TITLE, LEDE, ["reproduce"], [StudyTable(study.out, result, rows)])
     return result, failures
 
 
 def parse(arguments: list[str]) -> StudyConfig:
-    """Return the study of ``--preset NAME`` with the options that change it.
-
-    Raises:
-        ValueError: unknown preset.
-    """
+    """Return the study of ``--preset NAME`` with the options that change it."""
     preset = choice(arguments, "--preset", PRESETS, StudyConfig.preset)
     description = (
         "Train and evaluate every row of the paper's table and the control rows; write the report."
@@ -97,13 +78,7 @@ def command(arguments: list[str]) -> None:
     """Run the command; exit code 1 if a run failed."""
     study = parse(arguments)
     result, failures = reproduce(study)
-    if join_processes(study.device).is_main_process:
-        print(f"\n{result_text(result)}\n")
-        print(f"tables: {study.out / 'table.md'} (.csv, .json)")
-        print(f"report: {study.out / 'report.html'}")
-        print(f"for a paper: {study.out / 'paper'}")
-    if failures:
-        sys.exit("\n".join(f"underdrawing: {why}" for why in failures.values()))
+    end_study(study, [result], failures, study.out)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ different photos: 0 means same content, 1 means another photo. A robust loss sta
 """
 
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from operator import itemgetter
@@ -34,7 +33,7 @@ from ..trainers.tracking import provenance
 from ..trainers.trainer import collections
 from .analysis.intervals import Array, resampled_means
 from .analysis.tables import markdown
-from .main import parse_options, run_command
+from .main import parse_options
 from .scoring.protocol import batches, read_squares, resolution
 
 BATCH = 4  # photos
@@ -95,11 +94,7 @@ Estimates = dict[str, dict[str, Estimate]]  # perturbation -> loss -> relative l
 
 @torch.no_grad()
 def robustness(config: RobustnessConfig) -> str:
-    """Measure the losses, write ``robustness.md`` and ``robustness.json``, return the former.
-
-    Raises:
-        ValueError: no such run, or fewer than two photos.
-    """
+    """Measure the losses, write ``robustness.md`` and ``robustness.json``, return the former."""
     device = pick_device(config.device)
     out = config.out or own_folder(config.run, "robustness")
     generator, trained = load_model(config.run, device)
@@ -182,10 +177,5 @@ def to_markdown(estimates: Estimates, note: str) -> str:
 
 def command(arguments: list[str]) -> None:
     """Run the command."""
-    print(
-        robustness(parse_options(RobustnessConfig, prog="underdrawing robustness", args=arguments))
-    )
-
-
-if __name__ == "__main__":
-    run_command("robustness", sys.argv[1:])
+    config = parse_options(RobustnessConfig, prog="underdrawing robustness", args=arguments)
+    print(robustness(config))

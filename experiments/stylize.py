@@ -9,14 +9,15 @@ cat photo.jpg | underdrawing stylize - --style painting.jpg > stylized.png
 import errno
 import re
 import sys
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 import tyro
@@ -35,7 +36,6 @@ from ..data.images import (
     to_image,
 )
 from ..data.masks import parse_colors
-from ..data.prefetch import prefetch_map
 from ..trainers.runtime import Device, free_memory, out_of_memory
 from ..trainers.stylizer import Stylizer, check_stroke_size, default_stroke_size, load
 from ..trainers.visualize import overlay
@@ -51,7 +51,8 @@ NAME_ERRORS = {errno.ENAMETOOLONG, errno.EISDIR, errno.EINVAL, errno.EILSEQ}
 NEXT_PAIR = re.compile(r",(?=[^,=()]+(?:\([^()]*\))?=|$)")
 WEIGHT = re.compile(r":([-+.\de]+)(?:,(?!$)|$)")
 
-
+T = TypeVar("T")
+R = TypeVar("R")
 Result = dict[Path, Image.Image] | Exception  # file -> image to write, or why there is none
 
 
@@ -91,11 +92,6 @@ def stylize(config: StylizeConfig) -> list[Path]:
     """Write one stylized image per photo, print and return their paths.
 
     Several photos: one that cannot be read, stylized or written is reported and skipped.
-
-    Raises:
-        ValueError: there are no photos, no such model or style, options contradict each other or
-            are out of range, an output is an input, or photos were skipped.
-        OSError: no result can be written, for instance as the disk is full.
     """
     if not 0 <= config.strength <= 1:
         raise ValueError(f"--strength is {config.strength}; it must be in [0, 1]")
@@ -143,11 +139,11 @@ def stylize(config: StylizeConfig) -> list[Path]:
 
     with ThreadPoolExecutor(2) as pool:  # files are read and written during inference
         photos = tqdm(
-            prefetch_map(pool, _read, paths, AHEAD),
+            prefetch_map(pool, _read, paths),
             "stylizing", len(paths), unit="photo", disable=len(paths) == 1,
         )  # fmt: skip
         written = []
-        for result in prefetch_map(pool, partial(_write, suffix=suffix), results(photos), AHEAD):
+        for result in prefetch_map(pool, partial(_write, suffix=suffix), results(photos)):
             if isinstance(result, Path):
                 written.append(result)
                 if result != STREAM:
@@ -160,6 +156,19 @@ def stylize(config: StylizeConfig) -> list[Path]:
     if skipped := len(paths) - len(written):
         raise ValueError(f"{skipped} of {len(paths)} photos could not be stylized")
     return written
+
+
+def prefetch_map(pool: Executor, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """Yield ``function(item)`` in order. Unlike ``pool.map``, start at most ``AHEAD`` calls before
+    their results are due, which bounds the memory that waiting results take.
+    """
+    pending: deque[Future[R]] = deque()
+    for item in items:
+        pending.append(pool.submit(function, item))
+        if len(pending) > AHEAD:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
 
 
 @contextmanager
@@ -232,11 +241,7 @@ def title(styles: Iterable[str]) -> str:
 def codes_and_styles(
     stylizer: Stylizer, style: str | None, mix: str | None, masked: bool
 ) -> tuple[Tensor | dict[str, Tensor], list[str]]:
-    """Return the style code, or with a mask color -> code; and the names of the styles.
-
-    Raises:
-        ValueError: the options contradict each other, or there is no such style.
-    """
+    """Return the style code, or with a mask color -> code; and the names of the styles."""
     if (style is None) == (mix is None):
         raise ValueError("give either one style with --style, or several with --mix")
     code: Tensor | dict[str, Tensor]

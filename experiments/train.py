@@ -12,7 +12,6 @@ from typing import Annotated, NamedTuple
 
 import tyro
 
-from ..data.files import one_line
 from ..data.folders import find_images
 from ..trainers.config import TrainConfig
 from ..trainers.dry_run import describe, make_plan, summarize
@@ -56,11 +55,7 @@ def command(arguments: list[str]) -> None:
 
 
 def parse(arguments: list[str]) -> TrainConfig:
-    """Return the configuration for command line arguments.
-
-    Raises:
-        ValueError: an unknown recipe, an invalid setting, or no model to start from.
-    """
+    """Return the configuration for command line arguments."""
     return _parse(arguments, find_defaults(arguments).config).config
 
 
@@ -79,9 +74,7 @@ def next_commands(trainer: Trainer) -> str:
     photo, painting = (str([*c.test, *c.validation, *c.train][0]) for c in collections)
     stylize = ["stylize", photo, "--style", painting, "--model", str(config.out), "--out", "out"]
     commands = [stylize, ["evaluate", str(config.out)]]
-    return "next:\n" + "\n".join(
-        one_line("  " + shlex.join(["underdrawing", *words])) for words in commands
-    )
+    return "\n  ".join(["next:", *(shlex.join(["underdrawing", *words]) for words in commands)])
 
 
 # --- defaults that depend on other options ----------------------------------------------------
@@ -99,14 +92,15 @@ def find_defaults(arguments: list[str]) -> Defaults:
 
     A run that is resumed keeps both. Otherwise the recipe depends on the number of paintings,
     and few paintings fine-tune the shipped model.
-
-    Raises:
-        ValueError: an unknown recipe, or no such model to start from.
     """
     recipe, init = option_value(arguments, "--recipe"), option_value(arguments, "--init")
     previous = _previous_config(Path(option_value(arguments, "--out") or TrainConfig.out))
-    count = _count_paintings(option_value(arguments, "--paintings"))
-    fitting, reason = recipe_for(count) if count else TrainConfig.recipe, ""
+    folder, count, reason = option_value(arguments, "--paintings"), 0, ""
+    with suppress(ValueError):  # which training reports
+        count = len(find_images(Path(folder))) if folder else 0
+    fitting = FEW_RECIPE if 0 < count <= FEW else TrainConfig.recipe
+    architecture = ("--generator.", "--encoder.", "--style.layers")
+    fits = PRETRAINED.is_dir() and not any(word.startswith(architecture) for word in arguments)
     if recipe is None and previous and previous.recipe in RECIPES:
         recipe = previous.recipe
         if {recipe, fitting} == {FEW_RECIPE, TrainConfig.recipe}:
@@ -120,7 +114,7 @@ def find_defaults(arguments: list[str]) -> Defaults:
         source = None if init == "None" else Path(init)
     elif previous:
         source = previous.init
-    elif recipe is None and fitting == FEW_RECIPE and _fits_shipped_model(arguments):
+    elif recipe is None and fitting == FEW_RECIPE and fits:
         source = SHIPPED
         reason += "\nfine-tuning the shipped model; train from scratch with --init None"
     else:
@@ -130,11 +124,6 @@ def find_defaults(arguments: list[str]) -> Defaults:
         config = replace(config, init=source, steps=steps)
         config = use_architecture_of(load_config(model_folder(source)), config)
     return Defaults(config, reason)
-
-
-def recipe_for(paintings: int) -> str:
-    """Return the default recipe for a number of paintings."""
-    return FEW_RECIPE if paintings <= FEW else TrainConfig.recipe
 
 
 def use_architecture_of(model: TrainConfig, config: TrainConfig) -> TrainConfig:
@@ -147,18 +136,6 @@ def use_architecture_of(model: TrainConfig, config: TrainConfig) -> TrainConfig:
         encoder=replace(model.encoder, weights_dir=config.encoder.weights_dir),
         style=replace(config.style, layers=model.style.layers),
     )  # fmt: skip
-
-
-def _fits_shipped_model(arguments: list[str]) -> bool:
-    """Return whether there is a shipped model, and no option asks for another architecture."""
-    architecture = ("--generator.", "--encoder.", "--style.layers")
-    return PRETRAINED.is_dir() and not any(word.startswith(architecture) for word in arguments)
-
-
-def _count_paintings(folder: str | None) -> int:
-    with suppress(ValueError):  # which training reports
-        return len(find_images(Path(folder))) if folder else 0
-    return 0
 
 
 def _previous_config(out: Path) -> TrainConfig | None:

@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .content import Features, luminance
+from ..models.color import luminance
+from .content import Features
 
 MIN_DISSIMILARITY = 1e-3  # added to (1 - SSIM)/2 before the logarithm
 MIN_STD = 0.1  # of log errors, added to the variance: 10 % of error

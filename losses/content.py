@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ..models.color import luminance
 from .normalization import NORMALIZATIONS
 
 Features = dict[str, Tensor]
@@ -39,10 +40,6 @@ class ContentLoss(nn.Module):
     One layer with weight 1 is L_content, several are the multi-scale loss, and A ≠ 1 is
     L_attention. The loss is computed in two steps, ``squared_errors`` and ``forward``, because
     attention objectives need the errors before they are weighted.
-
-    Args:
-        layers: (name, λ_l) pairs.
-        normalization: one of ``NORMALIZATIONS``.
     """
 
     def __init__(self, layers: Sequence[tuple[str, float]], normalization: str = "l2") -> None:
@@ -79,12 +76,6 @@ class ContentLoss(nn.Module):
                 error = attention_at(attention, error.shape[-2:]) * error
             terms.append(weight * error.mean(dim=(1, 2, 3)))
         return torch.stack(terms).sum(0)
-
-
-def luminance(image: Tensor) -> Tensor:
-    """Return the luminance (B,1,H,W) of images (B,3,H,W), ITU-R BT.601."""
-    r, g, b = image.split(1, dim=1)
-    return 0.299 * r + 0.587 * g + 0.114 * b
 
 
 @torch.no_grad()

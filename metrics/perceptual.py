@@ -17,21 +17,21 @@ ALEX_LAYERS = ("relu1", "relu2", "relu3", "relu4", "relu5")
 LPIPS_LAYERS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")
 
 
-def ssim_scores(stylized: Tensor, content: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute the SSIM of luminance: its mean, and the mean over its worst tenth of positions.
-
-    Images (B,3,H,W) in [0,1] -> (B,), (B,). The worst tenth shows content that is lost locally.
-    """
-    local = local_ssim(stylized, content).flatten(1)
-    worst = local.topk(max(1, local.shape[1] // 10), dim=1, largest=False).values
-    return local.mean(1), worst.mean(1)
-
-
 def local_ssim(stylized: Tensor, content: Tensor) -> Tensor:
     """Compute the SSIM of luminance of images (B,3,H,W) around each position, (B,1,H-10,W-10)."""
     gray = [rgb_to_grayscale(x.float()) for x in (stylized, content)]
     # "valid" as in the reference implementation: no padded borders in the mean
     return ssim(gray[0], gray[1], SSIM_WINDOW, padding="valid")
+
+
+def ssim_scores(local: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean of a ``local_ssim`` and that over its worst tenth of positions, (B,), (B,).
+
+    The worst tenth shows content that is lost locally.
+    """
+    values = local.flatten(1)
+    worst = values.topk(max(1, values.shape[1] // 10), dim=1, largest=False).values
+    return values.mean(1), worst.mean(1)
 
 
 def lpips_heads(network: Literal["vgg", "alex"] = "vgg") -> list[Tensor]:

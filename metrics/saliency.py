@@ -3,23 +3,20 @@
 import torch
 from torch import Tensor
 
-from .perceptual import SSIM_WINDOW, local_ssim
+from .perceptual import SSIM_WINDOW
 
 
-def salient_ssim(stylized: Tensor, content: Tensor, saliency: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute the mean SSIM of luminance, weighted by the photo's saliency; and by its position.
+def salient_ssim(local: Tensor, saliency: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean of a ``local_ssim``, weighted by the photo's saliency; and by its position.
+
+    What exceeds the median of the saliency (B,1,H,W) counts, by how much it does.
 
     Salient objects often are in the middle, so a weight must beat the second value: its weights
     are a centered Gaussian with the standard deviations that the first weights have.
 
-    Args:
-        stylized, content: images (B,3,H,W) in [0,1].
-        saliency: of the photos, (B,1,H,W). What exceeds its median counts, by how much it does.
-
     Returns:
         (B,), (B,); NaN for a constant saliency.
     """
-    local = local_ssim(stylized, content)
     margin = SSIM_WINDOW // 2
     inner = saliency.float()[..., margin:-margin, margin:-margin]
     weights = (inner - inner.flatten(2).median(dim=2).values[..., None, None]).clamp_min(0)

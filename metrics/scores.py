@@ -13,11 +13,11 @@ from torch import Tensor
 from .boundaries import boundaries_kept
 from .cards import Card
 from .distribution import MIN_IMAGES, MIN_OUTPUTS, frechet_distance, kernel_distance
-from .perceptual import lpips, ssim_scores
+from .perceptual import local_ssim, lpips, ssim_scores
 from .saliency import salient_ssim
 from .style_gap import style_gap_closed
 
-#: From the fifth on, they are optional.
+#: Metrics of a pair; from the fifth on, they are optional.
 PER_PAIR = (
     "ssim", "ssim_worst", "lpips", "style_gap", "style_gap_independent", "boundaries",
     "ssim_salient", "ssim_center", "lpips_alex", "cfsd", "dists",
@@ -25,6 +25,10 @@ PER_PAIR = (
 
 Features = dict[str, Tensor]
 Network = Callable[[Tensor, Collection[str]], Features]  # images (B,3,H,W), layers -> features
+
+#: Of N outputs: the available metrics of ``PER_PAIR`` (N,), NaN where undefined; ``image_id`` (N,);
+#: and ``outputs``, ``outputs_independent``, ``art_outputs`` and ``art_paintings``, features (N,D).
+PairMetrics = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class SecondNetwork:
 class PublishedDistance:
     """A distance of outputs to their photos that papers print, on a network of its own."""
 
-    key: str  # field of ``PairMetrics`` and ``Scores``
+    key: str  # in ``PairMetrics`` and ``Scores``
     title: str
     extract: Callable[[Tensor], Any]  # images (B,3,H,W) -> features
     compare: Callable[[Any, Any], Tensor]  # features of outputs and photos -> (B,)
@@ -115,48 +119,27 @@ class MetricNetworks:
 
     def published_metrics(
         self, photos: Tensor, paintings: Tensor
-    ) -> Callable[[Tensor], dict[str, Tensor]]:
-        """Return the function from outputs to the fields of ``PairMetrics`` that papers print.
+    ) -> Callable[[Tensor], PairMetrics]:
+        """Return the function from outputs to the ``PairMetrics`` that papers print.
 
         Features of photos and paintings, (B,3,H,W) each, are computed once for all methods.
         """
         known = [metric.extract(photos) for metric in self.published]
         art_paintings = self.art(paintings) if self.art else None
 
-        def fields(outputs: Tensor) -> dict[str, Tensor]:
+        def measure(outputs: Tensor) -> PairMetrics:
             pairs = zip(self.published, known, strict=True)
             found = {m.key: m.compare(m.extract(outputs), photo) for m, photo in pairs}
             if self.art and art_paintings is not None:
                 found |= {"art_outputs": self.art(outputs), "art_paintings": art_paintings}
             return found
 
-        return fields
+        return measure
 
     def reference_features(self, paintings: Tensor) -> list[Tensor]:
         """Vectors (B,D) of reference paintings (B,3,H,W), the last arguments of ``aggregate``."""
         second = [self.independent.pooled] if self.independent else []
         return [extractor(paintings) for extractor in (self.pooled, *second)]
-
-
-class PairMetrics(NamedTuple):
-    """Metrics and pooled features of N outputs."""
-
-    ssim: Tensor  # (N,)
-    ssim_worst: Tensor  # (N,)
-    lpips: Tensor  # (N,)
-    style_gap: Tensor  # (N,)
-    outputs: Tensor  # (N,D), pooled features
-    image_id: Tensor  # (N,) int64, equal for equal outputs
-    style_gap_independent: Tensor | None = None  # (N,), by the second network
-    outputs_independent: Tensor | None = None  # (N,D), pooled features of the second network
-    boundaries: Tensor | None = None  # (N,), NaN for photos without drawn boundaries
-    ssim_salient: Tensor | None = None  # (N,)
-    ssim_center: Tensor | None = None  # (N,)
-    lpips_alex: Tensor | None = None  # (N,)
-    cfsd: Tensor | None = None  # (N,)
-    dists: Tensor | None = None  # (N,)
-    art_outputs: Tensor | None = None  # (N,2048), by ArtFID's Inception
-    art_paintings: Tensor | None = None  # (N,2048), of each pair's painting
 
 
 @dataclass(frozen=True)
@@ -203,25 +186,28 @@ def pair_metrics(
     """Compute the metrics of a batch; ``style`` as from ``MetricNetworks.style_features``,
     ``drawn`` as for ``boundaries_kept``, and the photos' ``saliency`` as for ``salient_ssim``.
     """
-    metrics = PairMetrics(
-        *ssim_scores(output.images, photo.images),
-        lpips(output.perceptual, photo.perceptual),
-        style_gap_closed(output.style, photo.style, style),
-        output.pooled,
-        image_ids(output.images),
-        boundaries=None if drawn is None else boundaries_kept(output.images, photo.images, drawn),
-    )
+    local = local_ssim(output.images, photo.images)
+    ssim, worst = ssim_scores(local)
+    metrics = {
+        "ssim": ssim,
+        "ssim_worst": worst,
+        "lpips": lpips(output.perceptual, photo.perceptual),
+        "style_gap": style_gap_closed(output.style, photo.style, style),
+        "outputs": output.pooled,
+        "image_id": image_ids(output.images),
+    }
+    if drawn is not None:
+        metrics["boundaries"] = boundaries_kept(output.images, photo.images, drawn)
     if saliency is not None:
-        salient, center = salient_ssim(output.images, photo.images, saliency)
-        metrics = metrics._replace(ssim_salient=salient, ssim_center=center)
-    if style_independent is None:
-        return metrics
-    assert output.style_independent is not None
-    assert photo.style_independent is not None
-    gap = style_gap_closed(output.style_independent, photo.style_independent, style_independent)
-    return metrics._replace(
-        style_gap_independent=gap, outputs_independent=output.pooled_independent
-    )
+        metrics["ssim_salient"], metrics["ssim_center"] = salient_ssim(local, saliency)
+    if style_independent is not None:
+        a, b = output.style_independent, photo.style_independent
+        assert a is not None
+        assert b is not None
+        assert output.pooled_independent is not None
+        metrics["style_gap_independent"] = style_gap_closed(a, b, style_independent)
+        metrics["outputs_independent"] = output.pooled_independent
+    return metrics
 
 
 def image_ids(images: Tensor) -> Tensor:
@@ -249,66 +235,43 @@ def aggregate(
         paintings, paintings_independent: distinct reference paintings (R,D), as from
             ``MetricNetworks.reference_features``.
     """
-    by_field = zip(*batches, strict=True)
-    joined: list[Any] = [None if parts[0] is None else torch.cat(parts) for parts in by_field]
-    metrics = PairMetrics(*joined)
-    by_name = {name: getattr(metrics, name) for name in PER_PAIR}
-    columns = {name: x.cpu().double() for name, x in by_name.items() if x is not None}
-    valid = ~columns["style_gap"].isnan()
+    metrics = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+    columns = {name: metrics[name].cpu().double() for name in PER_PAIR if name in metrics}
+    means = {name: float(column.nanmean()) for name, column in columns.items()}
     # The first of each group of equal outputs, in manifest order.
-    ids = metrics.image_id.tolist()
-    distinct = torch.tensor(sorted({image: i for i, image in reversed([*enumerate(ids)])}.values()))
-
-    def optional(name: str) -> float | None:
-        return float(columns[name].nanmean()) if name in columns else None
+    ids = metrics["image_id"].tolist()
+    distinct = sorted({image: i for i, image in reversed([*enumerate(ids)])}.values())
 
     def between(
-        distance: Callable[[Tensor, Tensor], float | None], a: Tensor | None, b: Tensor | None
+        distance: Callable[[Tensor, Tensor], float | None], name: str, reference: Tensor | None
     ) -> float | None:
-        return None if a is None or b is None else distance(a[distinct.to(a.device)], b)
+        if reference is None or name not in metrics:
+            return None
+        return distance(metrics[name][distinct], reference)
 
-    alex, art = optional("lpips_alex"), None
-    if metrics.art_outputs is not None and metrics.art_paintings is not None:
-        art = frechet_distance(metrics.art_outputs, metrics.art_paintings, MIN_IMAGES)
+    alex, art = means.get("lpips_alex"), None
+    if "art_outputs" in metrics:
+        art = frechet_distance(metrics["art_outputs"], metrics["art_paintings"], MIN_IMAGES)
     return Scores(
-        ssim=float(columns["ssim"].mean()),
-        ssim_worst=float(columns["ssim_worst"].mean()),
-        lpips=float(columns["lpips"].mean()),
-        frechet=between(frechet_distance, metrics.outputs, paintings),
-        kernel=between(kernel_distance, metrics.outputs, paintings),
-        style_gap=float(columns["style_gap"][valid].mean()),
-        pairs=len(valid),
+        **means,
+        frechet=between(frechet_distance, "outputs", paintings),
+        kernel=between(kernel_distance, "outputs", paintings),
+        kernel_independent=between(kernel_distance, "outputs_independent", paintings_independent),
+        art_frechet=art,
+        art_fid=None if alex is None or art is None else (1 + alex) * (1 + art),
+        pairs=len(ids),
         outputs=len(distinct),
-        left_out=int((~valid).sum()),
+        left_out=int(columns["style_gap"].isnan().sum()),
         per_pair={name: column.tolist() for name, column in columns.items()},
         photo=list(photo),
         painting=list(painting),
-        kernel_independent=between(
-            kernel_distance, metrics.outputs_independent, paintings_independent
-        ),
-        style_gap_independent=optional("style_gap_independent"),
-        boundaries=optional("boundaries"),
-        ssim_salient=optional("ssim_salient"),
-        ssim_center=optional("ssim_center"),
-        lpips_alex=alex,
-        cfsd=optional("cfsd"),
-        dists=optional("dists"),
-        art_frechet=art,
-        art_fid=None if alex is None or art is None else (1 + alex) * (1 + art),
     )
 
 
 def make_cards(
     networks: MetricNetworks, scores: Mapping[str, Scores], references: int, resolution: str
 ) -> list[Card]:
-    """Make a card for each metric in ``Scores``.
-
-    Args:
-        networks: as used for the scores.
-        scores: of methods on the same pairs, by name; those with equal outputs are noted.
-        references: number of distinct reference paintings.
-        resolution: how images were resized.
-    """
+    """Make a card for each metric of methods on the same pairs; equal outputs are noted."""
     pairs = max(method.pairs for method in scores.values())
     fewer = [f"{name} {m.outputs}" for name, m in scores.items() if m.outputs < pairs]
 

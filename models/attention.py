@@ -92,9 +92,6 @@ class SpatialAttention(nn.Module):
 
     Dilation widens the receptive field to 15 trunk positions (120 pixels). The last layer starts
     at zero, so training starts from A = 1.
-
-    Args:
-        width: channels C of the trunk at 1/8 resolution; half as many at 1/4.
     """
 
     def __init__(self, width: int) -> None:

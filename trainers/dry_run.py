@@ -3,7 +3,6 @@
 import shutil
 import time
 from dataclasses import replace
-from pathlib import Path
 from statistics import median
 
 import torch
@@ -24,9 +23,6 @@ def make_plan(config: TrainConfig) -> Plan:
     """Build the run and time a few steps; write nothing into the run directory.
 
     All processes of a launch must call it together.
-
-    Raises:
-        ValueError: training would raise it for this configuration.
     """
     check_run_dir(config)
     trainer = Trainer(replace(config, workers=0, cache_images=False))
@@ -40,7 +36,10 @@ def make_plan(config: TrainConfig) -> Plan:
     networks = {"encoder": trainer.networks.encoder} | trainer.networks.modules()
     del networks["averaged"]
     sizes = {n: sum(p.numel() for p in m.parameters()) for n, m in networks.items()}
-    disks = {path: _free_bytes(path) for path in (config.out, cache_dir())}
+    disks = {}
+    for path in (config.out.absolute(), cache_dir().absolute()):
+        existing = next(p for p in (path, *path.parents) if p.exists())
+        disks[path] = shutil.disk_usage(existing).free
     return summarize(trainer) | {
         "device": f"{name}, {precision}",
         "batch": f"{config.batch_size} = {processes} process(es) x {config.accumulate} "
@@ -82,8 +81,3 @@ def seconds_per_step(trainer: Trainer) -> float:
         torch.get_device_module(trainer.device).synchronize()
         times.append(time.perf_counter() - begin)
     return median(times[WARMUP:])
-
-
-def _free_bytes(path: Path) -> int:
-    existing = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
-    return shutil.disk_usage(existing).free

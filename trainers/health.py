@@ -74,11 +74,8 @@ class HealthMonitor:
                 warnings.warn(f"step {step}: {sentence}", stacklevel=2)
 
     def check_steps(self, checks: Sequence[StepCheck], pair_name: Callable[[int], str]) -> None:
-        """Count the skipped ones of consecutive steps and name the images; waits for the device.
-
-        Args:
-            checks: of consecutive steps.
-            pair_name: position in the stream -> names of its photo and painting.
+        """Count the skipped ones of consecutive steps and name their images, of which ``pair_name``
+        gives the names by the position in the stream; waits for the device.
 
         Raises:
             ValueError: too many steps of a window were skipped.

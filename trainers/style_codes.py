@@ -27,18 +27,10 @@ MIN_SIDE, MAX_ASPECT = 16, 20  # of a painting
 
 
 class StyleCodes:
-    """Style codes for one model.
-
-    Args:
-        run: run directory of the model; holds the named styles and the cached codes.
-        config: its config.
-        device: where paintings are encoded.
+    """Style codes for one model, whose run directory holds named styles and cached codes.
 
     Attributes:
         styles: the named styles, name -> code (1,D).
-
-    Raises:
-        ValueError: the file of named styles is damaged or belongs to another model.
     """
 
     def __init__(self, run: Path, config: TrainConfig, device: torch.device) -> None:

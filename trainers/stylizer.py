@@ -58,12 +58,7 @@ def default_stroke_size(width: int, height: int) -> float:
 
 
 class Stylizer:
-    """A trained model with its style codes.
-
-    Args:
-        model: generator, on the device, and its config.
-        folder: run directory of the model; holds the named styles and caches style codes.
-        device: where to compute.
+    """A trained model, and the style codes beside it in its run directory.
 
     Attributes:
         styles: names of the named styles.

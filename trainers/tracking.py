@@ -81,35 +81,21 @@ def write_description(
     pretrained: Pretrained,
     accelerator: Accelerator,
 ) -> None:
-    """Write ``config.json``, ``manifest.json`` and ``run.json`` of a run that starts or resumes.
-
-    Args:
-        config: of the run.
-        manifest: of its ``photos`` and ``paintings``.
-        pretrained: the encoder's weights.
-        accelerator: gives device, processes and precision.
-
-    Raises:
-        ValueError: the run was started with other encoder weights.
-    """
+    """Write ``config.json``, ``manifest.json`` and ``run.json`` of a run that starts or resumes."""
     run, precision = config.out, accelerator.mixed_precision
     encoder = {
         "name": pretrained.name, "source": pretrained.source, "sha256": pretrained.sha256
     }  # fmt: skip
-    data = {name: part["sha256"] for name, part in manifest.items()}
     path = run / "run.json"
-    current = {"precision": precision, "encoder": encoder["sha256"]}
     previous = _read_description(path)
-    if previous is None:
-        if path.is_file():
-            warnings.warn(f"{path} is damaged; writing it again", stacklevel=2)
-        previous = current
-    if previous["encoder"] != current["encoder"]:
+    if not previous and path.is_file():
+        warnings.warn(f"{path} is damaged; writing it again", stacklevel=2)
+    if previous and previous["encoder"] != pretrained.sha256:
         raise ValueError(
             f"{run} was started with other weights of {pretrained.name} than those found now "
             f"({pretrained.source}); choose another --out, or pass --encoder.weights-dir"
         )
-    if previous["precision"] != precision:
+    if previous and previous["precision"] != precision:
         warnings.warn(
             f"precision changed since {run} was started; resuming, but the result will differ "
             "from an uninterrupted run",
@@ -117,7 +103,8 @@ def write_description(
         )
     about = provenance(
         encoder=encoder, device=str(accelerator.device), processes=accelerator.num_processes,
-        precision=precision, data=data, init=initial_model(config),
+        precision=precision, init=initial_model(config),
+        data={name: part["sha256"] for name, part in manifest.items()},
     )  # fmt: skip
     write_atomic(run / "config.json", to_json(config))
     write_atomic(run / "manifest.json", json.dumps(manifest, indent=1))
@@ -131,11 +118,11 @@ def initial_model(config: TrainConfig) -> str | None:
 
 def started_from(run: Path) -> str | None:
     """Return ``initial_model`` as recorded in a run directory."""
-    return (_read_description(run / "run.json") or {}).get("init")
+    return _read_description(run / "run.json").get("init")
 
 
-def _read_description(path: Path) -> dict[str, Any] | None:
-    """Return what a run was started with; None for a new run or a damaged file."""
+def _read_description(path: Path) -> dict[str, Any]:
+    """Return what a run was started with; empty for a new run or a damaged file."""
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
         return {
@@ -143,7 +130,7 @@ def _read_description(path: Path) -> dict[str, Any] | None:
             "init": about["init"],
         }  # fmt: skip
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        return None
+        return {}
 
 
 @cache

@@ -52,11 +52,7 @@ def train(config: TrainConfig) -> Path:
 
 
 def begin(config: TrainConfig) -> "Trainer | None":
-    """Return a trainer for the run in ``config.out``; None if that is finished.
-
-    Raises:
-        ValueError: an invalid configuration or invalid image folders.
-    """
+    """Return a trainer for the run in ``config.out``; None if that is finished."""
     is_main = join_processes(config.device).is_main_process
     check_run_dir(config)
     if saved_step(config.out) >= config.steps and _has_model(config.out):
@@ -95,11 +91,7 @@ def check_run_dir(config: TrainConfig) -> None:
 
 
 def collections(config: TrainConfig, notify: bool = True) -> tuple[Collection, Collection]:
-    """Return the photos and paintings of a run; built-in samples in place of missing folders.
-
-    Raises:
-        ValueError: a folder is missing, unreadable or without images.
-    """
+    """Return the photos and paintings of a run; built-in samples in place of missing folders."""
     cache, given = cache_dir(), {"--photos": config.photos, "--paintings": config.paintings}
     missing = [option for option, folder in given.items() if folder is None]
     if missing and notify:
@@ -187,7 +179,9 @@ class Trainer:
                 if metrics and self.tracker is not None:
                     self.tracker.scalars(done, metrics)
                     self.health.check_metrics(done, metrics)
-                    progress.set_postfix(_losses(metrics), refresh=False)
+                    losses = {name: metrics.get(f"loss/{name}") for name in TERMS}
+                    shown = {name: f"{x:.3f}" for name, x in losses.items() if x is not None}
+                    progress.set_postfix(shown, refresh=False)
                 if metrics.get("validation/total", math.inf) < self.best:
                     self._save_best(done, metrics["validation/total"])
 
@@ -295,9 +289,3 @@ def _advance(progress: tqdm, done: int, timed: bool) -> None:
     else:
         progress.reset()
         progress.n = progress.last_print_n = done
-
-
-def _losses(metrics: dict[str, float]) -> dict[str, str]:
-    """Return what the progress bar shows."""
-    names = {name: f"loss/{name}" for name in TERMS}
-    return {name: f"{metrics[loss]:.3f}" for name, loss in names.items() if loss in metrics}

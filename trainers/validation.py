@@ -27,13 +27,7 @@ class Validation:
     """Evaluate the averaged generator at full strength, and D, on fixed held-out pairs.
 
     Pairs are evaluated one by one and shared by the processes, so that the result does not depend
-    on their number.
-
-    Args:
-        config: of the run.
-        photos: held-out photos.
-        paintings: held-out paintings.
-        trained: training paintings, which D has seen.
+    on their number. D has seen the ``trained`` paintings.
     """
 
     def __init__(

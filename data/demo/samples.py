@@ -43,9 +43,6 @@ def sample_collections(cache: Path) -> tuple[Collection, Collection]:
     Photos come from the scikit-image and scikit-learn packages, whole and in tiles. Paintings show
     procedural scenes and, for training only, training photos. No photo or scene is in two splits.
 
-    Args:
-        cache: directory for all caches; PNG files are written in ``samples-v3`` below it.
-
     Raises:
         ValueError: scikit-image or scikit-learn is not installed.
     """
@@ -70,11 +67,7 @@ def _collection(folder: Path) -> Collection:
 
 
 def shipped(name: str) -> Path:
-    """Locate a file ``package/path`` of an installed package without importing the package.
-
-    Raises:
-        ValueError: the package is not installed.
-    """
+    """Locate a file ``package/path`` of an installed package without importing the package."""
     package, path = name.split("/", 1)
     spec = find_spec(package)
     if spec is None or spec.origin is None:

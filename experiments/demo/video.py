@@ -73,13 +73,7 @@ class VideoConfig:
 
 
 def video(config: VideoConfig) -> Path:
-    """Write the stylized clip and return its path.
-
-    Raises:
-        ValueError: no such clip, model or style; contradictory or invalid options; a clip that
-            cannot be stylized correctly; or another process works on the same result.
-        OSError: the result cannot be written.
-    """
+    """Write the stylized clip and return its path."""
     if not 0 <= config.strength <= 1:
         raise ValueError(f"--strength is {config.strength}; it must be in [0, 1]")
     check_stroke_size(config.stroke_size)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ...data.files import one_line, write_atomic
+from ...data.files import write_atomic
 from ...data.folders import check_each_file
 from ...data.images import read_image
 from .protocol import PairBatch, PairPaths, StylizeFn, check_aspect_ratio, read_squares
@@ -32,26 +32,19 @@ def write_manifest(file: Path, pairs: Sequence[PairPaths]) -> None:
 def read_manifest(
     file: Path, outputs: Path, photos: Path | None = None, paintings: Path | None = None
 ) -> Outputs:
-    """Read the pairs and outputs of a manifest, in its order.
-
-    Args:
-        file: the manifest.
-        outputs: folder that output paths are relative to.
-        photos, paintings: folders that these are relative to; default: that of the manifest.
-
-    Raises:
-        ValueError: missing file, wrong header, malformed line, duplicate pair or no pair.
+    """Read the pairs and outputs of a manifest, in its order, relative to their folders; photos and
+    paintings by default relative to that of the manifest.
     """
     if not file.is_file():
-        raise _error(f"no such manifest: {file}")
+        raise ValueError(f"no such manifest: {file}")
     try:
         with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
             header, *rows = list(csv.reader(lines)) or [[]]
     except csv.Error as error:
-        raise _error(f"{file} is not a CSV file: {error}") from None
+        raise ValueError(f"{file} is not a CSV file: {error}") from None
     if header != HEADER:
         start = reprlib.repr(",".join(header))
-        raise _error(f"{file} starts with {start}; the first line must be {','.join(HEADER)}")
+        raise ValueError(f"{file} starts with {start}; the first line must be {','.join(HEADER)}")
     folders = (photos or file.parent, paintings or file.parent, outputs)
     found: Outputs = {}
     for number, row in enumerate(rows, 2):
@@ -59,15 +52,15 @@ def read_manifest(
             continue
         if len(row) != len(HEADER) or "" in row:
             text = reprlib.repr(",".join(row))
-            raise _error(f"line {number} of {file} is {text}; expected {','.join(HEADER)}")
+            raise ValueError(f"line {number} of {file} is {text}; expected {','.join(HEADER)}")
         photo, painting, output = (
             Path(os.path.realpath(folder / name)) for folder, name in zip(folders, row, strict=True)
         )
         if (photo, painting) in found:
-            raise _error(f"line {number} of {file} repeats the pair {row[0]}, {row[1]}")
+            raise ValueError(f"line {number} of {file} repeats the pair {row[0]}, {row[1]}")
         found[photo, painting] = output
     if not found:
-        raise _error(f"{file} lists no pairs")
+        raise ValueError(f"{file} lists no pairs")
     return found
 
 
@@ -77,12 +70,7 @@ def read_methods(
     photos: Path | None = None,
     paintings: Path | None = None,
 ) -> dict[str, Outputs]:
-    """Read the manifests of several methods, named after their folders, and decode every image.
-
-    Raises:
-        ValueError: a missing folder, an invalid manifest, different pairs, an unreadable image, or
-            an output with another aspect ratio than its photo.
-    """
+    """Read the manifests of several methods, named after their folders, and decode every image."""
     if len(folders) != len(manifests):
         raise ValueError(
             f"--outputs has {len(folders)} folders but --manifest has {len(manifests)} files; "
@@ -91,14 +79,14 @@ def read_methods(
     methods: dict[str, Outputs] = {}
     for folder, file in zip(folders, manifests, strict=True):
         if not folder.is_dir():
-            raise _error(f"no such folder: {folder}")
+            raise ValueError(f"no such folder: {folder}")
         name = folder.resolve().name
         if name in methods:
-            raise _error(f"two folders in --outputs are named {name}; rename one")
+            raise ValueError(f"two folders in --outputs are named {name}; rename one")
         methods[name] = read_manifest(file, folder, photos, paintings)
         if other := methods[name].keys() ^ next(iter(methods.values())).keys():
             photo, painting = min(other)
-            raise _error(
+            raise ValueError(
                 f"{photo}, {painting} is not in both {manifests[0]} and {file}; all manifests must "
                 "list the same pairs"
             )
@@ -121,7 +109,3 @@ def saved_outputs(methods: Mapping[str, Outputs]) -> StylizeFn:
         }
 
     return stylize
-
-
-def _error(text: str) -> ValueError:
-    return ValueError(one_line(text))  # paths may contain line breaks

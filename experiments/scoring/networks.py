@@ -12,14 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics.functional.image.dists import L2pooling
 
+from ...data.files import content_hash
 from ...metrics.perceptual import ALEX_LAYERS, LPIPS_LAYERS, lpips, lpips_heads, lpips_vector
 from ...metrics.published import CFSD_LAYER, cfsd, dists, dists_weights
-from ...metrics.scores import (
-    FeatureExtractor,
-    MetricNetworks,
-    PublishedDistance,
-    SecondNetwork,
-)
+from ...metrics.scores import FeatureExtractor, MetricNetworks, PublishedDistance, SecondNetwork
 from ...metrics.style_gap import ACTIVATION_STD, LITE0_ACTIVATION_STD, style_vector
 from ...models.encoder import IMAGENET_MEAN, IMAGENET_STD, Encoder
 from ...models.pretrained import (
@@ -30,7 +26,6 @@ from ...models.pretrained import (
     check_name,
     load_pretrained,
     package_file,
-    sha256_of,
 )
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"  # as torch-fidelity names it
@@ -63,12 +58,9 @@ def make_networks(
     heads = [head.to(device) for head in lpips_heads()]
     inception = _inception(device, weights_dir)
     pooled_vgg = FeatureExtractor(
-        vgg,
-        [POOLED_LAYER],
-        lambda x: x[POOLED_LAYER].mean(dim=(2, 3)) / POOLED_SCALE,
-        f"VGG16 {POOLED_LAYER} means, original weights",
-        sha256,
-    )
+        vgg, [POOLED_LAYER], lambda x: x[POOLED_LAYER].mean(dim=(2, 3)) / POOLED_SCALE,
+        f"VGG16 {POOLED_LAYER} means, original weights", sha256,
+    )  # fmt: skip
     distances, art, missing = _published(device, weights_dir) if published else ([], None, [])
     return MetricNetworks(
         style=FeatureExtractor(vgg, ACTIVATION_STD, style_vector, vgg_name, sha256),
@@ -106,32 +98,23 @@ def _published(
     distances, art = list[PublishedDistance](), None
     if alex := found["alexnet"]:
         heads = [head.to(device) for head in lpips_heads("alex")]
-        network = FeatureExtractor(
-            alex[0], ALEX_LAYERS, lambda x: lpips_vector(x, heads, ALEX_LAYERS), "", ""
-        )
-        distances.append(
-            PublishedDistance(
-                "lpips_alex", "LPIPS (AlexNet)", network, lpips,
-                "AlexNet, torchvision ImageNet", alex[1],
-            )
-        )  # fmt: skip
+        distances += [PublishedDistance(
+            "lpips_alex", "LPIPS (AlexNet)", lambda x: lpips_vector(alex[0](x), heads, ALEX_LAYERS),
+            lpips, "AlexNet, torchvision ImageNet", alex[1],
+        )]  # fmt: skip
     if vgg19 := found["vgg19"]:
-        distances.append(
-            PublishedDistance(
-                "cfsd", "CFSD", lambda x: vgg19[0](x)[CFSD_LAYER], cfsd,
-                f"VGG19 {CFSD_LAYER}, torchvision ImageNet", vgg19[1], "sum over positions",
-            )
-        )  # fmt: skip
+        distances += [PublishedDistance(
+            "cfsd", "CFSD", lambda x: vgg19[0](x)[CFSD_LAYER], cfsd,
+            f"VGG19 {CFSD_LAYER}, torchvision ImageNet", vgg19[1], "sum over positions",
+        )]  # fmt: skip
     if vgg16 := found["vgg16_imagenet"]:
         _pool_by_norm(vgg16[0])
         alpha, beta = (x.to(device) for x in dists_weights())
-        distances.append(
-            PublishedDistance(
-                "dists", "DISTS", lambda x: [x, *vgg16[0](x).values()],
-                lambda a, b: dists(a, b, alpha, beta),
-                "VGG16 with L2 pooling, torchvision ImageNet", vgg16[1],
-            )
-        )  # fmt: skip
+        distances += [PublishedDistance(
+            "dists", "DISTS", lambda x: [x, *vgg16[0](x).values()],
+            lambda a, b: dists(a, b, alpha, beta),
+            "VGG16 with L2 pooling, torchvision ImageNet", vgg16[1],
+        )]  # fmt: skip
     if alex and (inception := found["art_inception"]):
         name = "InceptionV3 of ArtFID, 2048 features"
         art = FeatureExtractor(
@@ -219,7 +202,7 @@ def _saliency() -> FeatureExtractor | None:
 
     with importlib.resources.as_file(found) as file:
         session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-        sha256 = sha256_of(file)
+        sha256 = content_hash(file)
     mean, std = (torch.tensor(rgb).view(3, 1, 1) for rgb in (IMAGENET_MEAN, IMAGENET_STD))
 
     def run(images: Tensor, layers: Collection[str]) -> dict[str, Tensor]:

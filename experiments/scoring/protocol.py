@@ -8,7 +8,6 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from ...data.files import one_line
 from ...data.folders import Collection
 from ...data.images import read_image, square
 from ...metrics.scores import MetricNetworks, PairMetrics, Scores, aggregate, pair_metrics
@@ -44,9 +43,6 @@ def make_manifest(photos: Sequence[Path], paintings: Sequence[Path], pairs: int)
         photos, paintings: distinct images in the order of ``Collection.distinct``, so that the
             choice depends on their content alone.
         pairs: at most so many.
-
-    Raises:
-        ValueError: there is no photo or no painting, or ``pairs`` is less than 1.
     """
     if not (photos and paintings):
         raise ValueError(
@@ -80,11 +76,7 @@ def read_squares(paths: Sequence[Path], size: int, device: torch.device) -> Tens
 
 
 def find_boundaries(folder: Path | None, manifest: Sequence[PairPaths]) -> dict[Path, Path]:
-    """Find the PNG named after each photo in a folder of drawn boundaries; none without a folder.
-
-    Raises:
-        ValueError: no photo has one, or one has another aspect ratio than its photo.
-    """
+    """Find the PNG named after each photo in a folder of drawn boundaries, if there is one."""
     if folder is None:
         return {}
     files = {photo: folder / f"{photo.stem}.png" for photo in dict.fromkeys(p for p, _ in manifest)}
@@ -92,10 +84,8 @@ def find_boundaries(folder: Path | None, manifest: Sequence[PairPaths]) -> dict[
     if not found:
         photo, file = next(iter(files.items()))
         raise ValueError(
-            one_line(
-                f"{folder} has no boundaries for any of the {len(files)} held-out photos; name "
-                f"its files after the photos, e.g. {file.name} for {photo.name}"
-            )
+            f"{folder} has no boundaries for any of the {len(files)} held-out photos; name its "
+            f"files after the photos, e.g. {file.name} for {photo.name}"
         )
     for photo, file in found.items():
         sizes = {path: read_image(path).size for path in (file, photo)}
@@ -121,21 +111,16 @@ def read_boundaries(
 def check_aspect_ratio(
     file: Path, photo: Path, sizes: Mapping[Path, tuple[int, int]], what: str
 ) -> None:
-    """Refuse an image with another aspect ratio than its photo; ``what`` names such images."""
-    if not same_aspect_ratio(sizes[file], sizes[photo]):
-        (w, h), (width, height) = sizes[file], sizes[photo]
+    """Refuse an image with another aspect ratio than its photo; ``what`` names such images.
+
+    Its sides may differ by a pixel from those of the scaled photo.
+    """
+    (w, h), (width, height) = sizes[file], sizes[photo]
+    if abs(w * height - h * width) > width + height:
         raise ValueError(
-            one_line(
-                f"{file} has {w}x{h} pixels but its photo {photo} has {width}x{height}; save "
-                f"{what} with the aspect ratio of their photos"
-            )
+            f"{file} has {w}x{h} pixels but its photo {photo} has {width}x{height}; save {what} "
+            "with the aspect ratio of their photos"
         )
-
-
-def same_aspect_ratio(output: tuple[int, int], photo: tuple[int, int]) -> bool:
-    """Whether a scale s exists with |w - s·W| <= 1 and |h - s·H| <= 1; sizes are (w, h), (W, H)."""
-    (w, h), (width, height) = output, photo
-    return abs(w * height - h * width) <= width + height
 
 
 def resolution(size: int) -> str:
@@ -158,16 +143,6 @@ def score_methods(
 
     The processes of a launch share the batches. Each returns the scores of all pairs, identical to
     those of a single process.
-
-    Args:
-        stylize: the methods.
-        manifest: (photo, painting) files.
-        references: ``reference_features``.
-        networks: feature extractors of the metrics.
-        size: side of the squares that photos and paintings are resized to.
-        device: where to compute.
-        batch_size: pairs per batch.
-        boundaries: as from ``find_boundaries``.
     """
     processes = join_processes(device.type)
 
@@ -183,7 +158,7 @@ def score_methods(
             output = (output * 255).round() / 255  # as a saved image
             features = networks.extract_features(output)
             found = pair_metrics(features, photo, *goals, drawn=drawn, saliency=saliency)
-            metrics[name] = found._replace(**published(output))
+            metrics[name] = found | published(output)
         return metrics
 
     scored = map_over_processes(processes, score_batch, batches(manifest, batch_size), "scoring")

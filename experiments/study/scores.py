@@ -145,11 +145,13 @@ class StudyScorer:
 
     def notes(self) -> list[str]:
         """Return how a table was made and how to read it."""
-        study = self.study
+        study, start = self.study, f"the model in {self.study.init}"
+        if study.init in (None, SHIPPED):
+            start = "the shipped model" if study.init else "random weights"
         photos, paintings = (x or "built-in samples" for x in (study.photos, study.paintings))
         return [
             f"Preset {study.preset}: {study.warmup} warm-up steps shared by the rows, from "
-            f"{_initial_model(study)} (multi-layer content, uniform weights, no discriminator), "
+            f"{start} (multi-layer content, uniform weights, no discriminator), "
             f"then {study.steps} per row, batch "
             f"{study.batch_size}, {study.size} px, {study.seeds} seed(s). Photos: {photos}. "
             f"Paintings: {paintings}. Evaluated on {len(self.manifest)} held-out pairs "
@@ -161,20 +163,10 @@ class StudyScorer:
         ]
 
 
-def _initial_model(study: StudyConfig) -> str:
-    if study.init is None:
-        return "random weights"
-    return "the shipped model" if study.init == SHIPPED else f"the model in {study.init}"
-
-
 def make_scorer(study: StudyConfig) -> StudyScorer:
     """Load the metric networks, choose the pairs, and write them to ``OUT/manifest.json``.
 
     ``OUT/images.json`` records the images, which must stay the same.
-
-    Raises:
-        ValueError: unusable folders, other images than before, no held-out images, or no weights
-            for a metric network.
     """
     processes = join_processes(study.device)
     data = TrainConfig(photos=study.photos, paintings=study.paintings)
@@ -206,11 +198,8 @@ def make_curves(
 ) -> tuple[dict[str, list[Curve]], dict[str, str]]:
     """Return the rows' curves, one per seed, and the rows without one with the reason.
 
-    Args:
-        rows: runs by title.
-        scores: of the scored runs, by key.
-        reasons: why the other runs have no scores, by key.
-        photo: scores of the photo itself, the curves' point at strength 0.
+    Scores and reasons are by the key of the run; ``photo``, the scores of the photo itself, is the
+    point of all curves at strength 0.
     """
     curves, skipped = dict[str, list[Curve]](), dict[str, str]()
     for title, runs in rows.items():

@@ -16,6 +16,7 @@ from underdrawing.experiments.ablate import (
 )
 from underdrawing.experiments.ablations import ABLATIONS, Ablation
 from underdrawing.experiments.presets import StudyConfig
+from underdrawing.experiments.report import report
 from underdrawing.experiments.scoring.protocol import CONTROLS
 from underdrawing.experiments.study import queue, scores
 from underdrawing.models import pretrained
@@ -61,7 +62,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> Trained:
         write_atomic(checkpoint, b"")
 
     monkeypatch.setattr(queue, "train", pretend)
-    monkeypatch.setattr(module, "study_samples", lambda *_: [])
+    monkeypatch.setattr(report, "study_samples", lambda *_: [])
     monkeypatch.setattr(module, "time_step", lambda _: 60.0)
     return names
 
@@ -108,7 +109,7 @@ def test_ablations_share_their_baseline_and_resume_after_an_interruption(
     record = json.loads((study.out / "paper" / "record.json").read_text())
     assert module.parse(shlex.split(record["command"])[2:]) == config
 
-    monkeypatch.setattr(module, "write_report", lambda *_: None)
+    monkeypatch.setattr(report, "write_report", lambda *_: None)
     ablate(config)  # nothing is timed, trained or scored again
     assert "8 runs (8 done), 0 trainings with warm-ups\n" in capsys.readouterr().err
     assert len(trained) == 9
@@ -128,7 +129,7 @@ def arguments(study: StudyConfig) -> list[str]:
 def test_encoders_without_weights_are_skipped_with_exit_code_0(
     study: StudyConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "write_report", lambda *_: None)
+    monkeypatch.setattr(report, "write_report", lambda *_: None)
     command(["encoder", *arguments(study)])
     table = json.loads((study.out / "encoder" / "table.json").read_text())
     assert list(table["curves"]) == ["vgg16"]
@@ -148,7 +149,7 @@ def test_a_failed_run_leaves_the_others_and_exits_with_1(
         pretend(config)
 
     monkeypatch.setattr(queue, "train", fail_one)
-    monkeypatch.setattr(module, "write_report", lambda *_: None)
+    monkeypatch.setattr(report, "write_report", lambda *_: None)
     with pytest.raises(SystemExit) as exit_:
         command(["channels", *arguments(study)])
     assert exit_.value.code == "underdrawing: channels: on, seed 0, failed: the disk is full"

@@ -3,9 +3,9 @@ from itertools import combinations
 from pathlib import Path
 
 import pytest
-from underdrawing.experiments.ablations import ABLATIONS, variants, with_settings
+from underdrawing.experiments.ablations import ABLATIONS, variants
 from underdrawing.experiments.presets import quick
-from underdrawing.experiments.recipes import RECIPES
+from underdrawing.experiments.recipes import RECIPES, with_settings
 from underdrawing.experiments.study.runs import make_run
 from underdrawing.models.encoder import CONTENT_ENCODERS, ENCODERS
 from underdrawing.trainers.config import TrainConfig, differences, from_json, to_json

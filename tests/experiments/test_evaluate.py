@@ -230,9 +230,7 @@ def test_a_moved_data_set_is_the_runs_own_and_a_changed_one_is_refused(
     assert pairs(photos=folders[0], paintings=folders[1]) == expected
     assert len(pairs(paintings=folders[0])) > len(expected)  # other paintings: all of them
     shutil.copy(moved[1] / "00.png", moved[0] / "new.png")
-    with pytest.raises(
-        ValueError, match=r"photos are not those .* \(1 added, 0 removed, 0 changed"
-    ):
+    with pytest.raises(ValueError, match=r"photos are not those .* \(1 added, 0 removed"):
         pairs()
 
 
@@ -318,18 +316,12 @@ def test_invalid_options_raise(make_run: MakeRun, pairs: list[PairPaths], tmp_pa
         command(["--write-manifest", str(tmp_path / "new.csv"), "--device", "cpu"])
 
 
-def test_no_manifest_or_configuration_is_overwritten(
-    make_run: MakeRun, pairs: list[PairPaths], tmp_path: Path
-) -> None:
-    run, folder = make_run("mine"), make_outputs(tmp_path / "same", pairs, 0)
+def test_no_manifest_is_overwritten(pairs: list[PairPaths], tmp_path: Path) -> None:
+    folder = make_outputs(tmp_path / "same", pairs, 0)
     manifest = (folder / "manifest.csv").rename(folder / "table.csv")
     job = config_for(tmp_path, folder, manifest=(manifest,))
-    for config in (
-        replace(job, out=folder),
-        EvaluateConfig((run,), json=run / "config.json", device="cpu"),
-    ):
-        with pytest.raises(ValueError, match="would overwrite the input"):
-            evaluate(config)
+    with pytest.raises(ValueError, match="would overwrite the input"):
+        evaluate(replace(job, out=folder))
     options = ["--outputs", str(folder), "--manifest", str(manifest), "--device", "cpu"]
     with pytest.raises(ValueError, match="would overwrite the input"):
         command([*options, "--write-manifest", str(manifest)])

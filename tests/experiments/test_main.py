@@ -14,6 +14,7 @@ from underdrawing.experiments.evaluate import EvaluateConfig
 from underdrawing.experiments.main import (
     COMMANDS,
     box_sentence,
+    fail,
     main,
     run_command,
 )
@@ -135,6 +136,12 @@ def test_user_error_is_one_line_and_exit_code_2(
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
+
+
+def test_control_characters_in_messages_are_escaped(capsys: Capture) -> None:
+    with pytest.raises(SystemExit):
+        fail("no photo \x1b[31m\u200f.png\nor another")
+    assert capsys.readouterr().err == "underdrawing: no photo \\x1b[31m\\u200f.png\nor another\n"
 
 
 def test_train_stylize_evaluate(

@@ -8,6 +8,7 @@ import pytest
 from underdrawing.experiments import reproduce as module
 from underdrawing.experiments.analysis.tables import ROWS
 from underdrawing.experiments.presets import PRESETS, StudyConfig, command_line, quick
+from underdrawing.experiments.report import report
 from underdrawing.experiments.reproduce import reproduce
 from underdrawing.experiments.scoring.protocol import CONTROLS, score_methods
 from underdrawing.experiments.study import queue, scores
@@ -48,8 +49,8 @@ def test_every_row_is_trained_scored_and_written_and_the_rest_reused(
     assert {"paintings", "initial model"} <= record["sha256"].keys()
     assert any(name.startswith("metric network ") for name in record["sha256"])
 
-    monkeypatch.setattr(module, "study_samples", lambda *_: [])
-    monkeypatch.setattr(module, "write_report", lambda *_: None)
+    monkeypatch.setattr(report, "study_samples", lambda *_: [])
+    monkeypatch.setattr(report, "write_report", lambda *_: None)
     scored: list[Any] = []
 
     def spy(*args: Any, **options: Any) -> Any:
@@ -77,8 +78,8 @@ def test_failed_runs_leave_the_other_rows_and_exit_with_1(
         return train(config)
 
     monkeypatch.setattr(queue, "train", fail_some)
-    monkeypatch.setattr(module, "study_samples", lambda *_: [])
-    monkeypatch.setattr(module, "write_report", lambda *_: None)
+    monkeypatch.setattr(report, "study_samples", lambda *_: [])
+    monkeypatch.setattr(report, "write_report", lambda *_: None)
     monkeypatch.setattr(module, "parse", lambda _: replace(study, seeds=1))
     with pytest.raises(SystemExit) as exit_:
         module.command([])

@@ -3,7 +3,9 @@ import io
 import re
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,14 @@ from PIL import Image
 from underdrawing.data.images import MAX_SIDES, read_image, to_tensor
 from underdrawing.experiments import stylize as module
 from underdrawing.experiments.main import main
-from underdrawing.experiments.stylize import StylizeConfig, parse_mix, parse_pairs, stylize
+from underdrawing.experiments.stylize import (
+    AHEAD,
+    StylizeConfig,
+    parse_mix,
+    parse_pairs,
+    prefetch_map,
+    stylize,
+)
 from underdrawing.trainers.model_files import load_model
 from underdrawing.trainers.stylizer import Stylizer, default_stroke_size, load
 
@@ -305,3 +314,15 @@ def test_parse_pairs() -> None:
     for text in ("", "a", "a=", "=a", "a=b,", "a=b,a=c"):
         with pytest.raises(ValueError, match="KEY=STYLE"):
             parse_pairs(text)
+
+
+def test_prefetched_results_are_in_order_and_at_most_ahead_calls_start_early() -> None:
+    with ThreadPoolExecutor(3) as pool:
+        started: list[int] = []
+        assert list(prefetch_map(pool, str, range(20))) == [str(i) for i in range(20)]
+        list(islice(prefetch_map(pool, started.append, range(50)), 10))
+        assert len(started) <= 10 + AHEAD
+        results = prefetch_map(pool, lambda i: 1 // i, [2, 1, 0, 1])
+        assert [next(results), next(results)] == [0, 1]
+        with pytest.raises(ZeroDivisionError):
+            next(results)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch import Tensor
-from underdrawing.metrics.perceptual import ssim_scores
+from underdrawing.metrics.perceptual import local_ssim, ssim_scores
 from underdrawing.metrics.saliency import centered, salient_ssim
 
 SIDE = 64
@@ -17,7 +17,7 @@ def blob(row: float, column: float, sigma: float) -> Tensor:
 
 
 def test_the_photo_itself_scores_one() -> None:
-    for values in salient_ssim(PHOTO, PHOTO, blob(20, 20, 6)):
+    for values in salient_ssim(local_ssim(PHOTO, PHOTO), blob(20, 20, 6)):
         torch.testing.assert_close(values, torch.ones(2))
 
 
@@ -25,27 +25,26 @@ def test_the_photo_itself_scores_one() -> None:
 def test_each_value_counts_its_own_place(object_kept: bool) -> None:
     mask = (blob(15, 15, 5) > 0.02).float()  # 14 pixels around a corner
     mask = mask if object_kept else 1 - mask
-    salient, center = salient_ssim(mask * PHOTO + (1 - mask) * OTHER, PHOTO, blob(15, 15, 3))
+    local = local_ssim(mask * PHOTO + (1 - mask) * OTHER, PHOTO)
+    salient, center = salient_ssim(local, blob(15, 15, 3))
     kept, lost = (salient, center) if object_kept else (center, salient)
     assert kept.min() > 0.9
     assert lost.max() < 0.3
 
 
 def test_neither_depends_on_level_or_scale_of_the_saliency() -> None:
-    saliency = blob(20, 40, 8)
-    for a, b in zip(
-        salient_ssim(OTHER, PHOTO, saliency), salient_ssim(OTHER, PHOTO, 0.3 + 0.2 * saliency),
-        strict=True,
-    ):  # fmt: skip
+    local, saliency = local_ssim(OTHER, PHOTO), blob(20, 40, 8)
+    values = salient_ssim(local, saliency), salient_ssim(local, 0.3 + 0.2 * saliency)
+    for a, b in zip(*values, strict=True):
         torch.testing.assert_close(a, b)
 
 
 def test_weights_are_means() -> None:
     rows = torch.arange(SIDE, dtype=torch.float32)[:, None].expand(2, 1, SIDE, SIDE)
-    mean, _ = ssim_scores(OTHER, PHOTO)
-    for value in salient_ssim(OTHER, PHOTO, rows):
+    mean, _ = ssim_scores(local_ssim(OTHER, PHOTO))
+    for value in salient_ssim(local_ssim(OTHER, PHOTO), rows):
         torch.testing.assert_close(value, mean, atol=0.1, rtol=0)
-    assert salient_ssim(OTHER, PHOTO, torch.full_like(rows, 0.5))[0].isnan().all()
+    assert salient_ssim(local_ssim(OTHER, PHOTO), torch.full_like(rows, 0.5))[0].isnan().all()
 
 
 def test_centered_weights_have_the_standard_deviations_of_the_map() -> None:

@@ -8,7 +8,13 @@ import torch
 from torch import Tensor
 from underdrawing.metrics import distribution
 from underdrawing.metrics.distribution import frechet_distance, kernel_distance
-from underdrawing.metrics.perceptual import LPIPS_LAYERS, lpips, lpips_vector, ssim_scores
+from underdrawing.metrics.perceptual import (
+    LPIPS_LAYERS,
+    local_ssim,
+    lpips,
+    lpips_vector,
+    ssim_scores,
+)
 from underdrawing.metrics.saliency import salient_ssim
 from underdrawing.metrics.scores import (
     FeatureExtractor,
@@ -107,7 +113,7 @@ def score(
 def test_scores_are_the_metrics_over_all_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distribution, "MIN_OUTPUTS", 24)
     scores = score()
-    mean, worst = ssim_scores(STYLIZED, CONTENT)
+    mean, worst = ssim_scores(local_ssim(STYLIZED, CONTENT))
     distance = lpips(ONE.perceptual(STYLIZED), ONE.perceptual(CONTENT))
     gap = style_gap_closed(*(ONE.style(images) for images in (STYLIZED, CONTENT, STYLE)))
     for name, values in zip(METRICS, (mean, worst, distance, gap), strict=True):
@@ -140,7 +146,8 @@ def test_pairs_without_a_style_gap_are_excluded_from_its_mean_only() -> None:
         assert [i for i, gap in enumerate(gaps) if math.isnan(gap)] == [3, 10]
         mean = sum(gap for gap in gaps if not math.isnan(gap)) / 22
         assert getattr(scores, name) == pytest.approx(mean, rel=1e-5)
-    assert scores.ssim == pytest.approx(ssim_scores(STYLIZED, content)[0].mean().item(), rel=1e-5)
+    mean = local_ssim(STYLIZED, content).mean().item()
+    assert scores.ssim == pytest.approx(mean, rel=1e-5)
 
 
 def test_each_distinct_output_counts_once_in_distances_between_sets() -> None:
@@ -198,8 +205,9 @@ def test_boundaries_are_averaged_over_the_pairs_that_have_them() -> None:
     assert scores.boundaries == pytest.approx(mean)
     card = make_cards(ONE, {"row": scores}, 0, "64 px")[-1]
     assert (card.name, card.images) == ("Boundaries kept", 22)
+    without = {name: values for name, values in metrics.items() if name != "boundaries"}
     assert replace(scores, boundaries=None, per_pair={}) == replace(
-        aggregate([metrics._replace(boundaries=None)], DISTINCT, DISTINCT), per_pair={}
+        aggregate([without], DISTINCT, DISTINCT), per_pair={}
     )
 
 
@@ -210,7 +218,7 @@ def test_saliency_network_adds_ssim_where_people_look_and_its_control() -> None:
     saliency = extractor(CONTENT)
     metrics = pair_metrics(features, photo, ONE.style(STYLE), saliency=saliency)
     scores = aggregate([metrics], DISTINCT, DISTINCT)
-    expected = salient_ssim(STYLIZED, CONTENT, saliency)
+    expected = salient_ssim(local_ssim(STYLIZED, CONTENT), saliency)
     for name, values in zip(("ssim_salient", "ssim_center"), expected, strict=True):
         assert scores.per_pair[name] == pytest.approx(values.tolist())
         assert getattr(scores, name) == pytest.approx(values.mean().item())
@@ -229,7 +237,7 @@ def test_artfid_is_the_product_of_content_and_style_over_all_pairs() -> None:
     networks = replace(ONE, published=[alex], art=art)
     features, photo = networks.extract_features(STYLIZED), networks.extract_features(CONTENT)
     fields = networks.published_metrics(CONTENT, STYLE)(STYLIZED)
-    metrics = pair_metrics(features, photo, ONE.style(STYLE))._replace(**fields)
+    metrics = pair_metrics(features, photo, ONE.style(STYLE)) | fields
     scores = aggregate([metrics], DISTINCT, DISTINCT)
     content = difference(STYLIZED, CONTENT).mean().item()
     fid = frechet_distance(moments({"in": STYLIZED}), moments({"in": STYLE}), 20)
@@ -238,7 +246,7 @@ def test_artfid_is_the_product_of_content_and_style_over_all_pairs() -> None:
     assert scores.art_fid == pytest.approx((1 + content) * (1 + fid), rel=1e-5)
     names = [card.name for card in make_cards(networks, {"row": scores}, 0, "64 px")]
     assert names[-3:] == ["LPIPS (AlexNet)", "FID (ArtFID)", "ArtFID"]
-    fewer = metrics._replace(art_outputs=fields["art_outputs"][:19])
+    fewer = metrics | {"art_outputs": fields["art_outputs"][:19]}
     assert aggregate([fewer], DISTINCT, DISTINCT).art_fid is None
 
 

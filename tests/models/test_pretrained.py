@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from skimage import data
 from torch import Tensor
+from underdrawing.data.files import content_hash
 from underdrawing.data.images import square
 from underdrawing.models import pretrained
 from underdrawing.models.encoder import ENCODERS, Encoder
@@ -20,7 +21,6 @@ from underdrawing.models.pretrained import (
     WEIGHTS,
     MissingWeightsError,
     load_pretrained,
-    sha256_of,
 )
 
 NAME = "vgg19"
@@ -45,7 +45,7 @@ def _offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.fixture
 def any_hash(monkeypatch: pytest.MonkeyPatch) -> None:
     """Accept .pth files whose hash is not the one in their name."""
-    monkeypatch.setattr(pretrained, "check_name", sha256_of)
+    monkeypatch.setattr(pretrained, "check_name", content_hash)
 
 
 def put(folder: Path, number: float, suffix: str = ".pth") -> Path:
@@ -75,7 +75,7 @@ def test_sources_are_tried_in_order(tmp_path: Path) -> None:
     for number, (source, path) in enumerate(in_order.items(), start=1):
         found = load_pretrained(NAME, named)
         assert (found.name, found.source, number_of(found)) == (NAME, source, number)
-        assert found.sha256 == sha256_of(path)
+        assert found.sha256 == content_hash(path)
         path.unlink()
 
 
@@ -100,7 +100,7 @@ def test_a_download_is_stored_only_if_its_hash_matches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, intact: bool
 ) -> None:
     served = put(tmp_path / "server", 5)
-    digits = sha256_of(served)[:8] if intact else "0" * 8
+    digits = content_hash(served)[:8] if intact else "0" * 8
     served = served.rename(served.with_name(f"vgg19-{digits}.pth"))
     monkeypatch.setitem(WEIGHTS, NAME, SimpleNamespace(url=served.as_uri()))
     monkeypatch.setattr("urllib.request.urlopen", URLOPEN)
@@ -152,9 +152,11 @@ def test_a_pth_must_have_the_hash_in_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = put(tmp_path / "named", 1)
-    with pytest.raises(ValueError, match=f"not the file that its name says.*{sha256_of(path)[:8]}"):
+    with pytest.raises(
+        ValueError, match=f"not the file that its name says.*{content_hash(path)[:8]}"
+    ):
         load_pretrained(NAME, path.parent)
-    path = path.rename(path.with_name(f"vgg19-{sha256_of(path)[:8]}.pth"))
+    path = path.rename(path.with_name(f"vgg19-{content_hash(path)[:8]}.pth"))
     monkeypatch.setitem(WEIGHTS, NAME, SimpleNamespace(url=f"https://host/{path.name}"))
     assert number_of(load_pretrained(NAME, path.parent)) == 1
     path.write_bytes(path.read_bytes() + b"0")
@@ -263,5 +265,5 @@ def test_a_package_without_its_reading_library_is_no_source(
 def test_an_unwritable_cache_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setenv("UNDERDRAWING_CACHE", str(tmp_path / "file"))
-    with pytest.raises(ValueError, match=r"cannot write weights to .*file.*UNDERDRAWING_CACHE"):
+    with pytest.raises(OSError, match=str(tmp_path / "file")):
         load_pretrained("vgg16")

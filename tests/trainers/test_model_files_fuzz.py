@@ -21,6 +21,7 @@ import torch
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
+from underdrawing.data.files import content_hash
 from underdrawing.models import pretrained
 from underdrawing.trainers.config import AttentionConfig, GeneratorConfig, TrainConfig, to_json
 from underdrawing.trainers.model_files import build_generator, load_config, load_model, save_model
@@ -149,7 +150,7 @@ class Files:
             path = self.weights.with_suffix(suffix)
             path.write_bytes(content)
             # Accept every hash, or no changed .pth would reach the parser.
-            with mock.patch.object(pretrained, "check_name", pretrained.sha256_of):
+            with mock.patch.object(pretrained, "check_name", content_hash):
                 accepted = loads(lambda: pretrained.load_pretrained("vgg19", path.parent), path)
             path.unlink()
             return accepted

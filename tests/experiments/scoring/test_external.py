@@ -1,6 +1,7 @@
 import csv
 import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from underdrawing.experiments.scoring.external import (
     saved_outputs,
     write_manifest,
 )
-from underdrawing.experiments.scoring.protocol import PairBatch, read_squares, same_aspect_ratio
+from underdrawing.experiments.scoring.protocol import PairBatch, check_aspect_ratio, read_squares
 
 Folders = tuple[Path, Path]
 
@@ -104,7 +105,7 @@ def test_folders_and_manifests_must_correspond(pair: tuple[Path, Path], tmp_path
         (["one"], [], "--outputs has 1 folders but --manifest has 0 files"),
         ([], [file], "--outputs has 0 folders but --manifest has 1 files"),
         (["none"], [file], "no such folder: .*none"),
-        (["one"], [tmp_path / "a\nb"], r"no such manifest: .*a\\nb"),  # in one line
+        (["one"], [tmp_path / "none.csv"], r"no such manifest: .*none\.csv"),
         (["one", "other/one"], [file, file], "two folders in --outputs are named one; rename one"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -152,4 +153,6 @@ def test_exif_orientation_counts_for_the_aspect_ratio(
     ],
 )
 def test_aspect_ratio_may_differ_by_a_pixel(output: tuple[int, int], same: bool) -> None:
-    assert same_aspect_ratio(output, (640, 480)) == same
+    file, photo = Path("output.png"), Path("photo.png")
+    with nullcontext() if same else pytest.raises(ValueError, match="aspect ratio"):
+        check_aspect_ratio(file, photo, {file: output, photo: (640, 480)}, "outputs")

@@ -4,9 +4,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from underdrawing.experiments.ablations import variants, with_settings
+from underdrawing.experiments.ablations import variants
 from underdrawing.experiments.presets import StudyConfig
-from underdrawing.experiments.recipes import RECIPES
+from underdrawing.experiments.recipes import RECIPES, with_settings
 from underdrawing.experiments.study.plan import StudyPlan, make_study_plan, time_step
 from underdrawing.experiments.study.runs import StudyRun, make_run
 from underdrawing.models import pretrained

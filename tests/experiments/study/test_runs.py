@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from underdrawing.experiments.ablations import with_settings
 from underdrawing.experiments.presets import StudyConfig
-from underdrawing.experiments.recipes import RECIPES
+from underdrawing.experiments.recipes import RECIPES, with_settings
 from underdrawing.experiments.study import runs as module
 from underdrawing.experiments.study.runs import StudyRun, make_run, settings_key
 from underdrawing.trainers import runtime
