@@ -37,6 +37,7 @@ LEFT_OUT = {
 }
 #: Kind of file that training uses -> what training does, advice.
 USED = {
+    "incomplete": ("last rows may be gray", "copy it again from its source"),
     "copy": ("used as often as it occurs", "remove all but one"),
     "copy in another folder": ("used in both roles", "remove it from one of the folders"),
     "wrong suffix": ("decoded by content", "rename it"),
@@ -110,9 +111,9 @@ def _check_folder(folder: Path) -> Report:
 def _check_file(path: Path) -> tuple[list[str], tuple[tuple[int, int], str] | str]:
     """Return the kinds of a file, and its size and content hash or why it is unreadable."""
     try:
-        read_image(path, at_least=32)
+        incomplete = ["incomplete"] if "incomplete" in read_image(path, at_least=32).info else []
         with open_image(path) as image:
-            return list(_kinds(image)), (image.size, content_hash(path))
+            return [*incomplete, *_kinds(image)], (image.size, content_hash(path))
     except ImageError as error:
         return [error.kind], str(error)
 

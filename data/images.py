@@ -19,6 +19,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
 from .files import one_line, write_atomic
+from .jpeg import END_OF_JPEG, complete_jpeg
 
 #: Suffix -> Pillow's name of the format. Only these decoders are ever given a user's file.
 SUFFIXES = {
@@ -32,6 +33,7 @@ MAX_SCANS = 100  # of a progressive JPEG, each decoded at full size; the limit o
 MAX_PROFILE = 4 * 2**20  # bytes; profiles of printing presses take 3 MB
 MAX_SIDES = {"JPEG": 65_500, "WEBP": 16_383, "GIF": 65_535, "AVIF": 65_536}  # pixels, of outputs
 MARK = "Underdrawing"  # EXIF entry Software of every image written
+OVERSHOOT = 0.1  # of float values beyond [0,1], as sharp resampling filters leave
 OLD_JPEG = 6  # compression of a TIFF, always of YCbCr
 PILLOW_FILTER = ("ignore", None, Warning, re.compile(r"PIL\."), 0)  # an entry of warnings.filters
 
@@ -56,8 +58,10 @@ def read_image(
 ) -> Image.Image:
     """Read an image as 8-bit sRGB, rotated according to EXIF, alpha composited over white.
 
-    Images of 16 bits are scaled to 8; of an animation, the first frame is read. Invalid EXIF data
-    and color profiles are ignored.
+    Deeper images are scaled to 8 bits; of an animation, the first frame is read. Invalid EXIF data
+    and color profiles are ignored. A JPEG whose end is missing is completed if that costs at most
+    its last row of blocks: ``info`` then has the key ``incomplete``, and unless ``at_least`` is
+    given, there is a warning.
 
     Args:
         path: the file.
@@ -71,7 +75,21 @@ def read_image(
     with open_image(path, content) as image:
         if at_least is not None:
             image.draft("RGB", (at_least, at_least))
-        return to_rgb(image)
+        try:
+            image.load()
+        except OSError:
+            content = path.read_bytes() if content is None else content
+            if image.format != "JPEG" or content.endswith(END_OF_JPEG):
+                raise
+            completed = read_image(path, at_least, complete_jpeg(content))
+        else:
+            return to_rgb(image)
+    if at_least is None:  # folders are read at a reduced size, and `check-data` reports it
+        warnings.warn(
+            f"{one_line(str(path))} lacks its end; its last rows may be gray", stacklevel=2
+        )
+    completed.info["incomplete"] = True
+    return completed
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -219,11 +237,17 @@ def _check_encoding(image: Image.Image) -> None:
     tags = image.tag_v2
     compression, photometric = tags.get(Tag.Compression, 1), tags.get(Tag.PhotometricInterpretation)
     bits, planar = max(tags.get(Tag.BitsPerSample, (1,))), tags.get(Tag.PlanarConfiguration) == 2
+    dots = tags.get(Tag.DotRange, (0, 1))
     wrong = {
         "without a photometric interpretation": photometric is None and compression != OLD_JPEG,
-        f"of {bits} bits": bits not in (1, 2, 4, 8, 16),
-        "with signed values": 2 in tags.get(Tag.SampleFormat, ()),
-        "with separate planes": planar and (bits > 8 or photometric == 6),  # 6: YCbCr
+        "with signed values": 2 in tags.get(Tag.SampleFormat, ()) and bits < 32,
+        "with separate planes of 16 bits": planar and bits > 8 and compression == 1,
+        "with separate planes of YCbCr": planar and photometric == 6,
+        "with compressed big-endian values of 32 bits": (
+            bits == 32 and compression != 1 and tags.prefix == b"MM"
+        ),
+        "with inverted inks": dots[0] > dots[1],
+        "with a color map of 8-bit values": 0 < max(tags.get(Tag.ColorMap, (0,))) < 256,
     }
     for what, found in wrong.items():
         if found:
@@ -231,15 +255,28 @@ def _check_encoding(image: Image.Image) -> None:
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
-    """Convert values of 16 bits, modes "I;16" and, of a PPM, "I", to "L".
+    """Convert modes "I;16", "I" and "F" to "L".
 
     Raises:
-        EncodingError: values of 32 bits, of which it is unclear what is white.
+        EncodingError: values of which it is unclear what is white.
     """
-    if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
-        raise EncodingError("values of 32 bits are not supported")
-    shallow = (np.asarray(image) * np.float32(255 / 65535)).round().astype(np.uint8)
     tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
+    values = np.asarray(image)
+    if image.mode == "I" and tags and tags.get(Tag.SampleFormat, (1,)) == (1,):
+        values = values.view(np.uint32)
+    low, high = values.min(), values.max()
+    white = 4095 if tags.get(Tag.BitsPerSample) == (12,) else 65535
+    if image.mode == "F":
+        white = 1
+        if not (low >= -OVERSHOOT and high <= 1 + OVERSHOOT):  # also rejects NaN
+            raise EncodingError(f"float values must lie in [0,1], but are {low:g} to {high:g}")
+    elif image.mode == "I":  # 32-bit integers often hold 16-bit values
+        white = 2**32 - 1 if high > white and values.dtype == np.uint32 else white
+        is_8_bit = 0 < high < 256 and image.format != "PPM"  # whose range is known
+        if low < 0 or high > white or is_8_bit:
+            message = f"32-bit integers must be unsigned or 16-bit values, but are {low} to {high}"
+            raise EncodingError(message)
+    shallow = (values.clip(0, white) * np.float32(255 / white)).round().astype(np.uint8)
     white_is_zero = tags.get(Tag.PhotometricInterpretation) == 0  # inverted by Pillow up to 8 bits
     return Image.fromarray(255 - shallow if white_is_zero else shallow)
 

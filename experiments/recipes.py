@@ -35,6 +35,7 @@ def with_settings(config: TrainConfig, *several: Settings) -> TrainConfig:
 def pixel_style() -> TrainConfig:
     """Pixel loss + style loss: the baseline of the table.
 
+    Command:  underdrawing train --recipe pixel-style
     Expected: SSIM 0.654, LPIPS 0.292, SSIM worst tenth 0.270
     """
     return with_settings(multi_layer(), {"recipe": "pixel-style", "content.kind": "pixel"})
@@ -43,6 +44,7 @@ def pixel_style() -> TrainConfig:
 def single_layer() -> TrainConfig:
     """Content loss on one layer, ``conv4_2``: the paper's L_content.
 
+    Command:  underdrawing train --recipe single-layer
     Expected: SSIM 0.728, LPIPS 0.214, SSIM worst tenth 0.425
     """
     layers = (("conv4_2", 1.0),)
@@ -52,6 +54,7 @@ def single_layer() -> TrainConfig:
 def multi_layer() -> TrainConfig:
     """Content loss on ``conv3_2 : conv4_2 : conv5_2`` = 0.2 : 0.5 : 0.3.
 
+    Command:  underdrawing train --recipe multi-layer
     Expected: SSIM 0.727, LPIPS 0.214, SSIM worst tenth 0.423
     """
     return with_settings(attention(), {"recipe": "multi-layer", "attention.objective": "uniform"})
@@ -60,6 +63,7 @@ def multi_layer() -> TrainConfig:
 def attention() -> TrainConfig:
     """Multi-layer content loss weighted by the learned attention map; no discriminator.
 
+    Command:  underdrawing train --recipe attention
     Expected: SSIM 0.728, LPIPS 0.214, SSIM worst tenth 0.447
     """
     return with_settings(TrainConfig(), {"recipe": "attention", "balance.adversarial": 0.0})
@@ -68,6 +72,7 @@ def attention() -> TrainConfig:
 def attention_adversarial() -> TrainConfig:
     """Multi-layer content loss, learned attention map and PatchGAN: the default.
 
+    Command:  underdrawing train
     Expected: SSIM 0.728, LPIPS 0.214, SSIM worst tenth 0.446
     """
     return TrainConfig()
@@ -78,6 +83,9 @@ def paper_weights() -> TrainConfig:
 
     The paper's formula is a sum of unnormalized squares, but its recommended weights are for means
     over L2-normalized features. This recipe follows the latter, with the absolute Gram loss alone.
+
+    Command:  underdrawing train --recipe paper-weights
+    Expected: not measured
     """
     balance = BalanceConfig(kind="schedule", content=1e5, style=1e2, adversarial=1e2)
     style = StyleConfig(kind="gram", relative=False)
@@ -85,7 +93,11 @@ def paper_weights() -> TrainConfig:
 
 
 def gradient_balance() -> TrainConfig:
-    """The default with gradient shares of content, style, adversarial term of 0.3 : 0.6 : 0.1."""
+    """The default with gradient shares of content, style, adversarial term of 0.3 : 0.6 : 0.1.
+
+    Command:  underdrawing train --recipe gradient-balance
+    Expected: not measured
+    """
     balance = BalanceConfig(kind="gradient", content=0.3, style=0.6, adversarial=0.1)
     return replace(TrainConfig(), recipe="gradient-balance", balance=balance)
 
@@ -93,6 +105,7 @@ def gradient_balance() -> TrainConfig:
 def naive_attention() -> TrainConfig:
     """Attention map that minimizes the weighted loss (objective ``joint``) and hides the errors.
 
+    Command:  underdrawing train --recipe naive-attention
     Expected: corr(A, E) below 0; not measured with this generator
     """
     return with_settings(attention(), {"recipe": "naive-attention", "attention.objective": "joint"})

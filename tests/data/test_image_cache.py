@@ -152,10 +152,36 @@ def test_sides_names_and_folders_have_caches_of_their_own(paths: list[Path], cac
         assert_equal(build_cache(job_paths, side, cache, name), job_paths, side)
 
 
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "missing": lambda file: file.unlink(),
+    "empty": lambda file: file.write_bytes(b""),
+    "cut": lambda file: file.write_bytes(file.read_bytes()[:-1]),
+    "short": lambda file: file.write_bytes(b"0" * 8),
+    "shorter": lambda file: file.write_bytes(b"0" * 3),
+    "overwritten": lambda file: file.write_bytes(b"0" * file.stat().st_size),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_entry_is_rebuilt(
+    damage: str, paths: list[Path], cache: Path, decoded: list[Path]
+) -> None:
+    images = build(paths, cache)
+    whole = images.files[2].read_bytes()
+    DAMAGES[damage](images.files[2])
+    decoded.clear()
+    assert_equal(build(paths, cache), paths)
+    assert decoded[0] == paths[2]
+    assert images.files[2].read_bytes() == whole
+
+
 def test_an_entry_damaged_after_the_start_is_decoded(paths: list[Path], cache: Path) -> None:
     images = build(paths, cache)
     images.files[0].unlink()
-    for index, content in enumerate((b"", b"0" * 8, images.files[3].read_bytes()[:-1]), 1):
+    images.files[1].write_bytes(b"")
+    for index, byte in ((2, 60), (3, -10), (4, -1)):  # of the pixels, the size, the CRC
+        content = bytearray(images.files[index].read_bytes())
+        content[byte] ^= 1
         images.files[index].write_bytes(content)
     assert_equal(images, paths)
     assert_equal(build(paths, cache), paths)

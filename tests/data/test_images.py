@@ -1,6 +1,8 @@
 import io
 import os
+import re
 import struct
+import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -126,7 +128,7 @@ def tiff(*planes: np.ndarray | bytes, order: str = "<", **tags: int | tuple[int,
     return head + struct.pack(f"{order}H", len(fields | tags)) + entries + bytes(4) + more
 
 
-U8, U16 = (np.round(FIFTHS * (2**bits - 1)).astype(f"<u{bits // 8}") for bits in (8, 16))
+U8, U16, U32 = (np.round(FIFTHS * (2**bits - 1)).astype(f"<u{bits // 8}") for bits in (8, 16, 32))
 F32 = FIFTHS.astype("<f4")
 GRAY: dict[str, Any] = {"PhotometricInterpretation": 1}
 PLANES: dict[str, Any] = {
@@ -144,6 +146,12 @@ FIFTH = (51, 51, 51)
         tiff(~U8, BitsPerSample=8, PhotometricInterpretation=0),
         tiff(~U16, BitsPerSample=16, PhotometricInterpretation=0),
         tiff(U16.astype(">u2"), order=">", BitsPerSample=16, **GRAY),
+        tiff(bytes.fromhex("000333fff0"), BitsPerSample=12, **GRAY),
+        tiff(U32, BitsPerSample=32, **GRAY),
+        tiff(U16.astype("<i4"), BitsPerSample=32, SampleFormat=2, **GRAY),
+        tiff(F32, BitsPerSample=32, SampleFormat=3, **GRAY),
+        tiff(1 - F32, BitsPerSample=32, SampleFormat=3, PhotometricInterpretation=0),
+        tiff(F32.astype(">f4"), order=">", BitsPerSample=32, SampleFormat=3, **GRAY),
         tiff(U8, U8, U8, BitsPerSample=(8, 8, 8), **PLANES),
         tiff(
             U16.repeat(3), BitsPerSample=(16, 16, 16), PhotometricInterpretation=2,
@@ -151,7 +159,7 @@ FIFTH = (51, 51, 51)
         ),
     ],
 )  # fmt: skip
-def test_tiffs_of_8_and_16_bits_are_decoded_exactly(content: bytes, tmp_path: Path) -> None:
+def test_tiffs_of_any_encoding_are_decoded_exactly(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "image.tif").write_bytes(content)
     assert pixels(tmp_path / "image.tif") == [(0, 0, 0), FIFTH, WHITE]
 
@@ -159,14 +167,27 @@ def test_tiffs_of_8_and_16_bits_are_decoded_exactly(content: bytes, tmp_path: Pa
 WRONGLY_DECODED = {
     "signed": tiff(U8 // 2, BitsPerSample=8, SampleFormat=2, **GRAY),
     "signed ": tiff(U16 // 2, BitsPerSample=16, SampleFormat=2, **GRAY),
-    "12 bits": tiff(bytes.fromhex("000333fff0"), BitsPerSample=12, **GRAY),
-    "32 bits": tiff(U8.astype("<u4"), BitsPerSample=32, **GRAY),
-    "32 bits ": tiff(F32, BitsPerSample=32, SampleFormat=3, **GRAY),
-    "separate planes": tiff(U16, U16, U16, BitsPerSample=(16, 16, 16), **PLANES),
-    "separate planes ": tiff(
+    "32-bit integers": tiff(U32 // 2, BitsPerSample=32, SampleFormat=2, **GRAY),
+    "32-bit integers ": tiff(U8.astype("<u4"), BitsPerSample=32, **GRAY),
+    "separate planes of 16 bits": tiff(U16, U16, U16, BitsPerSample=(16, 16, 16), **PLANES),
+    "separate planes of YCbCr": tiff(
         U8, U8, U8, BitsPerSample=(8, 8, 8), **PLANES | {"PhotometricInterpretation": 6}
     ),
+    "compressed big-endian": tiff(
+        zlib.compress(F32.astype(">f4").tobytes()), order=">", BitsPerSample=32, SampleFormat=3,
+        Compression=8, **GRAY,
+    ),
+    "inverted inks": tiff(
+        U8.repeat(4), BitsPerSample=(8, 8, 8, 8), PhotometricInterpretation=5, SamplesPerPixel=4,
+        DotRange=(255, 0),
+    ),
+    "color map": tiff(
+        U8, BitsPerSample=8, PhotometricInterpretation=3, ColorMap=tuple(range(256)) * 3
+    ),
     "photometric interpretation": tiff(U8, BitsPerSample=8),
+    "must lie in": tiff(255 * F32, BitsPerSample=32, SampleFormat=3, **GRAY),
+    "must lie in ": tiff(F32 - 0.5, BitsPerSample=32, SampleFormat=3, **GRAY),
+    "must lie in  ": tiff(F32 * np.float32(np.nan), BitsPerSample=32, SampleFormat=3, **GRAY),
     "transparent color of 16 bits": encode(Image.fromarray(U16), "PNG", transparency=13107),
 }  # fmt: skip
 
@@ -181,8 +202,8 @@ def test_what_pillow_decodes_wrongly_is_refused(problem: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("mode", ["I", "F"])
-def test_images_of_32_bits_are_refused(mode: str) -> None:
-    with pytest.raises(ValueError, match="values of 32 bits"):
+def test_deep_images_of_8_bit_values_are_refused(mode: str) -> None:
+    with pytest.raises(ValueError, match="but are 0 to 255"):
         to_rgb(Image.fromarray(U8).convert(mode))
 
 
@@ -255,7 +276,8 @@ CONVERTED: dict[str, tuple[Image.Image, dict[str, Any], list[Pixel], int]] = {
     "8 bits.png": (row(0, 77, 255), {}, gray(0, 77, 255), 0),
     "16 bits.png": (row(0, 257, 32768, 65535, dtype=np.uint16), {}, gray(0, 1, 128, 255), 0),
     "16 bits.tif": (row(0, 257, 32768, 65535, dtype=np.uint16), {}, gray(0, 1, 128, 255), 0),
-    "16 bits.ppm": (row(0, 13107, 65535, dtype=np.int32), {}, gray(0, 51, 255), 0),
+    "16 in 32 bits.tif": (row(0, 13107, 65535, dtype=np.int32), {}, gray(0, 51, 255), 0),
+    "float.tif": (row(-0.1, 0, 0.2, 1, 1.1, dtype=np.float32), {}, gray(0, 0, 51, 255, 255), 0),
     **{f"inks.{kind}": (INKS, {}, [RED], 3) for kind in ("jpg", "tif")},
     **{
         f"inks with a profile.{kind}": (INKS, {"icc_profile": GRAY_INKS}, gray(119), 3)
@@ -360,6 +382,63 @@ def test_an_unreadable_file_is_one_error_in_one_line(
     assert str(path) in str(caught.value)
     assert str(caught.value).isprintable()
     assert caught.value.kind == kind
+
+
+ROWS = np.arange(304 * 96).reshape(304, 96) % 211
+SHADES = Image.fromarray(np.stack([ROWS, ROWS // 2, 255 - ROWS], -1).astype(np.uint8))
+THUMBNAIL = exif(1)
+THUMBNAIL[0x927C] = encode(noise(16, 16), "JPEG")
+JPEGS = {
+    "baseline": encode(SHADES, "JPEG"),
+    "full color": encode(SHADES, "JPEG", subsampling=0),
+    "gray": encode(SHADES.convert("L"), "JPEG"),
+    "CMYK": encode(SHADES.convert("CMYK"), "JPEG"),
+    "restart markers": encode(SHADES, "JPEG", restart_marker_rows=1),
+    "progressive with restart markers": encode(
+        SHADES, "JPEG", progressive=True, restart_marker_rows=1
+    ),
+    "progressive": encode(SHADES, "JPEG", progressive=True, exif=THUMBNAIL),
+}
+
+
+@pytest.mark.parametrize("kind", JPEGS)
+def test_a_jpeg_without_its_end_loses_one_row_of_blocks_or_is_refused(
+    kind: str, tmp_path: Path
+) -> None:
+    path, content = tmp_path / "cut.jpg", JPEGS[kind]
+    whole = np.asarray(read_image(path, content=content))
+
+    def lost_rows(cut: int) -> int | None:
+        path.write_bytes(content[:-cut])
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                image = read_image(path)
+            except ImageError:
+                return None
+        note = f"{path} lacks its end; its last rows may be gray"
+        assert [str(w.message) for w in caught] == [note] * ("incomplete" in image.info)
+        rows = np.flatnonzero((np.asarray(image) != whole).any((1, 2)))
+        return len(whole) - int(rows[0]) if rows.size else 0
+
+    few = [lost_rows(cut) for cut in (1, 2, 3, 9, 17)]
+    assert few[:2] == [0, 0]
+    assert None not in few
+    markers = re.finditer(rb"\xff[\xd0-\xd7\xda]", content[1000:])  # between restarts and scans
+    ends = {len(content) - 1000 - end for at in markers for end in at.span()}
+    steps = range(33, len(content) - 1000, len(content) // 20)
+    many = [lost_rows(cut) for cut in sorted({*steps, *ends})]
+    assert max(lost for lost in [*few, *many] if lost is not None) <= 17
+    assert set(many[len(many) // 4 :]) == {None}
+    assert read_image(path, content=content[:-9], at_least=32).info["incomplete"]
+
+
+def test_a_small_jpeg_may_lose_an_eighth_of_its_rows() -> None:
+    for height, cut in ((72, 9), (56, 2)):
+        image = encode(SHADES.crop((0, 0, 96, height)), "JPEG", subsampling=0)
+        assert min(read_image(Path("a.jpg"), 32, image[:-cut]).size) >= 32
+    with pytest.raises(ImageError, match="much of its end is missing"):  # 8 of 56 rows
+        read_image(Path("a.jpg"), 32, image[:-9])
 
 
 def test_a_file_without_permission_is_an_error(
