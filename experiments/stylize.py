@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -22,6 +21,8 @@ from typing import Annotated, Any, Literal, TypeVar
 import torch
 import tyro
 from PIL import Image
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -37,7 +38,7 @@ from ..data.images import (
 )
 from ..data.masks import parse_colors
 from ..trainers.runtime import Device, free_memory, out_of_memory
-from ..trainers.stylizer import Stylizer, check_stroke_size, default_stroke_size, load
+from ..trainers.stylizer import Stylizer, default_stroke_size, load
 from ..trainers.visualize import overlay
 from .errors import explain_error
 from .main import parse_options
@@ -56,36 +57,42 @@ R = TypeVar("R")
 Result = dict[Path, Image.Image] | Exception  # file -> image to write, or why there is none
 
 
-@dataclass(frozen=True)
-class StylizeConfig:
-    """Stylize photos with the style of a painting. Results are upright (EXIF) and in sRGB."""
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class StyleOptions:
+    """Options of ``stylize`` and ``video``."""
 
-    photos: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PHOTO ...")]
-    """Photos, folders (earlier results left out), or patterns such as "*.jpg"; - is stdin."""
     style: str | None = None
     """Painting or named style; with --mask: COLOR=STYLE,COLOR=STYLE (CSS color or #rrggbb)."""
     mix: str | None = None
     """Weighted mixture, instead of --style: STYLE:WEIGHT,STYLE:WEIGHT."""
-    mask: Path | None = None
-    """Image whose colors assign the styles of --style to regions (nearest color, soft edges)."""
     model: Path | None = None
     """Run directory of the model; by default the shipped model."""
+    strength: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Stylization strength in [0, 1]; 0 returns the input."""
+    keep_colors: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Stylize luma only; the chroma (YCbCr) stays the input's."""
+    stroke_size: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = None
+    """Enlarge the strokes, 1 or more; by default in proportion to the input from 768 pixels on."""
+    device: Device = "auto"
+    """Where to compute."""
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class StylizeConfig(StyleOptions):
+    """Stylize photos with the style of a painting. Results are upright (EXIF) and in sRGB."""
+
+    photos: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PHOTO ...")]
+    """Photos, folders (earlier results left out), or patterns such as "*.jpg"; - is stdin."""
+    mask: Path | None = None
+    """Image whose colors assign the styles of --style to regions (nearest color, soft edges)."""
     out: Path | None = None
     """Folder for the results (`stylized`); for one photo also a file, or - (standard output)."""
     format: Literal["png", "jpeg", "webp"] = "png"
     """Format of the results, unless --out names a file."""
-    strength: float = 1.0
-    """Stylization strength in [0, 1]; 0 returns the input."""
     protect: str | None = None
     """Image, white where the photo is kept; or `attention`: strength / max(A, 1)."""
-    keep_colors: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Stylize luma only; the chroma (YCbCr) stays the photo's."""
-    stroke_size: float | None = None
-    """Enlarge the strokes, 1 or more; by default in proportion to the photo from 768 pixels on."""
     attention: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Also write each photo overlaid with its attention map A."""
-    device: Device = "auto"
-    """Where to compute."""
 
 
 def stylize(config: StylizeConfig) -> list[Path]:
@@ -93,9 +100,6 @@ def stylize(config: StylizeConfig) -> list[Path]:
 
     Several photos: one that cannot be read, stylized or written is reported and skipped.
     """
-    if not 0 <= config.strength <= 1:
-        raise ValueError(f"--strength is {config.strength}; it must be in [0, 1]")
-    check_stroke_size(config.stroke_size)
     stylizer = load(config.model, config.device)
     painting, styles = codes_and_styles(stylizer, config.style, config.mix, config.mask is not None)
     mask = read_image(config.mask) if config.mask else None

@@ -46,12 +46,6 @@ def load(run: str | Path | None = None, device: Device = "auto") -> "Stylizer":
     return Stylizer(load_model(folder, torch_device), folder, torch_device)
 
 
-def check_stroke_size(stroke_size: float | None) -> None:
-    """Raise a ValueError unless a stroke size is None or a number from 1 on."""
-    if stroke_size is not None and not 1 <= stroke_size < math.inf:
-        raise ValueError(f"stroke size is {stroke_size}; it must be 1 or more")
-
-
 def default_stroke_size(width: int, height: int) -> float:
     """Return the stroke size of a photo: 1, or in proportion to its shorter side from 768 on."""
     return max(1.0, min(width, height) / STROKE_SIDE)
@@ -115,7 +109,8 @@ class Stylizer:
             return [stylize(one, painting, strength) for one in photo]
         content = to_batch(photo).to(self.device)
         s = self._strength(content, strength, protect)
-        check_stroke_size(stroke_size)
+        if stroke_size is not None and not 1 <= stroke_size < math.inf:
+            raise ValueError(f"stroke size is {stroke_size}; it must be 1 or more")
         if stroke_size is None:
             stroke_size = default_stroke_size(*content.shape[-2:])
         reduced = reduce_photo(content, stroke_size) if stroke_size > 1 else None

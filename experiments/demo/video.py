@@ -11,7 +11,6 @@ with the same file.
 import hashlib
 import shutil
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +18,8 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import tyro
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -27,12 +28,11 @@ from ...data.convert import as_given, to_batch
 from ...data.files import file_stamp, locked
 from ...models.color import keep_chroma
 from ...models.generator import MIN_SIDE
-from ...trainers.runtime import Device
-from ...trainers.stylizer import Stylizer, check_stroke_size, load
+from ...trainers.stylizer import Stylizer, load
 from ...trainers.tensor_files import read_tensors, write_tensors
 from ..main import parse_options
 from ..paths import check_output
-from ..stylize import check_memory, codes_and_styles, title
+from ..stylize import StyleOptions, check_memory, codes_and_styles, title
 
 try:
     import cv2
@@ -48,35 +48,18 @@ TOLERANCE = 0.2  # residual, in standard deviations of the photo, at which that 
 CUT = 0.1  # mean share below which the frame starts a new scene
 
 
-@dataclass(frozen=True)
-class VideoConfig:
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class VideoConfig(StyleOptions):
     """Stylize a video clip. After an interruption the same command continues. Results are H.264."""
 
     clip: Annotated[Path, tyro.conf.Positional]
     """Clip in any common format; HDR and transparency are not supported."""
-    style: str | None = None
-    """Painting, or the name of a style stored beside the model (`underdrawing styles`)."""
-    mix: str | None = None
-    """Instead of --style, several styles with weights: a.jpg:0.7,b.jpg:0.3."""
-    model: Path | None = None
-    """Run directory of the trained model; default: the pretrained model."""
     out: Path | None = None
     """Result, .mp4, .mov or .mkv; default: in the folder `stylized`."""
-    strength: float = 1.0
-    """Stylization strength in [0, 1]; 0 returns the clip."""
-    keep_colors: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Change lightness only; the chroma (in YCbCr) stays the clip's."""
-    stroke_size: float | None = None
-    """Enlarge the strokes, 1 or more; by default in proportion to the frame from 768 pixels on."""
-    device: Device = "auto"
-    """Device for the model; optical flow runs on the CPU."""
 
 
 def video(config: VideoConfig) -> Path:
     """Write the stylized clip and return its path."""
-    if not 0 <= config.strength <= 1:
-        raise ValueError(f"--strength is {config.strength}; it must be in [0, 1]")
-    check_stroke_size(config.stroke_size)
     if config.out:
         check_output(config.out, CONTAINERS, [config.clip])
     clip, stylizer = probe(config.clip), load(config.model, config.device)

@@ -119,7 +119,7 @@ def test_sentence_of_a_box(bar: str, rule: str) -> None:
         (["train", "--photos", "nowhere"], "nowhere"),
         (["train", "--recipe", "magic"], "choose one of pixel-style, single-layer"),
         (["train", "--style.layers", "relu9_9"], "vgg16 has no layer 'relu9_9'"),
-        (["stylize", "a.jpg", "--style", "b.jpg", "--strength", "2"], "--strength is 2.0"),
+        (["stylize", "a.jpg", "--style", "b.jpg", "--strength", "2"], "strength is 2.0"),
         (["stylize", "a.jpg", "--style", "b.jpg", "--model", "nowhere"], "not a run directory"),
         (["evaluate", "nowhere"], "not a run directory"),
         (["reproduce", "--preset", "slow"], "choose one of quick, cpu, standard, paper"),

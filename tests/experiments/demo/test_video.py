@@ -38,7 +38,7 @@ def job(
     monkeypatch.setattr(video, "PART", 4)
     monkeypatch.chdir(tmp_path)
     out = tmp_path / "out" / "stylized.mp4"
-    return VideoConfig(clip("clip.mp4"), style="day", model=model_dir, out=out, device="cpu")
+    return VideoConfig(clip=clip("clip.mp4"), style="day", model=model_dir, out=out, device="cpu")
 
 
 @pytest.fixture
@@ -226,7 +226,7 @@ def refused(config: VideoConfig, **changes: Any) -> str:
 def test_options_and_files_are_checked_first(job: VideoConfig, clip: Clip) -> None:
     Path("text.mp4").write_text("text " * 100)
     Image.fromarray(texture(48, 64)).save("image.jpg")
-    assert "must be in [0, 1]" in refused(job, strength=1.5)
+    assert "less than or equal to 1" in refused(job, strength=1.5)
     assert "--style" in refused(job, style=None)
     assert "No such file" in refused(job, clip=Path("nowhere.mp4"))
     assert "not a readable video" in refused(job, clip=Path("text.mp4"))
