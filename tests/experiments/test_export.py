@@ -189,7 +189,7 @@ def test_documented_script_equals_stylize_without_torch(
     assert done.returncode == 0, done.stderr
     (expected,) = stylize(
         StylizeConfig(
-            (photo,), style=str(job.styles[0]), model=job.run, out=tmp_path / "out",
+            photos=(photo,), style=str(job.styles[0]), model=job.run, out=tmp_path / "out",
             strength=0.7, device="cpu",
         )
     )  # fmt: skip

@@ -4,13 +4,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import get_type_hints
 
 import pytest
 import torch
 from underdrawing.experiments import main as module
-from underdrawing.experiments.benchmark import BenchmarkConfig
-from underdrawing.experiments.evaluate import EvaluateConfig
 from underdrawing.experiments.main import (
     COMMANDS,
     box_sentence,
@@ -18,12 +15,7 @@ from underdrawing.experiments.main import (
     main,
     run_command,
 )
-from underdrawing.experiments.presets import StudyConfig
-from underdrawing.experiments.robustness import RobustnessConfig
-from underdrawing.experiments.styles import StylesConfig
-from underdrawing.experiments.stylize import StylizeConfig
-from underdrawing.trainers.config import TrainConfig
-from underdrawing.trainers.runtime import Device, Interrupted
+from underdrawing.trainers.runtime import Interrupted
 
 Run = Callable[..., int]
 Capture = pytest.CaptureFixture[str]
@@ -144,28 +136,6 @@ def test_control_characters_in_messages_are_escaped(capsys: Capture) -> None:
     assert capsys.readouterr().err == "underdrawing: no photo \\x1b[31m\\u200f.png\nor another\n"
 
 
-def test_train_stylize_evaluate(
-    run: Run, folders: tuple[Path, Path], tmp_path: Path, capsys: Capture
-) -> None:
-    (photos, paintings), model, out = folders, tmp_path / "run", tmp_path / "stylized"
-    train = [
-        "train", "--photos", photos, "--paintings", paintings, "--out", model, "--size", 32,
-        "--steps", 2, "--batch-size", 2, "--workers", 0, "--device", "cpu",
-        "--generator.width", 8, "--generator.blocks", 1,
-    ]  # fmt: skip
-    assert run(*train, "--dry-run") == 0
-    assert not model.exists()
-    assert run(*train) == 0
-    words = ["stylize", photos, "--style", paintings / "00.png", "--model", model, "--out", out]
-    assert run(*words, "--attention") == 0
-    assert len(list(out.glob("*-00.png"))) == 12
-    assert len(list(out.glob("*-attention.png"))) == 12
-    assert run("evaluate", model, "--pairs", 4, "--device", "cpu") == 0
-    assert "identity" in capsys.readouterr().out
-    for suffix in ("md", "tex", "csv", "json"):
-        assert "identity" in (model / "evaluation" / f"table.{suffix}").read_text()
-
-
 def test_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RuntimeError, match="mat1"):
         run_body(monkeypatch, lambda: torch.ones(2, 3) @ torch.ones(2, 3))
@@ -221,11 +191,3 @@ def test_closed_standard_output_is_silent(code: str) -> None:
         process.stdin.close()
         assert process.stderr.read() == b""
         assert process.wait(60) == 128 + signal.SIGPIPE
-
-
-@pytest.mark.parametrize("config", [
-    TrainConfig, StudyConfig, BenchmarkConfig, StylizeConfig, StylesConfig, EvaluateConfig,
-    RobustnessConfig,
-])  # fmt: skip
-def test_every_command_offers_the_same_devices(config: type) -> None:
-    assert get_type_hints(config)["device"] == Device

@@ -23,7 +23,7 @@ from underdrawing.experiments.stylize import (
     stylize,
 )
 from underdrawing.trainers.model_files import load_model
-from underdrawing.trainers.stylizer import Stylizer, default_stroke_size, load
+from underdrawing.trainers.stylizer import Stylizer, load
 
 
 @pytest.fixture
@@ -205,6 +205,7 @@ def test_options_equal_the_arguments_of_the_stylizer(
     for options, expected in [
         ({"strength": 0.5}, stylizer.stylize(photo, a, 0.5)),
         ({"keep_colors": True}, stylizer.stylize(photo, a, keep_colors=True)),
+        ({"stroke_size": 1.5}, stylizer.stylize(photo, a, stroke_size=1.5)),
         ({"protect": str(mask)}, stylizer.stylize(photo, a, protect=mask)),
         ({"protect": "attention"}, stylizer.stylize(photo, a, protect="attention")),
         ({"style": None, "mix": f"{a}:0.7,{b}:0.3"}, stylizer.stylize(photo, mixed)),
@@ -216,28 +217,6 @@ def test_options_equal_the_arguments_of_the_stylizer(
         (written,) = stylize(replace(one, **options))  # type: ignore[arg-type]
         assert written == tmp_path / "out.png"
         assert torch.equal(pixels(written), to_tensor(expected)), options
-
-
-@pytest.mark.parametrize("masked", [False, True])
-def test_stroke_size(job: StylizeConfig, photo: Path, masked: bool, tmp_path: Path) -> None:
-    read_image(photo).resize((100, 70)).save(large := tmp_path / "large.png")
-    style = f"black={job.style},white={photo} --mask {large}" if masked else job.style
-    out = tmp_path / "out.png"
-    options = f"{large} --model {job.model} --device cpu --out {out} --style {style}"
-
-    def result(stroke_size: str = "") -> torch.Tensor:
-        module.command([*options.split(), *stroke_size.split()])
-        return pixels(out)
-
-    fine, coarse = result("--stroke-size 1"), result("--stroke-size 2")
-    assert torch.equal(result(), fine)
-    assert fine.shape == coarse.shape == (3, 70, 100)
-    assert (fine - coarse).abs().mean() > 0.01
-
-
-def test_default_stroke_size_is_in_proportion_to_the_shorter_side() -> None:
-    sizes = {(72, 56): 1, (9000, 768): 1, (1536, 2000): 2, (4000, 3000): 3000 / 768}
-    assert {size: default_stroke_size(*size) for size in sizes} == sizes
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "0.9", "nan", "large"])

@@ -211,22 +211,6 @@ def test_strength_zero_returns_the_photo_exactly(
     assert torch.equal(generator(photo, codes(), strength).image, photo)
 
 
-def test_strength_applies_per_pixel() -> None:
-    photo, strength = photos(), torch.zeros(2, 1, 40, 48)
-    strength[0, :, :20], strength[1, :, :, 30:] = 0.7, 1.0
-    image = trained()(photo, codes(), strength).image
-    unchanged = (strength == 0).expand_as(photo)
-    assert torch.equal(image[unchanged], photo[unchanged])
-    assert (image != photo)[~unchanged].float().mean() > 0.99
-
-
-def test_a_number_a_vector_and_a_constant_map_are_the_same_strength() -> None:
-    generator, photo, code = trained(), photos(), codes()
-    expected = generator(photo, code, 0.25).image
-    for strength in (torch.full((2,), 0.25), torch.full((2, 1, 40, 48), 0.25)):
-        torch.testing.assert_close(generator(photo, code, strength).image, expected)
-
-
 # --- attention ------------------------------------------------------------------------------
 
 

@@ -284,7 +284,7 @@ def poisoned(value: float) -> Callable[..., Terms]:
     return terms
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_step_with_a_non_finite_loss_changes_no_weight(
     value: float, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -183,19 +183,6 @@ def test_only_significant_differences_have_a_verdict(make_result: MakeResult) ->
     assert [row[-1] for row in back if row[2] == "SSIM ↑"] == ["worse"]
 
 
-def test_one_seed_is_never_significant(make_result: MakeResult, make_curve: MakeCurve) -> None:
-    result = make_result({name: [make_curve(p[0], pairs=NOISE)] for name, p in PRICES.items()})
-    rows = difference_rows(result.differences, result.full.columns)[1:]
-    assert {row[-1] for row in rows} == {""}
-    assert {row[4] for row in rows} == {"one seed"}
-    assert all("…" in row[5] for row in rows if row[2] == "SSIM ↑")
-    assert "not available with one seed" in differences_note(result)
-    note = differences_note(make_result(gap=0.2))
-    assert "At style gap = 0.200." in note
-    assert "of 3 seeds" in note
-    assert "(SSIM, LPIPS, SSIM worst tenth)" in note
-
-
 def test_markdown_has_every_table_and_bold_significant_differences(
     make_result: MakeResult, make_scores: MakeScores
 ) -> None:

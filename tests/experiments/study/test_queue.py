@@ -91,15 +91,6 @@ def test_scored_runs_are_not_trained(
     assert "[2/3] seed 0: attention\n[3/3]" in capsys.readouterr().err
 
 
-def test_a_failed_run_leaves_the_others(
-    scorer: Any, runs: list[StudyRun], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fail_at(monkeypatch, runs[1], ValueError("it is too small"))
-    scores, failures = run_pending(scorer, runs)
-    assert failures == {runs[1].key: "attention, seed 0, failed: it is too small"}
-    assert list(scores) == [runs[0].key, runs[2].key]
-
-
 @pytest.mark.parametrize("error", [RuntimeError("a bug"), KeyboardInterrupt()])
 def test_bugs_and_interruptions_end_the_queue(
     error: BaseException, scorer: Any, runs: list[StudyRun], monkeypatch: pytest.MonkeyPatch

@@ -41,7 +41,3 @@ def test_peak_rate_is_positive(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_fresh_process_is_another_process() -> None:
     assert timer.in_fresh_process(os.getpid) != os.getpid()
-
-
-def test_machine_names_torch() -> None:
-    assert f"torch {torch.__version__}" in timer.machine(CPU)
