@@ -84,6 +84,9 @@ def check_aspect(h: int, w: int, size: tuple[int, int]) -> None:
 
     Sides may be rounded to whole pixels, and the aspect ratio may differ by 2 %. At most 4 x 4
     pixels are a coarse grid without an aspect ratio of its own, which fits every photo.
+
+    Raises:
+        ValueError: the aspect ratios differ.
     """
     height, width = size
     excess = abs(w * height - h * width)  # 0 for equal aspect ratios

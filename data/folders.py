@@ -186,7 +186,11 @@ def is_small(collection: Collection) -> bool:
 def split_readable(
     folder: Path, digests: Mapping[Path, str], unreadable: Mapping[Path, str]
 ) -> Collection:
-    """Split the readable images, by their content hashes, unless too many others are unreadable."""
+    """Split the readable images by their content hashes.
+
+    Raises:
+        ValueError: too many others are unreadable.
+    """
     if len(unreadable) > MAX_UNREADABLE * (len(digests) + len(unreadable)):
         raise ValueError(_unreadable_message(folder, digests, unreadable))
     return split(digests)

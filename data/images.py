@@ -228,7 +228,11 @@ def _flatten(image: Image.Image) -> Image.Image:
 
 
 def _check_encoding(image: Image.Image) -> None:
-    """Reject what Pillow 12.3 decodes wrongly without an error."""
+    """Reject what Pillow 12.3 decodes wrongly without an error.
+
+    Raises:
+        EncodingError: such an encoding.
+    """
     key = image.info.get("transparency")
     if key is not None and (image.mode[0] == "I" or (isinstance(key, tuple) and max(key) > 255)):
         raise EncodingError("a transparent color of 16 bits is not supported")
@@ -299,7 +303,11 @@ def save_image(image: Tensor | Image.Image, path: Path) -> None:
 
 
 def encode_image(image: Image.Image, suffix: str) -> bytes:
-    """Encode an image in the format of a file suffix such as ``.png``, with the EXIF ``MARK``."""
+    """Encode an image in the format of a file suffix such as ``.png``, with the EXIF ``MARK``.
+
+    Raises:
+        ValueError: the image is larger than the format allows.
+    """
     check_side(image.size, suffix)
     buffer, exif = io.BytesIO(), Image.Exif()
     exif[Tag.Software] = MARK

@@ -36,7 +36,11 @@ def region_weights(mask: ImageLike, colors: Sequence[str], size: tuple[int, int]
 
 
 def parse_colors(colors: Sequence[str]) -> Tensor:
-    """Convert K CSS names (``black``, ``red``) or ``#rrggbb`` codes to (K,3) in [0,1]."""
+    """Convert K CSS names (``black``, ``red``) or ``#rrggbb`` codes to (K,3) in [0,1].
+
+    Raises:
+        ValueError: an unknown color, or two equal ones.
+    """
     values = []
     for color in colors:
         try:

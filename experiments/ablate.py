@@ -54,7 +54,9 @@ class AblationTable(NamedTuple):
 
 
 def make_tables(config: AblateConfig, data: Sequence[str]) -> list[AblationTable]:
-    """Return the tables to compute, each ablation once, on images with these content hashes."""
+    """Return the tables to compute, each ablation once, on images with these content hashes; raises
+    what ``variants`` raises.
+    """
     names, tables = list(dict.fromkeys(config.ablations)), []
     for chosen in [[name] for name in names] if names and not config.grid else [names]:
         title, found, study = "+".join(chosen), variants(chosen), config.study
@@ -83,6 +85,10 @@ def ablate(config: AblateConfig) -> tuple[list[StudyResult], dict[str, str]]:
 
     Returns:
         The result of each table; and why runs failed, by key.
+
+    Raises:
+        ValueError: unusable options or folders, no weights for a metric network, or a baseline
+            that cannot be trained at all.
     """
     for name in config.ablations:
         variants([name])  # refuses unknown names before images are read
@@ -135,7 +141,11 @@ def table_result(
 
 
 def parse(arguments: list[str]) -> AblateConfig:
-    """Return ablations and study from ``--preset NAME`` and options that change it."""
+    """Return ablations and study from ``--preset NAME`` and options that change it.
+
+    Raises:
+        ValueError: unknown preset.
+    """
     preset = choice(arguments, "--preset", PRESETS, StudyConfig.preset)
     study = preset()
     study = replace(study, out=Path(str(study.out).replace("reproduce", "ablate")))

@@ -41,7 +41,11 @@ class Variants(NamedTuple):
 
 
 def variants(names: Sequence[str]) -> Variants:
-    """Return the values of an ablation, or all combinations of several."""
+    """Return the values of an ablation, or all combinations of several.
+
+    Raises:
+        ValueError: no such ablation, or two that vary the same setting.
+    """
     unknown = [name for name in names if name not in ABLATIONS]
     if unknown or not names:
         problem = f"no ablation {', '.join(unknown)}" if unknown else "name at least one ablation"

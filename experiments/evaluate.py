@@ -111,6 +111,9 @@ def evaluate(config: EvaluateConfig) -> StudyResult:
     """Score runs and outputs of other methods; the main process writes the tables.
 
     Runs may come from other people: nothing outside ``out`` is written.
+
+    Raises:
+        ValueError: nothing to evaluate or to evaluate on, or an invalid run or manifest.
     """
     if not (config.runs or config.outputs or config.manifest):
         raise ValueError("nothing to evaluate: give a run directory, or --outputs and --manifest")
@@ -151,6 +154,10 @@ def choose_pairs(config: EvaluateConfig, trained: Sequence[TrainConfig]) -> Eval
 
     A given folder with the content that the first run was trained on is that run's own, moved:
     only its held-out images are used.
+
+    Raises:
+        ValueError: no images, runs with different images, images that have changed since, or an
+            invalid manifest.
     """
     if config.outputs or config.manifest:
         return listed_pairs(config, trained)
@@ -199,7 +206,7 @@ def choose_pairs(config: EvaluateConfig, trained: Sequence[TrainConfig]) -> Eval
 
 
 def listed_pairs(config: EvaluateConfig, trained: Sequence[TrainConfig]) -> EvaluationSet:
-    """Read the pairs of manifests."""
+    """Read the pairs of manifests; raises what ``read_methods`` raises."""
     methods = read_methods(config.outputs, config.manifest, config.photos, config.paintings)
     pairs = list(next(iter(methods.values())))
     folder, references = config.paintings or (trained[0].paintings if trained else None), []

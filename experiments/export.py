@@ -70,7 +70,14 @@ class TensorOutputs(nn.Module):
 
 
 def export(config: ExportConfig) -> float:
-    """Write the files; return the maximum difference between ONNX Runtime and torch."""
+    """Write the files; return the maximum difference between ONNX Runtime and torch.
+
+    Raises:
+        ValueError: neither file nor folder is named, the extra is not installed, there is no such
+            model, a painting cannot be used or has the name of another style, or the difference
+            exceeds ``TOLERANCE``.
+        OSError: a file cannot be written.
+    """
     target = config.onnx or config.web
     if not target:
         raise ValueError("nothing to write: name a file with --onnx, or a folder with --web")

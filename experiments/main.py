@@ -148,7 +148,11 @@ def option_value(arguments: list[str], flag: str) -> str | None:
 
 
 def choice(arguments: list[str], flag: str, table: Mapping[str, T], default: str) -> T:
-    """Return the entry of ``table`` that ``--flag NAME`` names."""
+    """Return the entry of ``table`` that ``--flag NAME`` names.
+
+    Raises:
+        ValueError: there is no such entry.
+    """
     name = option_value(arguments, flag) or default
     if name not in table:
         raise ValueError(f"unknown {flag} {name}: choose one of {', '.join(table)}")

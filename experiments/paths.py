@@ -33,6 +33,10 @@ def output_paths(
         suffix: of the files in a folder, such as ``.png``.
         inputs: other files that must be kept, such as masks and paintings.
         overlays: keep the name ``overlay_path`` free as well.
+
+    Raises:
+        ValueError: there are no photos, a pattern matches nothing, ``out`` is for one photo, is an
+            input or cannot be written in any format.
     """
     found = {photo: name for argument in photos for photo, name in _find(argument)}
     if not found:
@@ -68,7 +72,11 @@ def overlay_path(path: Path) -> Path:
 
 
 def check_output(path: Path, suffixes: Iterable[str], inputs: Iterable[Path] = ()) -> None:
-    """Check, before any work, that a file to write has one of the suffixes and is no input."""
+    """Check the name of a file to write, before any work.
+
+    Raises:
+        ValueError: another suffix than ``suffixes``, or the file is an input, by whatever name.
+    """
     if path.suffix.lower() not in suffixes:
         raise ValueError(f"cannot write {path}: the name must end in {', '.join(suffixes)}")
     for file in inputs:

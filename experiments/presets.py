@@ -66,7 +66,11 @@ class StudyConfig:
 
 
 def check_rising(strengths: Sequence[float]) -> None:
-    """Check that strengths make a content/style curve: they rise, above 0 and up to 1."""
+    """Check that strengths make a content/style curve.
+
+    Raises:
+        ValueError: there is none, or they do not rise within (0, 1].
+    """
     rising = sorted({*strengths, 0.0})[1:] == list(strengths)
     if not (rising and strengths and strengths[-1] <= 1):
         raise ValueError(f"strengths are {strengths}; they must rise, above 0 and up to 1")

@@ -24,7 +24,11 @@ Settings = Mapping[str, Any]  # "part.field" -> value
 
 
 def with_settings(config: TrainConfig, *several: Settings) -> TrainConfig:
-    """Return a configuration with some settings replaced, in order."""
+    """Return a configuration with some settings replaced, in order.
+
+    Raises:
+        ValueError: the settings contradict each other.
+    """
     for name, value in (item for settings in several for item in settings.items()):
         part, _, key = name.rpartition(".")
         changed = replace(getattr(config, part), **{key: value}) if part else value

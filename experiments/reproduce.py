@@ -35,6 +35,9 @@ def reproduce(study: StudyConfig) -> tuple[StudyResult, dict[str, str]]:
 
     Returns:
         The result of all rows without a failed run; and why runs failed, by key.
+
+    Raises:
+        ValueError: unusable options or folders, or no weights for a metric network.
     """
     scorer = make_scorer(study)
     rows = {
@@ -62,7 +65,11 @@ def reproduce(study: StudyConfig) -> tuple[StudyResult, dict[str, str]]:
 
 
 def parse(arguments: list[str]) -> StudyConfig:
-    """Return the study of ``--preset NAME`` with the options that change it."""
+    """Return the study of ``--preset NAME`` with the options that change it.
+
+    Raises:
+        ValueError: unknown preset.
+    """
     preset = choice(arguments, "--preset", PRESETS, StudyConfig.preset)
     description = (
         "Train and evaluate every row of the paper's table and the control rows; write the report."

@@ -94,7 +94,11 @@ Estimates = dict[str, dict[str, Estimate]]  # perturbation -> loss -> relative l
 
 @torch.no_grad()
 def robustness(config: RobustnessConfig) -> str:
-    """Measure the losses, write ``robustness.md`` and ``robustness.json``, return the former."""
+    """Measure the losses, write ``robustness.md`` and ``robustness.json``, return the former.
+
+    Raises:
+        ValueError: no such run, or fewer than two photos.
+    """
     device = pick_device(config.device)
     out = config.out or own_folder(config.run, "robustness")
     generator, trained = load_model(config.run, device)

@@ -47,7 +47,11 @@ class StylesConfig:
 
 
 def list_styles(config: StylesConfig) -> tuple[str, ...]:
-    """Add or remove named styles and write a contact sheet, if requested; return all names."""
+    """Add or remove named styles and write a contact sheet, if requested; return all names.
+
+    Raises:
+        ValueError: there is no such model, painting, photo or named style.
+    """
     pairs = parse_pairs(config.add) if config.add else {}
     added = {name: find_paintings(text) for name, text in pairs.items()}
     removed = config.remove.split(",") if config.remove else []
@@ -75,7 +79,11 @@ def list_styles(config: StylesConfig) -> tuple[str, ...]:
 
 
 def find_paintings(text: str) -> list[Path]:
-    """Return the files of ``a.jpg,b.jpg,folder/``; an existing path may contain commas."""
+    """Return the files of ``a.jpg,b.jpg,folder/``; an existing file or folder may contain commas.
+
+    Raises:
+        ValueError: a folder cannot be read or has no images.
+    """
     names = [text] if Path(text).exists() else text.split(",")
     paths = [find_images(Path(name)) if Path(name).is_dir() else [Path(name)] for name in names]
     return [path for group in paths for path in group]
@@ -86,6 +94,9 @@ def mean_code(stylizer: Stylizer, paintings: Sequence[Path]) -> Tensor:
 
     The mean of Cholesky factors is again one. Of several paintings, those that cannot be encoded
     are left out with a warning that names them.
+
+    Raises:
+        ValueError: none can be encoded.
     """
     codes, failures = [], []
     for path in paintings:

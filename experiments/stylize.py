@@ -99,6 +99,11 @@ def stylize(config: StylizeConfig) -> list[Path]:
     """Write one stylized image per photo, print and return their paths.
 
     Several photos: one that cannot be read, stylized or written is reported and skipped.
+
+    Raises:
+        ValueError: there are no photos, no such model or style, options contradict each other, an
+            output is an input, or photos were skipped.
+        OSError: no result can be written, for instance as the disk is full.
     """
     stylizer = load(config.model, config.device)
     painting, styles = codes_and_styles(stylizer, config.style, config.mix, config.mask is not None)
@@ -245,7 +250,11 @@ def title(styles: Iterable[str]) -> str:
 def codes_and_styles(
     stylizer: Stylizer, style: str | None, mix: str | None, masked: bool
 ) -> tuple[Tensor | dict[str, Tensor], list[str]]:
-    """Return the style code, or with a mask color -> code; and the names of the styles."""
+    """Return the style code, or with a mask color -> code; and the names of the styles.
+
+    Raises:
+        ValueError: the options contradict each other, or there is no such style.
+    """
     if (style is None) == (mix is None):
         raise ValueError("give either one style with --style, or several with --mix")
     code: Tensor | dict[str, Tensor]

@@ -55,7 +55,11 @@ def command(arguments: list[str]) -> None:
 
 
 def parse(arguments: list[str]) -> TrainConfig:
-    """Return the configuration for command line arguments."""
+    """Return the configuration for command line arguments.
+
+    Raises:
+        ValueError: an unknown recipe, an invalid setting, or no model to start from.
+    """
     return _parse(arguments, find_defaults(arguments).config).config
 
 
@@ -92,6 +96,9 @@ def find_defaults(arguments: list[str]) -> Defaults:
 
     A run that is resumed keeps both. Otherwise the recipe depends on the number of paintings,
     and few paintings fine-tune the shipped model.
+
+    Raises:
+        ValueError: an unknown recipe, or no such model to start from.
     """
     recipe, init = option_value(arguments, "--recipe"), option_value(arguments, "--init")
     previous = _previous_config(Path(option_value(arguments, "--out") or TrainConfig.out))

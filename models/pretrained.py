@@ -111,7 +111,11 @@ def load_pretrained(name: str, weights_dir: Path | None = None) -> Pretrained:
 
 
 def check_name(path: Path) -> str:
-    """Check that a file's name ends in the first digits of its SHA-256, and return that."""
+    """Return the SHA-256 of a file whose name ends in its first digits, as torchvision's do.
+
+    Raises:
+        ValueError: the digits differ.
+    """
     sha256 = content_hash(path)
     if not sha256.startswith(path.stem.rsplit("-", 1)[1]):
         raise ValueError(

@@ -23,6 +23,9 @@ def make_plan(config: TrainConfig) -> Plan:
     """Build the run and time a few steps; write nothing into the run directory.
 
     All processes of a launch must call it together.
+
+    Raises:
+        ValueError: training would raise it for this configuration.
     """
     check_run_dir(config)
     trainer = Trainer(replace(config, workers=0, cache_images=False))

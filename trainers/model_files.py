@@ -156,6 +156,9 @@ def load_model(run: Path | str, device: torch.device | str = "cpu") -> Model:
 
     The directories named in its config are not written to; ``encoder.weights_dir`` is dropped if
     it does not exist on this machine.
+
+    Raises:
+        ValueError: there is no finished model, or a file is damaged or does not fit the config.
     """
     run = Path(run)
     config, state = load_config(run), load_state(run)

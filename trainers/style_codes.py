@@ -31,6 +31,9 @@ class StyleCodes:
 
     Attributes:
         styles: the named styles, name -> code (1,D).
+
+    Raises:
+        ValueError: the file of named styles is damaged or belongs to another model.
     """
 
     def __init__(self, run: Path, config: TrainConfig, device: torch.device) -> None:

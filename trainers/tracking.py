@@ -81,7 +81,11 @@ def write_description(
     pretrained: Pretrained,
     accelerator: Accelerator,
 ) -> None:
-    """Write ``config.json``, ``manifest.json`` and ``run.json`` of a run that starts or resumes."""
+    """Write ``config.json``, ``manifest.json`` and ``run.json`` of a run that starts or resumes.
+
+    Raises:
+        ValueError: the run was started with other encoder weights.
+    """
     run, precision = config.out, accelerator.mixed_precision
     encoder = {
         "name": pretrained.name, "source": pretrained.source, "sha256": pretrained.sha256

@@ -52,7 +52,11 @@ def train(config: TrainConfig) -> Path:
 
 
 def begin(config: TrainConfig) -> "Trainer | None":
-    """Return a trainer for the run in ``config.out``; None if that is finished."""
+    """Return a trainer for the run in ``config.out``; None if that is finished.
+
+    Raises:
+        ValueError: an invalid configuration or invalid image folders.
+    """
     is_main = join_processes(config.device).is_main_process
     check_run_dir(config)
     if saved_step(config.out) >= config.steps and _has_model(config.out):
@@ -91,7 +95,11 @@ def check_run_dir(config: TrainConfig) -> None:
 
 
 def collections(config: TrainConfig, notify: bool = True) -> tuple[Collection, Collection]:
-    """Return the photos and paintings of a run; built-in samples in place of missing folders."""
+    """Return the photos and paintings of a run; built-in samples in place of missing folders.
+
+    Raises:
+        ValueError: a folder is missing, unreadable or without images.
+    """
     cache, given = cache_dir(), {"--photos": config.photos, "--paintings": config.paintings}
     missing = [option for option, folder in given.items() if folder is None]
     if missing and notify:

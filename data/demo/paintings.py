@@ -41,6 +41,9 @@ def paint_canvas(technique: str, source: Array, seed: int) -> Array:
 
     Returns:
         RGB (H,W,3) float32 in [0,1].
+
+    Raises:
+        ValueError: no such technique.
     """
     if technique not in TECHNIQUES:
         raise ValueError(f"no technique {technique!r}; choose one of {', '.join(TECHNIQUES)}")

@@ -67,7 +67,11 @@ def _collection(folder: Path) -> Collection:
 
 
 def shipped(name: str) -> Path:
-    """Locate a file ``package/path`` of an installed package without importing the package."""
+    """Locate a file ``package/path`` of an installed package without importing the package.
+
+    Raises:
+        ValueError: the package is not installed.
+    """
     package, path = name.split("/", 1)
     spec = find_spec(package)
     if spec is None or spec.origin is None:

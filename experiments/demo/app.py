@@ -92,7 +92,11 @@ def serve(config: AppConfig) -> None:
 
 @contextmanager
 def running(stylizer: Stylizer, host: str, port: int) -> Iterator[str]:
-    """Serve the page of a model in the background and yield its URL; delete all uploads at exit."""
+    """Serve the page of a model in the background and yield its URL; delete all uploads at exit.
+
+    Raises:
+        ValueError: the host or port cannot be used.
+    """
     # Gradio checks its own start-up with a request to itself, which must not go through a proxy.
     direct = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
     os.environ["no_proxy"] = f"{direct},localhost,127.0.0.1,{host}"
@@ -250,7 +254,11 @@ class Result(NamedTuple):
 
 
 def read_upload(path: Path) -> Image.Image:
-    """Read an uploaded image; errors name the file without its place on the server."""
+    """Read an uploaded image; errors name the file without its place on the server.
+
+    Raises:
+        ValueError: the file is not a readable image, too large, or already deleted.
+    """
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -259,7 +267,11 @@ def read_upload(path: Path) -> Image.Image:
 
 
 def read_photo(path: Path) -> tuple[Image.Image, str]:
-    """Read an uploaded photo, downscaled to ``MAX_SIDE``; return it with a text on its size."""
+    """Read an uploaded photo, downscaled to ``MAX_SIDE``; return it with a text on its size.
+
+    Raises:
+        ValueError: as ``read_upload``, or a side is smaller than the model allows.
+    """
     photo = read_upload(path)
     text = f"{photo.width}×{photo.height} pixels"
     if max(photo.size) > MAX_SIDE:
@@ -283,7 +295,11 @@ def stylize_upload(
     stylizer: Stylizer, photo: Path | None, strokes: Image.Image | None, style: str | Path | None,
     strength: float, keep_colors: bool,
 ) -> Result:  # fmt: skip
-    """Stylize an uploaded photo in a named style, or after an uploaded painting, a path."""
+    """Stylize an uploaded photo in a named style, or after an uploaded painting, a path.
+
+    Raises:
+        ValueError: no photo, no style, or an unreadable file.
+    """
     if photo is None:
         raise ValueError("choose a photo first")
     if style is None:

@@ -43,7 +43,12 @@ class Clip:
 
 
 def probe(path: Path) -> Clip:
-    """Decode a clip once, and check that it can be converted correctly."""
+    """Decode a clip once, and check that it can be converted correctly.
+
+    Raises:
+        ValueError: not a clip, no decodable frame, an unknown sound codec, or frames that are HDR,
+            transparent or of several sizes.
+    """
     times: list[int] = []
     shape = None
     with _open(path) as (container, video):

@@ -59,7 +59,13 @@ class VideoConfig(StyleOptions):
 
 
 def video(config: VideoConfig) -> Path:
-    """Write the stylized clip and return its path."""
+    """Write the stylized clip and return its path.
+
+    Raises:
+        ValueError: no such clip, model or style; contradictory options; a clip that cannot be
+            stylized correctly; or another process works on the same result.
+        OSError: the result cannot be written.
+    """
     if config.out:
         check_output(config.out, CONTAINERS, [config.clip])
     clip, stylizer = probe(config.clip), load(config.model, config.device)

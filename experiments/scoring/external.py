@@ -34,6 +34,9 @@ def read_manifest(
 ) -> Outputs:
     """Read the pairs and outputs of a manifest, in its order, relative to their folders; photos and
     paintings by default relative to that of the manifest.
+
+    Raises:
+        ValueError: missing file, wrong header, malformed line, duplicate pair or no pair.
     """
     if not file.is_file():
         raise ValueError(f"no such manifest: {file}")
@@ -70,7 +73,12 @@ def read_methods(
     photos: Path | None = None,
     paintings: Path | None = None,
 ) -> dict[str, Outputs]:
-    """Read the manifests of several methods, named after their folders, and decode every image."""
+    """Read the manifests of several methods, named after their folders, and decode every image.
+
+    Raises:
+        ValueError: a missing folder, an invalid manifest, different pairs, an unreadable image, or
+            an output with another aspect ratio than its photo.
+    """
     if len(folders) != len(manifests):
         raise ValueError(
             f"--outputs has {len(folders)} folders but --manifest has {len(manifests)} files; "

@@ -43,6 +43,9 @@ def make_manifest(photos: Sequence[Path], paintings: Sequence[Path], pairs: int)
         photos, paintings: distinct images in the order of ``Collection.distinct``, so that the
             choice depends on their content alone.
         pairs: at most so many.
+
+    Raises:
+        ValueError: there is no photo or no painting, or ``pairs`` is less than 1.
     """
     if not (photos and paintings):
         raise ValueError(
@@ -76,7 +79,11 @@ def read_squares(paths: Sequence[Path], size: int, device: torch.device) -> Tens
 
 
 def find_boundaries(folder: Path | None, manifest: Sequence[PairPaths]) -> dict[Path, Path]:
-    """Find the PNG named after each photo in a folder of drawn boundaries, if there is one."""
+    """Find the PNG named after each photo in a folder of drawn boundaries; none without a folder.
+
+    Raises:
+        ValueError: no photo has one, or one has another aspect ratio than its photo.
+    """
     if folder is None:
         return {}
     files = {photo: folder / f"{photo.stem}.png" for photo in dict.fromkeys(p for p, _ in manifest)}

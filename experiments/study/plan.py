@@ -73,6 +73,9 @@ def time_step(run: StudyRun) -> float:
     """Estimate the time of a training step of a run; nothing is written to its directory.
 
     All processes of a launch must call it together.
+
+    Raises:
+        ValueError: what training would raise for this run.
     """
     config = replace(run.config, init=None) if steps_left(run.start) else run.config
     return seconds_per_step(Trainer(replace(config, workers=0, cache_images=False)))

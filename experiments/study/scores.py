@@ -167,6 +167,10 @@ def make_scorer(study: StudyConfig) -> StudyScorer:
     """Load the metric networks, choose the pairs, and write them to ``OUT/manifest.json``.
 
     ``OUT/images.json`` records the images, which must stay the same.
+
+    Raises:
+        ValueError: unusable folders, other images than before, no held-out images, or no weights
+            for a metric network.
     """
     processes = join_processes(study.device)
     data = TrainConfig(photos=study.photos, paintings=study.paintings)
