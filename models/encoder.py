@@ -53,7 +53,7 @@ class _VGG(nn.Module):
         features: Features = {}
         layers = zip(self.names, self.features, strict=True)
         for name, layer in layers:
-            if isinstance(layer, nn.Conv2d) and name not in taps and _fuses(x):
+            if isinstance(layer, nn.Conv2d) and name not in taps and _fuses(x, layer):
                 name, _ = next(layers)
                 x = _ConvReLU.apply(x, layer.weight, layer.bias)
             else:
@@ -65,8 +65,8 @@ class _VGG(nn.Module):
         return features
 
 
-def _fuses(x: Tensor) -> bool:
-    return x.is_cuda and x.dtype == torch.bfloat16
+def _fuses(x: Tensor, conv: nn.Conv2d) -> bool:
+    return x.is_cuda and x.dtype == conv.weight.dtype == torch.bfloat16
 
 
 class _ConvReLU(torch.autograd.Function):
