@@ -122,9 +122,9 @@ def test_reproduction_killed_while_scoring_gives_the_same_table(
     run_fork: RunFork, folders: tuple[Path, Path], tmp_path: Path
 ) -> None:
     options = {
-        "photos": folders[0], "paintings": folders[1], "warmup": 2, "steps": 1, "size": 32,
-        "batch-size": 2, "pairs": 4, "workers": 0, "device": "cpu", "precision": "fp32",
-        "generator.width": 8, "generator.blocks": 1,
+        "photos": folders[0], "paintings": folders[1], "init": None, "warmup": 2, "steps": 1,
+        "size": 32, "batch-size": 2, "pairs": 4, "workers": 0, "device": "cpu",
+        "precision": "fp32", "generator.width": 8, "generator.blocks": 1,
     }  # fmt: skip
     whole, run = tmp_path / "whole", tmp_path / "run"
     assert run_fork(options | {"out": whole}, "reproduce").codes == [0]
