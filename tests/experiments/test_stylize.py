@@ -23,7 +23,7 @@ from underdrawing.experiments.stylize import (
     stylize,
 )
 from underdrawing.trainers.model_files import load_model
-from underdrawing.trainers.stylizer import Stylizer, load
+from underdrawing.trainers.stylizer import Stylizer, default_stroke_size, load
 
 
 @pytest.fixture
@@ -217,6 +217,11 @@ def test_options_equal_the_arguments_of_the_stylizer(
         (written,) = stylize(replace(one, **options))  # type: ignore[arg-type]
         assert written == tmp_path / "out.png"
         assert torch.equal(pixels(written), to_tensor(expected)), options
+
+
+def test_default_stroke_size_is_in_proportion_to_the_shorter_side() -> None:
+    sizes = {(72, 56): 1, (9000, 768): 1, (1536, 2000): 2, (4000, 3000): 3000 / 768}
+    assert {size: default_stroke_size(*size) for size in sizes} == sizes
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "0.9", "nan", "large"])
