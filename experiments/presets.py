@@ -81,7 +81,7 @@ def quick() -> StudyConfig:
 
     Command:  underdrawing reproduce
     Time:     4.5 min on two CPU cores
-    Expected: a table and a report page; SSIM worst tenth 0.49 with content features, 0.33 with the
+    Expected: a table and a report page; SSIM worst tenth 0.48 with content features, 0.28 with the
               pixel loss, at matched style (three seeds, docs/results.md)
     """
     return StudyConfig()
