@@ -1,5 +1,7 @@
+import shutil
 import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -57,9 +59,13 @@ def test_states_follow_scores_and_checkpoints(
 @pytest.mark.usefixtures("offline")
 @pytest.mark.parametrize("ablation", ["encoder", "content-features", "text"])
 def test_values_without_weights_are_skipped(
-    ablation: str, study: StudyConfig, monkeypatch: pytest.MonkeyPatch
+    ablation: str, study: StudyConfig, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a machine with the weights of VGG16 alone, which the baselines use."""
+    (tmp_path / "weights").mkdir()  # other tests may add weights to the common cache
+    for file in (cache / "weights").glob("vgg16_features-*"):
+        shutil.copy(file, tmp_path / "weights")
+    monkeypatch.setenv("UNDERDRAWING_CACHE", str(tmp_path))
     monkeypatch.setattr(pretrained, "PACKAGES", {})
     monkeypatch.setitem(sys.modules, "open_clip", None)  # not installed
     found = variants([ablation])
