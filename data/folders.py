@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from tqdm.auto import tqdm
 
-from .files import content_hash, file_stamp, short_hash, write_atomic
+from .files import content_hash, file_stamp, one_line, short_hash, write_atomic
 from .images import SUFFIXES, ImageError, read_image
 
 T = TypeVar("T")
@@ -266,7 +266,7 @@ def check_each_file(
     """Yield each path and the function's result for it, in order; in threads, with progress bar."""
     with ThreadPoolExecutor() as pool:
         results = zip(paths, pool.map(check, paths), strict=True)
-        yield from tqdm(results, f"checking {name}", len(paths), leave=False, delay=2)
+        yield from tqdm(results, one_line(f"checking {name}"), len(paths), leave=False, delay=2)
 
 
 def _digest_or_error(path: Path) -> tuple[str, str]:

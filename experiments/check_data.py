@@ -16,7 +16,7 @@ from ..data.check import LEFT_OUT, USED, Report, check_folders
 from ..data.files import one_line, write_atomic
 from ..data.folders import is_small
 from .analysis.tables import plain
-from .main import parse_options
+from .main import parse_options, printable
 from .paths import check_output
 
 NAMED = 3  # files named per kind
@@ -83,7 +83,7 @@ def command(arguments: list[str]) -> None:
     if config.json:
         check_output(config.json, [".json"])
     reports = check_folders(config.folders)
-    print("\n\n".join(map(to_text, reports)), flush=True)
+    print(printable("\n\n".join(map(to_text, reports))), flush=True)
     if config.json:
         write_atomic(config.json, json.dumps(list(map(to_record, reports)), indent=1))
     sys.exit(max(report.code for report in reports))

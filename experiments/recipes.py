@@ -5,8 +5,8 @@
 The first five are the rows of the table of 问答酱 (2025), in its order. A function added here is
 available on the command line at once.
 
-The defaults (256 px, batch 16, 5,000 steps) are for a GPU: training from nothing like the shipped
-model took 8 minutes for 5,400 steps on one H200. On a CPU start from the shipped model
+The defaults (256 px, batch 16, 5,000 steps) are for a GPU: training from nothing like the first
+shipped model took 8 minutes for 5,400 steps on one H200. On a CPU start from the shipped model
 (``--init pretrained``) with ``--batch-size 4 --size 128`` and some hundred steps.
 
 "Expected" is the row of ``underdrawing reproduce --preset cpu`` at style gap 0.46, van Gogh and

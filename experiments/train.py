@@ -12,6 +12,7 @@ from typing import Annotated, NamedTuple
 
 import tyro
 
+from ..data.files import one_line
 from ..data.folders import find_images
 from ..trainers.config import TrainConfig
 from ..trainers.dry_run import describe, make_plan, summarize
@@ -78,7 +79,8 @@ def next_commands(trainer: Trainer) -> str:
     photo, painting = (str([*c.test, *c.validation, *c.train][0]) for c in collections)
     stylize = ["stylize", photo, "--style", painting, "--model", str(config.out), "--out", "out"]
     commands = [stylize, ["evaluate", str(config.out)]]
-    return "\n  ".join(["next:", *(shlex.join(["underdrawing", *words]) for words in commands)])
+    lines = (one_line(shlex.join(["underdrawing", *words])) for words in commands)
+    return "\n  ".join(["next:", *lines])
 
 
 # --- defaults that depend on other options ----------------------------------------------------

@@ -10,12 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)
-
-
-def _wide(features: Tensor) -> Tensor:
-    return features.to(_at_least_float32(features.dtype))
+def at_least_float32(x: Tensor) -> Tensor:
+    """Convert half precision to float32; other features are returned as they are."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def l2(features: Tensor) -> Tensor:
@@ -25,9 +22,8 @@ def l2(features: Tensor) -> Tensor:
     features in 问答酱 (2025).
     """
     # Converted in the kernel: without a copy.
-    norm = torch.linalg.vector_norm(
-        features, dim=(1, 2, 3), keepdim=True, dtype=_at_least_float32(features.dtype)
-    )
+    wide = torch.promote_types(features.dtype, torch.float32)
+    norm = torch.linalg.vector_norm(features, dim=(1, 2, 3), keepdim=True, dtype=wide)
     return features * (norm.square() / features[0].numel() + 1e-12).rsqrt()
 
 
@@ -36,12 +32,12 @@ def batch(features: Tensor) -> Tensor:
 
     The loss of an image then depends on the other images in its process's micro-batch.
     """
-    return F.batch_norm(_wide(features), None, None, training=True)
+    return F.batch_norm(at_least_float32(features), None, None, training=True)
 
 
 NORMALIZATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "none": _wide,
+    "none": at_least_float32,
     "l2": l2,
-    "instance": lambda features: F.instance_norm(_wide(features)),
+    "instance": lambda features: F.instance_norm(at_least_float32(features)),
     "batch": batch,
 }

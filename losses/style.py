@@ -14,6 +14,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from .normalization import at_least_float32
+
 Features = dict[str, Tensor]
 
 
@@ -66,7 +68,7 @@ def _gram(x: Tensor) -> Tensor:
     if x.is_cuda and x.dtype in (torch.bfloat16, torch.float16):  # summed in float32: no copy
         with torch.autocast("cuda", enabled=False):
             return torch.bmm(x.mT, x, out_dtype=torch.float32) / x[0].numel()
-    f = _at_least_float32(x)
+    f = at_least_float32(x)
     # Numbers that were bfloat16 multiply exactly on bfloat16 units and are summed in float32:
     # the same result, three to four times faster.
     before = torch.get_float32_matmul_precision()
@@ -125,13 +127,9 @@ def sliced_wasserstein(
 
 def _project(features: Tensor, directions: Tensor) -> Tensor:
     """Return the sorted projections (B,K,h·w) of features (B,C,h,w) onto directions (C,K)."""
-    f = rearrange(_at_least_float32(features), "b c h w -> b (h w) c")
+    f = rearrange(at_least_float32(features), "b c h w -> b (h w) c")
     with torch.autocast(features.device.type, enabled=False):
         return (f @ directions.to(f.dtype)).mT.sort(dim=2).values
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 #: Levels of the style loss; each adds to those before it.

@@ -292,13 +292,22 @@ def from_json(text: str) -> TrainConfig:
     """Parse the output of ``to_json``; the text may come from an untrusted source.
 
     Raises:
-        ValueError: not JSON, an unknown setting, or a value of the wrong type or out of bounds; in
-            one line.
+        ValueError: not JSON, an unknown or duplicate setting, or a value of the wrong type or
+            out of bounds; in one line.
     """
     try:
+        json.loads(text, object_pairs_hook=_refuse_duplicates)
         return _ADAPTER.validate_json(text)
     except ValidationError as error:
         raise ValueError(validation_message(error)) from None
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"not a training configuration: {error}") from None
+
+
+def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> None:
+    names = [name for name, _ in pairs]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"setting {reprlib.repr(twice[0])} is given twice")
 
 
 def validation_message(error: ValidationError) -> str:
