@@ -13,7 +13,11 @@ mkdir -p "$out"
 underdrawing="python3 -m underdrawing.experiments.main"
 
 echo "== tests that need a GPU"
-timeout 100 python3 -m pytest -q -m gpu tests | tee "$out/tests.txt"
+timeout 100 python3 -m pytest -q -m gpu tests > "$out/tests.txt" || {
+    cat "$out/tests.txt"
+    exit 1
+}
+tail -n 1 "$out/tests.txt"
 
 echo "== training step: recorded, eager, operations"
 for batch in 16 64; do
@@ -25,11 +29,10 @@ done
 $underdrawing benchmark --parts train --batch 64 --reference False --profile "$out/profile.md"
 
 echo "== training of five minutes, resumed half-way"
-train="$underdrawing train --out $out/run --steps 1000000 --save-every 1000 --validate-every 1000"
-[ -z "${PHOTOS:-}" ] || train="$train --photos $PHOTOS"
-[ -z "${PAINTINGS:-}" ] || train="$train --paintings $PAINTINGS"
-for part in 1 2; do
-    timeout --signal=INT 150 $train || true # stopped by the signal, after saving
+for part in 1 2; do # 130: stopped by the signal, after saving
+    timeout --preserve-status --signal=INT 150 $underdrawing train --out "$out/run" \
+        ${PHOTOS:+--photos "$PHOTOS"} ${PAINTINGS:+--paintings "$PAINTINGS"} \
+        --steps 1000000 --save-every 1000 --validate-every 1000 || [ $? -eq 130 ]
     tail -n 1 "$out/run/metrics.jsonl"
 done
 ls "$out/run/checkpoints"
