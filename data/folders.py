@@ -38,32 +38,32 @@ class Collection:
     digests: Mapping[Path, str] = field(default_factory=dict, compare=False, repr=False)
 
     @property
-    def sides(self) -> dict[str, tuple[Path, ...]]:
-        """The paths by the name of their side of the split."""
+    def splits(self) -> dict[str, tuple[Path, ...]]:
+        """The paths by the name of their split."""
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
-    def distinct(self, *sides: str) -> list[Path]:
-        """Return one file of each distinct image on these sides, or on all, ordered by content, so
+    def distinct(self, *splits: str) -> list[Path]:
+        """Return one file of each distinct image in these splits, or in all, ordered by content, so
         that a prefix is a random choice that does not depend on names.
         """
-        paths = [path for side in sides or self.sides for path in self.sides[side]]
+        paths = [path for name in splits or self.splits for path in self.splits[name]]
         by_content = {self.digest(path): path for path in sorted(paths, reverse=True)}
         return [by_content[digest] for digest in sorted(by_content)]
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of the images' content and sides, which ignores names, places and times of files."""
-        content = {side: sorted(map(self.digest, paths)) for side, paths in self.sides.items()}
+        """Hash of the images' content and splits; ignores names, places and times of files."""
+        content = {name: sorted(map(self.digest, paths)) for name, paths in self.splits.items()}
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def manifest(self) -> dict[str, object]:
-        """Return each file's name and SHA-256 per side, and one SHA-256 of all content."""
+        """Return each file's name and SHA-256 per split, and one SHA-256 of all content."""
         files = {
-            side: [
+            name: [
                 {"name": f"{path.parent.name}/{path.name}", "sha256": self.digest(path)}
                 for path in paths
             ]
-            for side, paths in self.sides.items()
+            for name, paths in self.splits.items()
         }
         return {"sha256": self.sha256, **files}
 
@@ -143,9 +143,9 @@ def split(digests: Mapping[Path, str]) -> Collection:
     """Split images by the SHA-256 of their content, in hexadecimal, read as a fraction in [0,1).
 
     Images below 0.1 are test images, those below 0.2 validation images, the rest training images.
-    A side depends on the content alone: copies are on one side, and no other image moves when some
+    This depends on the content alone: copies are in one split, and no other image moves when some
     are added or removed. The exception is a small folder: where fewer than 3 images (or a third of
-    all, if there are fewer than 9) would be on a side, those of the lowest hashes are taken for
+    all, if there are fewer than 9) would be in a split, those of the lowest hashes are taken for
     test, the next for validation. One or two images all train.
 
     Returns:
@@ -155,7 +155,7 @@ def split(digests: Mapping[Path, str]) -> Collection:
     for path in sorted(digests):
         paths[digests[path]].append(path)
     order = sorted(paths)
-    by_content = Counter(map(_side, order))
+    by_content = Counter(map(_split_of, order))
     least = min(MIN_HELD_OUT, len(order) // 3)
     test = min(max(by_content["test"], least), len(order) - 2 * least)
     held_out = max(by_content["test"] + by_content["validation"], test + least)
@@ -171,8 +171,8 @@ def split(digests: Mapping[Path, str]) -> Collection:
     )
 
 
-def _side(digest: str) -> str:
-    """Return the side that a content hash has by itself."""
+def _split_of(digest: str) -> str:
+    """Return the split of a content hash by itself."""
     fraction = int(digest[:13], 16) / 16**13
     return "test" if fraction < 0.1 else "validation" if fraction < 0.2 else "train"
 
@@ -180,7 +180,8 @@ def _side(digest: str) -> str:
 def is_small(collection: Collection) -> bool:
     """Return whether `split` took the lowest hashes, so that added images may move others."""
     digests = collection.digests
-    return any(side != _side(digests[p]) for side, paths in collection.sides.items() for p in paths)
+    splits = collection.splits.items()
+    return any(name != _split_of(digests[path]) for name, paths in splits for path in paths)
 
 
 def split_readable(
@@ -222,7 +223,7 @@ def read_collection(folder: Path, cache: Path | None = None) -> Collection:
         warnings.warn(
             f"{folder} has only {len(digests)} images, so those of the lowest content hashes are "
             f"held out: {len(collection.test)} for test, {len(collection.validation)} for "
-            "validation. If you add or remove images, others may move between the sides",
+            "validation. If you add or remove images, others may move between the splits",
             stacklevel=2,
         )
     return collection

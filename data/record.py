@@ -38,5 +38,5 @@ def check_images(file: Path, images: Mapping[str, Collection], advice: str) -> N
 
 def _contents(manifest: Mapping[str, Any]) -> Counter[str]:
     """Count the SHA-256 of the files of a manifest."""
-    sides = ("train", "validation", "test")
-    return Counter(str(file["sha256"]) for side in sides for file in manifest[side])
+    splits = ("train", "validation", "test")
+    return Counter(str(file["sha256"]) for split in splits for file in manifest[split])

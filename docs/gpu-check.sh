@@ -5,7 +5,7 @@
 #     sh docs/gpu-check.sh          # writes its logs to gpu-check/
 #     PHOTOS=... PAINTINGS=... sh docs/gpu-check.sh
 #
-# Without these folders, the built-in samples are used (extra: demo). Close other programs.
+# Without these folders, the built-in samples are used (extra: dev). Close other programs.
 set -eu
 cd "$(dirname "$0")/.."
 out=${OUT:-$PWD/gpu-check}

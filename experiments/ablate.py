@@ -35,7 +35,9 @@ LEDE = "Each row differs from the baseline of its table only in the named settin
 class AblateConfig:
     """Options of the command: those of the study, and what to vary."""
 
-    ablations: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    ablations: Annotated[
+        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="ABLATION ...")
+    ] = ()
     """One or more of the ablations above."""
     grid: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """All combinations of the ablations in one table instead of a table each."""

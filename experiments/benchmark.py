@@ -49,7 +49,7 @@ class BenchmarkConfig:
     profile: Path | None = None
     """Write the ten most expensive operations of training and stylization to this file (.md)."""
     device: Device = "auto"
-    """Device."""
+    """Device to compute on."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of the training step; stylization is always in float32."""
     compile: bool = False

@@ -62,7 +62,7 @@ def to_text(report: Report) -> str:
 
 def to_record(report: Report) -> dict[str, Any]:
     """Convert a report to a JSON object; sizes: of the smallest, median and largest image."""
-    sides = report.collection.sides if report.collection else {}
+    splits = report.collection.splits if report.collection else {}
     by_area = sorted(report.sizes.values(), key=math.prod)
     return {
         "folder": str(report.folder),
@@ -70,7 +70,7 @@ def to_record(report: Report) -> dict[str, Any]:
         "refusal": report.refusal,
         "images": len(report.sizes),
         "sizes": [by_area[i] for i in (0, len(by_area) // 2, -1)] if by_area else [],
-        "split": {name: len(paths) for name, paths in sides.items()},
+        "split": {name: len(paths) for name, paths in splits.items()},
         "found": {kind: [*map(str, report.found[kind])] for kind in KINDS if report.found[kind]},
     }
 

@@ -64,7 +64,7 @@ SIZE = 256  # pixels, without a run
 class EvaluateConfig:
     """Evaluate trained models, or images from other methods, on held-out pairs, with controls."""
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN ...")] = ()
     """Run directories of trained models, or pretrained; pairs are held-out images of the first."""
     outputs: tuple[Path, ...] = ()
     """Folders of images from other methods; one row each, named after the folder."""
@@ -89,13 +89,13 @@ class EvaluateConfig:
     size: int | None = None
     """Side of the images in pixels; default: training size of the first run, or 256."""
     boundaries: Path | None = None
-    """Folder of boundaries that people drew in photos, PNGs named after these, to score by."""
+    """Folder of human-drawn boundaries, PNGs named after the photos, for “boundaries kept”."""
     weights_dir: Path | None = None
     """Folder to search first for the weights of the metric networks."""
     out: Path | None = None
     """Folder for the tables; default: RUN/evaluation of the first run, else runs/evaluation."""
     device: Device = "auto"
-    """Device."""
+    """Device to compute on."""
 
 
 class EvaluationSet(NamedTuple):
@@ -249,7 +249,7 @@ def curve_section(run: str, curve: Curve, columns: Sequence[Column]) -> Section:
 
 
 def row_name(run: Path) -> str:
-    """Return the title of a run's row, which does not tell where the package is installed."""
+    """Return the title of a run's row, without the path of the installation."""
     return str(SHIPPED if run == PRETRAINED else run)
 
 

@@ -45,7 +45,7 @@ LARGE_SIZE = (1, 2048, 2048, 1)  # checked with one code: float32 sums over larg
 class ExportConfig:
     """Export a trained model as an ONNX file, as a page for the browser, or as both."""
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run directory of the model, or `pretrained` for the shipped model."""
     onnx: Path | None = None
     """ONNX file to write; it runs without torch and without this package."""

@@ -22,9 +22,9 @@ T = TypeVar("T")
 COMMANDS = {
     "train": (".train", "train a model on photos and paintings"),
     "stylize": (".stylize", "stylize photos"),
-    "styles": (".styles", "list, add and preview the named styles of a model"),
+    "styles": (".styles", "list, add, remove and preview the named styles of a model"),
     "video": (".demo.video", "stylize a video clip, with temporal smoothing"),
-    "export": (".export", "export a model to ONNX"),
+    "export": (".export", "export a model to ONNX or a web page"),
     "app": (".demo.app", "launch the Gradio demo"),
     "evaluate": (
         ".evaluate",
@@ -37,7 +37,7 @@ COMMANDS = {
     ),
     "reproduce": (".reproduce", "train and evaluate every row of the paper's table"),
     "ablate": (".ablate", "run ablations"),
-    "robustness": (".robustness", "measure content losses under light, noise and compression"),
+    "robustness": (".robustness", "measure content losses under changes of light, noise and JPEG"),
     "check-data": (".check_data", "validate image folders before training"),
 }
 USAGE = "\n".join([

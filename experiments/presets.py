@@ -48,13 +48,13 @@ class StudyConfig:
     strengths: tuple[float, ...] = (0.5, 1.0)
     """Strengths to evaluate each row at: the points of its content/style curve."""
     matched_gap: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Style gap to compare rows at; default: the largest that all rows that stylize reach."""
+    """Style gap closed at which rows are compared; default: the largest that all of them reach."""
     boundaries: Path | None = None
-    """Folder of boundaries that people drew in photos, PNGs named after these, to score by."""
+    """Folder of human-drawn boundaries, PNGs named after the photos, for “boundaries kept”."""
     weights_dir: Path | None = None
     """Folder to look for network weights in first."""
     device: Device = "auto"
-    """Device to train and evaluate on."""
+    """Device to compute on."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of the training; auto: bf16 where the hardware supports it."""
     workers: Annotated[int, Field(ge=0)] = 1

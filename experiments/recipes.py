@@ -74,7 +74,7 @@ def attention() -> TrainConfig:
 
 
 def attention_adversarial() -> TrainConfig:
-    """Multi-layer content loss, learned attention map and PatchGAN: the default.
+    """Multi-layer content loss, learned attention map and PatchGAN.
 
     Command:  underdrawing train
     Expected: SSIM 0.728, LPIPS 0.214, SSIM worst tenth 0.446

@@ -43,7 +43,7 @@ BATCH = 4  # photos
 class RobustnessConfig:
     """Measure content losses under changes of brightness, contrast, noise and JPEG compression."""
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run directory of a trained model."""
     photos: Path | None = None
     """Folder of photos, used as a whole; default: held-out photos of the run."""
@@ -54,7 +54,7 @@ class RobustnessConfig:
     out: Path | None = None
     """Folder for robustness.md and .json; default: RUN/robustness."""
     device: Device = "auto"
-    """Device."""
+    """Device to compute on."""
 
 
 def add_noise(images: Tensor, std: float) -> Tensor:

@@ -33,7 +33,7 @@ class StylesConfig:
     """List the named styles of a model; add or remove some, or stylize a photo in all of them."""
 
     model: Path | None = None
-    """Run directory of the model; by default the shipped model."""
+    """Run directory of the model; default: the shipped model."""
     add: str | None = None
     """First add or replace named styles: NAME=PAINTINGS,…; the mean of several, or of a folder."""
     remove: str | None = None
@@ -43,7 +43,7 @@ class StylesConfig:
     out: Path = Path("styles.png")
     """File of the contact sheet."""
     device: Device = "auto"
-    """Where to compute."""
+    """Device to compute on."""
 
 
 def list_styles(config: StylesConfig) -> tuple[str, ...]:

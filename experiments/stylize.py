@@ -62,11 +62,11 @@ class StyleOptions:
     """Options of ``stylize`` and ``video``."""
 
     style: str | None = None
-    """Painting or named style; with --mask: COLOR=STYLE,COLOR=STYLE (CSS color or #rrggbb)."""
+    """Painting or named style."""
     mix: str | None = None
     """Weighted mixture, instead of --style: STYLE:WEIGHT,STYLE:WEIGHT."""
     model: Path | None = None
-    """Run directory of the model; by default the shipped model."""
+    """Run directory of the model; default: the shipped model."""
     strength: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Stylization strength in [0, 1]; 0 returns the input."""
     keep_colors: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -74,7 +74,7 @@ class StyleOptions:
     stroke_size: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = None
     """Enlarge the strokes, 1 or more; by default in proportion to the input from 768 pixels on."""
     device: Device = "auto"
-    """Where to compute."""
+    """Device to compute on."""
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))

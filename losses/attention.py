@@ -167,7 +167,7 @@ def correlation(x: Tensor, y: Tensor) -> Tensor:
 
 
 class AttentionStatistics(NamedTuple):
-    """Statistics that tell a healthy map from a collapsed one, each (B,)."""
+    """Statistics that show whether a map has collapsed, each (B,)."""
 
     peak: Tensor  # max A
     kl: Tensor  # to uniform, nats
@@ -181,7 +181,7 @@ def attention_statistics(attention: Tensor, error: Tensor) -> AttentionStatistic
 
 
 def collapse_warning(peak: float, kl: float, positions: int, budget: float) -> str | None:
-    """Return a warning if a map has collapsed (flat, or piled onto few positions), else None."""
+    """Return a warning if a map is flat or concentrated on few positions, else None."""
     if kl < FLAT * budget:
         return f"attention is flat: KL {kl:.4f} nats is under {FLAT} x the budget {budget}"
     if kl > 3 * budget or peak > positions / 2:

@@ -265,7 +265,7 @@ class Generator(nn.Module):
             attend: compute A; False skips the branch where only the image is needed.
             cond_strength: strength that conditions the network, a number or (B,); by default the
                 spatial mean of ``strength``, as in training. With ``modulates_strength`` the
-                network is told the mean of s^A in both cases.
+                network is conditioned on the mean of s^A in both cases.
             noise_offset: (B,2) in [0,1), shifts the noise of each image; random in training, by
                 default 0.
             reduced: the photo at the size at which strokes are painted, by default its own; h and w
@@ -333,13 +333,13 @@ class Generator(nn.Module):
         """Return the strength (B or 1,1,H or 1,W or 1) and the style (B,3C) for the blocks."""
         b = photo.shape[0]  # ``len`` would fix the batch size in an exported model
         s = _as_map(strength, photo)  # (B or 1,1,H or 1,W or 1)
-        # What the network is told the spatial mean of:
-        told = s if cond_strength is None else _as_map(cond_strength, photo)  # (B or 1,1,1,1)
+        # The network is conditioned on the spatial mean of:
+        cond_map = s if cond_strength is None else _as_map(cond_strength, photo)  # (B or 1,1,1,1)
         if self.modulates_strength:
             a = F.interpolate(attention.detach(), scale_factor=STRIDE, mode="bilinear")
             a = fit_to_photo(a, photo, reduced).clamp_min(1e-6)  # (B,1,H,W); 0^0 would be 1
-            s, told = s**a, told**a
-        cond = told.mean(dim=(1, 2, 3)).expand(b)
+            s, cond_map = s**a, cond_map**a
+        cond = cond_map.mean(dim=(1, 2, 3)).expand(b)
         return s, self.style(torch.cat([self.standardize(code), cond[:, None]], dim=1))  # (B,3C)
 
     def make_noise(self, x8: Tensor, offset: Tensor | None = None) -> Tensor | None:

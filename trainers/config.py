@@ -217,7 +217,7 @@ class TrainConfig:
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of all random numbers."""
     device: Device = "auto"
-    """Device to train on."""
+    """Device to compute on."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of autocast; auto: bf16 where the hardware supports it, else fp32."""
     compile: bool = False

@@ -89,7 +89,7 @@ def model_folder(run: Path) -> Path:
     """
     if run == SHIPPED and not PRETRAINED.is_dir():
         raise ValueError(
-            "no pretrained model in this installation: name a run directory, or omit --init"
+            "no shipped model in this installation: name a run directory, or omit --init"
         )
     return PRETRAINED if run == SHIPPED else run
 

@@ -20,7 +20,8 @@ COLUMNS = (
 )
 NOTE = (
     f"Means over the last {LAST} logged steps, outputs of all strengths; rows with uniform weights "
-    "have no map. corr(g, q): of the predicted and the measured log error, on training photos. "
+    "have no map. corr(A, E): of A and the content error of the output. corr(g, q): of the "
+    "predicted and the measured log error, on training photos. "
     f"“flat”: KL under {FLAT} × attention.budget, indistinguishable from uniform."
 )
 

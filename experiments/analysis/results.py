@@ -17,7 +17,7 @@ from .curves import Curve, Difference, common_gap, difference, point_difference
 from .intervals import mean_and_interval
 from .tables import Column, Entry, Paper, Table, TableRow, make_table_row
 
-MARGIN = 0.15  # style gap that a method must close beyond color transfer to count as stylizing
+MARGIN = 0.15  # style gap that a method must close beyond color only to count as stylizing
 UNMATCHED = ("style_gap", "frechet")  # not compared at matched style
 STRENGTH = Column("strength", "strength", None, None, 2)
 FULL, MATCHED, DIFFERENCES = "At full strength", "At matched style", "Differences"
@@ -124,7 +124,7 @@ def matched_table(
         }
         note = "not reached" if entries[STRENGTH.key].measured is None else ""
         lines.append(TableRow(name, False, entries, note))
-    note = f"Metrics interpolated on each method's content/style curve at style gap = {gap:.3f}."
+    note = f"Interpolated on each method's content/style curve, at style gap closed = {gap:.3f}."
     return Table(columns, lines, [], [note])
 
 
@@ -180,9 +180,10 @@ def differences_note(result: StudyResult) -> str:
         over_seeds = "not available with one seed, so no difference is called significant"
     metrics = [c.title for c in result.full.columns if c.key in PER_PAIR and c.key not in UNMATCHED]
     return (
-        f"At style gap = {result.gap:.3f}. Interval over seeds: {over_seeds}. Interval over pairs: "
-        "pigeonhole bootstrap of photos and paintings (Owen 2007), each sample matched by its own "
-        f"curve ({', '.join(metrics)}). “better” and “worse” only where all intervals exclude zero."
+        f"At style gap closed = {result.gap:.3f}. Interval over seeds: {over_seeds}. Interval over "
+        "pairs: pigeonhole bootstrap of photos and paintings (Owen 2007), each sample matched by "
+        f"its own curve ({', '.join(metrics)}). “better” and “worse” only where all intervals "
+        "exclude zero."
     )
 
 

@@ -45,7 +45,7 @@ BATCH = 16  # previews painted at once
 LAST = 6  # results kept
 EXPLANATION = (
     "A is high (orange) where the network expects a painting to change the photo's structure most; "
-    "in training, errors of content weigh more there."
+    "in training, content errors have a larger weight there."
 )
 GRID: Any = {
     "columns": 3, "object_fit": "cover", "allow_preview": False, "buttons": [], "show_label": False,
@@ -66,13 +66,13 @@ class AppConfig:
     """Launch the Gradio demo. Press Ctrl-C to stop it."""
 
     model: Path | None = None
-    """Run directory of the trained model; default: the pretrained model."""
+    """Run directory of the trained model; default: the shipped model."""
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 accepts connections from other machines."""
     port: int = 7860
     """Port to listen on."""
     device: Device = "auto"
-    """Device for the model."""
+    """Device to compute on."""
 
 
 def serve(config: AppConfig) -> None:
@@ -166,7 +166,7 @@ def build_page(stylizer: Stylizer, folder: Path) -> gr.Blocks:
     page = gr.Blocks(title="Underdrawing", analytics_enabled=False, delete_cache=(60, LIFETIME))
     with page:
         style, results = gr.State(None), gr.State([])
-        gr.Markdown("# Underdrawing\nChoose a photo and a style: your photo is painted at once.")
+        gr.Markdown("# Underdrawing\nChoose a photo and a style: the photo is stylized at once.")
         with gr.Row():
             with gr.Column(scale=2, min_width=280):
                 photo = gr.File(label="Photo", file_types=["image"], height=150, elem_id="photo")

@@ -52,7 +52,7 @@ CUT = 0.1  # mean share below which the frame starts a new scene
 class VideoConfig(StyleOptions):
     """Stylize a video clip. After an interruption the same command continues. Results are H.264."""
 
-    clip: Annotated[Path, tyro.conf.Positional]
+    clip: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CLIP")]
     """Clip in any common format; HDR and transparency are not supported."""
     out: Path | None = None
     """Result, .mp4, .mov or .mkv; default: in the folder `stylized`."""

@@ -36,12 +36,12 @@ def write_images(folder: Path, count: int) -> list[Path]:
     return paths
 
 
-def side_of(collection: Collection) -> dict[Path, str]:
-    return {path: side for side, paths in collection.sides.items() for path in paths}
+def split_of(collection: Collection) -> dict[Path, str]:
+    return {path: name for name, paths in collection.splits.items() for path in paths}
 
 
 def counts(collection: Collection) -> list[int]:
-    return [len(paths) for paths in collection.sides.values()]
+    return [len(paths) for paths in collection.splits.values()]
 
 
 # --- listing ----------------------------------------------------------------------------------
@@ -118,24 +118,24 @@ def test_unreadable_subfolders_are_one_warning(tmp_path: Path, forbidden: set[Pa
 
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(HASHES)
-def test_side_is_a_threshold_on_the_content_hash(hashes: list[str]) -> None:
+def test_split_is_a_threshold_on_the_content_hash(hashes: list[str]) -> None:
     held_out = [f"{first:02x}" * 32 for first in (0, 1, 25, 26, 27, 51)]  # of 256
     digests = {Path(f"{n}.png"): digest for n, digest in enumerate([*held_out, *hashes] * 2)}
     digests |= {Path(f"{n}.jpg"): f"{255 - n:02x}" * 32 for n in range(40)}
     collection = split(digests)
     assert not is_small(collection)
-    sides = side_of(collection)
-    assert sides.keys() == digests.keys()
+    splits = split_of(collection)
+    assert splits.keys() == digests.keys()
     for path, digest in digests.items():
         tenth = 10 * int(digest, 16) // 2**256
-        assert sides[path] == {0: "test", 1: "validation"}.get(tenth, "train")
+        assert splits[path] == {0: "test", 1: "validation"}.get(tenth, "train")
 
 
 @pytest.mark.parametrize(
     ("count", "least"), [(50, 3), (9, 3), (8, 2), (5, 1), (3, 1), (2, 0), (1, 0), (0, 0)]
 )
 @pytest.mark.parametrize("first", [0, 0x40])  # all hashes below 0.2, or none
-def test_each_side_of_a_small_folder_has_a_minimum_of_the_lowest_hashes(
+def test_each_split_of_a_small_folder_has_a_minimum_of_the_lowest_hashes(
     count: int, least: int, first: int
 ) -> None:
     paths = [Path(f"{n}.png") for n in range(count)]
@@ -152,12 +152,12 @@ def test_each_side_of_a_small_folder_has_a_minimum_of_the_lowest_hashes(
 
 @small
 @pytest.mark.parametrize("count", [100, 9])
-def test_copies_are_on_one_side(count: int, tmp_path: Path) -> None:
+def test_copies_are_in_one_split(count: int, tmp_path: Path) -> None:
     paths = write_images(tmp_path, count)
     copies = [Path(shutil.copy(path, path.with_name(f"copy-{path.name}"))) for path in paths]
-    sides = side_of(read_collection(tmp_path))
-    assert [sides[path] for path in paths] == [sides[copy] for copy in copies]
-    assert {sides[copy] for copy in copies} == {"train", "validation", "test"}
+    splits = split_of(read_collection(tmp_path))
+    assert [splits[path] for path in paths] == [splits[copy] for copy in copies]
+    assert {splits[copy] for copy in copies} == {"train", "validation", "test"}
 
 
 def test_a_small_folder_is_one_warning(tmp_path: Path) -> None:
@@ -176,10 +176,10 @@ def test_good_folder_is_read_without_warnings(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         collection = read_collection(tmp_path)
-    assert side_of(collection).keys() == set(paths)
+    assert split_of(collection).keys() == set(paths)
 
 
-def test_unreadable_files_are_left_out_and_others_keep_their_side(tmp_path: Path) -> None:
+def test_unreadable_files_are_left_out_and_others_keep_their_split(tmp_path: Path) -> None:
     write_images(tmp_path, 80)
     whole = read_collection(tmp_path)
     broken = [whole.train[4], whole.validation[0], whole.test[1]]
@@ -189,11 +189,11 @@ def test_unreadable_files_are_left_out_and_others_keep_their_side(tmp_path: Path
         rest = read_collection(tmp_path)
     assert len(caught) == 1
     assert all(str(path) in str(caught[0].message) for path in broken)
-    assert side_of(rest) == {p: side for p, side in side_of(whole).items() if p not in broken}
+    assert split_of(rest) == {p: name for p, name in split_of(whole).items() if p not in broken}
     dangling = tmp_path / "gone.jpg"
     dangling.symlink_to(tmp_path / "nowhere.jpg")
     with pytest.warns(UserWarning, match=r"gone\.jpg"):
-        assert dangling not in side_of(read_collection(tmp_path))
+        assert dangling not in split_of(read_collection(tmp_path))
 
 
 # --- the record of checked files --------------------------------------------------------------
@@ -259,7 +259,7 @@ def test_unreadable_files_are_checked_again_each_time(
     assert checked == ["4.png"]
     # After a chmod the stamp is the same.
     monkeypatch.setattr(folders, "read_image", lambda path, at_least: None)
-    assert len(side_of(read_collection(images, tmp_path / "cache"))) == 12
+    assert len(split_of(read_collection(images, tmp_path / "cache"))) == 12
 
 
 @small
@@ -292,7 +292,7 @@ def test_unprintable_names_are_read_recorded_and_escaped(tmp_path: Path) -> None
         paths[number] = paths[number].rename(folder / os.fsdecode(name))
     for _ in range(2):
         collection = read_collection(folder, tmp_path / "cache")
-        assert side_of(collection).keys() == set(paths)
+        assert split_of(collection).keys() == set(paths)
         json.dumps(collection.manifest()).encode()
     paths[1].write_bytes(b"not an image")
     with pytest.warns(UserWarning, match=r"1 of 9 .*\n.*a\\nb\.png") as caught:
@@ -317,12 +317,14 @@ def test_hash_ignores_where_the_images_are_and_what_they_are_called(tmp_path: Pa
     for same in (copied, tmp_path / "link", spelled, Path(os.path.relpath(folder))):
         collection = read_collection(same)
         assert collection.sha256 == collection.manifest()["sha256"] == original.sha256
-        for paths, expected in zip(collection.sides.values(), original.sides.values(), strict=True):
+        for paths, expected in zip(
+            collection.splits.values(), original.splits.values(), strict=True
+        ):
             assert [path.read_bytes() for path in paths] == [p.read_bytes() for p in expected]
 
 
 @small
-def test_hash_depends_on_content_and_sides(tmp_path: Path) -> None:
+def test_hash_depends_on_content_and_splits(tmp_path: Path) -> None:
     paths = write_images(tmp_path, 30)
     collection = read_collection(tmp_path)
     hashes = [collection.sha256]

@@ -64,7 +64,7 @@ BAD_VALUES = {
     "stylize": ("a.jpg --strength x", "--strength: could not convert string to float: 'x'"),
     "styles": ("--size x", "Unrecognized options: --size, x"),
     "video": ("a.mp4 --strength x --out b.mp4", "--strength: could not convert string to float"),
-    "export": ("--onnx a.onnx", "Missing from underdrawing export: PATH"),
+    "export": ("--onnx a.onnx", "Missing from underdrawing export: RUN"),
     "app": ("--port x", "--port: invalid literal for int() with base 10: 'x'"),
     "evaluate": ("runs/a --device tpu", "invalid choice 'tpu' for argument '--device'"),
     "benchmark": ("--sizes x", "Error parsing --sizes: Could not find valid parse"),

@@ -131,7 +131,7 @@ def test_shipped_model_is_referred_to_by_name(shipped: Path, tiny: Tiny, tmp_pat
 
 @pytest.mark.usefixtures("none_shipped")
 def test_missing_shipped_model_is_refused() -> None:
-    with pytest.raises(ValueError, match="no pretrained model in this installation"):
+    with pytest.raises(ValueError, match="no shipped model in this installation"):
         find_defaults(["--init", "pretrained"])
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 from underdrawing.trainers.config import TrainConfig
-from underdrawing.trainers.health import HealthMonitor, health_warnings
+from underdrawing.trainers.health import BLIND_AFTER, HealthMonitor, health_warnings
 from underdrawing.trainers.train_step import StepCheck
 
 CONFIG = TrainConfig()
@@ -43,7 +43,7 @@ def test_no_warning_for_healthy_metrics() -> None:
         ("attention/kl", 3.0, "attention has collapsed"),
         ("attention/peak", 600.0, "attention has collapsed"),
         ("discriminator/accuracy", 0.999, "discriminator accuracy is 100%"),
-        ("validation/accuracy", 0.51, "held-out images is 51%, like guessing"),
+        ("validation/accuracy", 0.51, r"held-out images is 51% \(chance level\)"),
         ("validation/memorized", 0.9, r"discriminator is overfitting \(r_v = 0.90"),
         ("output/change", 0.001, "outputs equal their photos"),
     ],
@@ -52,14 +52,15 @@ def test_each_warning_is_given_once_after_the_first_steps(
     name: str, value: float, sentence: str
 ) -> None:
     monitor, metrics = HealthMonitor(CONFIG), HEALTHY | {name: value}
+    late = BLIND_AFTER if name == "validation/accuracy" else LATE
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        monitor.check_metrics(LATE - 1, metrics)
-    with pytest.warns(UserWarning, match=f"step {LATE}: .*{sentence}"):
-        monitor.check_metrics(LATE, metrics)
+        monitor.check_metrics(late - 1, metrics)
+    with pytest.warns(UserWarning, match=f"step {late}: .*{sentence}"):
+        monitor.check_metrics(late, metrics)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        monitor.check_metrics(LATE + 1, metrics)
+        monitor.check_metrics(late + 1, metrics)
 
 
 def test_a_discriminator_has_time_to_learn_also_after_a_short_warmup() -> None:
@@ -67,9 +68,9 @@ def test_a_discriminator_has_time_to_learn_also_after_a_short_warmup() -> None:
     monitor = HealthMonitor(replace(CONFIG, optimizer=optimizer))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        monitor.check_metrics(250, {"validation/accuracy": 0.5})
-    with pytest.warns(UserWarning, match="like guessing"):
-        monitor.check_metrics(500, {"validation/accuracy": 0.5})
+        monitor.check_metrics(1250, {"validation/accuracy": 0.5})
+    with pytest.warns(UserWarning, match="chance level"):
+        monitor.check_metrics(1500, {"validation/accuracy": 0.5})
 
 
 @pytest.mark.parametrize("is_main", [True, False])

@@ -200,7 +200,7 @@ def test_load_without_run_takes_the_shipped_model(
     model_dir: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(model_files, "PRETRAINED", tmp_path / "nothing")
-    with pytest.raises(ValueError, match="no pretrained model in this installation"):
+    with pytest.raises(ValueError, match="no shipped model in this installation"):
         load()
     monkeypatch.setattr(model_files, "PRETRAINED", model_dir)
     assert load(device="cpu").codes.run == model_dir

@@ -64,7 +64,7 @@ async function startPage() {
       worker = new Worker(import.meta.url, { type: "module" });
       worker.onmessage = ({ data }) => receive(data);
     }
-    say("Painting …", { progress: 0 });
+    say("Stylizing …", { progress: 0 });
     const photo = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
     worker.postMessage({ photo, code: styles[style].code, strength: +strength.value, stroke: +stroke.value });
   }
@@ -73,7 +73,7 @@ async function startPage() {
     if (loaded < total) {
       return say(`Loading the model, once (${(total / 1e6).toFixed(0)} MB) …`, { progress: loaded / total });
     }
-    if (loaded) return say("Painting …", { progress: 0 });
+    if (loaded) return say("Stylizing …", { progress: 0 });
     busy = false;
     if (error) { // perhaps out of memory: the next photo gets a new worker
       worker.terminate();
@@ -177,7 +177,7 @@ function startWorker() {
     stylized.data.forEach((value, i) => (pixels[4 * (i % size) + Math.trunc(i / size)] = 255 * value));
     const seconds = ((performance.now() - start) / 1000).toFixed(1);
     const unit = { webgpu: "WebGPU", wasm: "WebAssembly" }[provider];
-    postMessage({ image: new ImageData(pixels, width, height), text: `${width}×${height} pixels, painted in ${seconds} s (${unit}).` });
+    postMessage({ image: new ImageData(pixels, width, height), text: `${width}×${height} pixels, stylized in ${seconds} s (${unit}).` });
   }
 
   onmessage = async ({ data }) => {
@@ -189,7 +189,7 @@ function startWorker() {
         await paint(data);
       });
     } catch (error) {
-      postMessage({ error: session ? `Painting failed: choose a smaller result (${error.message}).` : error.message });
+      postMessage({ error: session ? `Stylization failed: choose a smaller result (${error.message}).` : error.message });
     }
   };
 }

@@ -26,7 +26,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Samples:
 
 def test_no_photo_is_in_two_splits(small: Samples) -> None:
     _, photos, _ = small
-    sources = [{p.stem.rsplit("-", 1)[0] for p in paths} for paths in photos.sides.values()]
+    sources = [{p.stem.rsplit("-", 1)[0] for p in paths} for paths in photos.splits.values()]
     assert all(sources)
     assert len(set.union(*sources)) == sum(map(len, sources))
 
