@@ -5,13 +5,13 @@
 The first five are the rows of the table of 问答酱 (2025), in its order. A function added here is
 available on the command line at once.
 
-The defaults (256 px, batch 16, 5,000 steps) are for a GPU: training from nothing like the first
-shipped model took 8 minutes for 5,400 steps on one H200. On a CPU start from the shipped model
+The defaults (256 px, batch 16, 5,000 steps) are for a GPU: 5,400 steps from random weights took
+8 minutes on one H200. On a CPU start from the shipped model
 (``--init pretrained``) with ``--batch-size 4 --size 128`` and some hundred steps.
 
-"Expected" is the row of ``underdrawing reproduce --preset cpu`` at style gap 0.46, van Gogh and
-ukiyo-e, three seeds (docs/results.md): 80 steps from the first shipped model, 2.7 s each on one CPU
-core (128 px, batch 4, float32).
+"Table" is the row of ``underdrawing reproduce --preset cpu`` where 0.46 of the style gap is closed,
+van Gogh and ukiyo-e, three seeds (docs/results.md): 80 steps from the previous shipped model, 2.7 s
+each on one CPU core (128 px, batch 4, float32).
 """
 
 from collections.abc import Callable, Mapping
@@ -40,7 +40,7 @@ def pixel_style() -> TrainConfig:
     """Pixel loss + style loss: the baseline of the table.
 
     Command:  underdrawing train --recipe pixel-style
-    Expected: SSIM 0.654, LPIPS 0.292, SSIM worst tenth 0.270
+    Table:    SSIM 0.654, LPIPS 0.292, SSIM worst tenth 0.270
     """
     return with_settings(multi_layer(), {"recipe": "pixel-style", "content.kind": "pixel"})
 
@@ -49,7 +49,7 @@ def single_layer() -> TrainConfig:
     """Content loss on one layer, ``conv4_2``: the paper's L_content.
 
     Command:  underdrawing train --recipe single-layer
-    Expected: SSIM 0.728, LPIPS 0.214, SSIM worst tenth 0.425
+    Table:    SSIM 0.728, LPIPS 0.214, SSIM worst tenth 0.425
     """
     layers = (("conv4_2", 1.0),)
     return with_settings(multi_layer(), {"recipe": "single-layer", "content.layers": layers})
@@ -59,7 +59,7 @@ def multi_layer() -> TrainConfig:
     """Content loss on ``conv3_2 : conv4_2 : conv5_2`` = 0.2 : 0.5 : 0.3.
 
     Command:  underdrawing train --recipe multi-layer
-    Expected: SSIM 0.727, LPIPS 0.214, SSIM worst tenth 0.423
+    Table:    SSIM 0.727, LPIPS 0.214, SSIM worst tenth 0.423
     """
     return with_settings(attention(), {"recipe": "multi-layer", "attention.objective": "uniform"})
 
@@ -68,7 +68,7 @@ def attention() -> TrainConfig:
     """Multi-layer content loss weighted by the learned attention map; no discriminator.
 
     Command:  underdrawing train --recipe attention
-    Expected: SSIM 0.728, LPIPS 0.214, SSIM worst tenth 0.447
+    Table:    SSIM 0.728, LPIPS 0.214, SSIM worst tenth 0.447
     """
     return with_settings(TrainConfig(), {"recipe": "attention", "balance.adversarial": 0.0})
 
@@ -77,7 +77,7 @@ def attention_adversarial() -> TrainConfig:
     """Multi-layer content loss, learned attention map and PatchGAN.
 
     Command:  underdrawing train
-    Expected: SSIM 0.728, LPIPS 0.214, SSIM worst tenth 0.446
+    Table:    SSIM 0.728, LPIPS 0.214, SSIM worst tenth 0.446
     """
     return TrainConfig()
 
@@ -119,8 +119,8 @@ def few_paintings() -> TrainConfig:
     """For 1 to 30 paintings: no discriminator, which would overfit, small batches, tight crops.
 
     Command:  underdrawing train --recipe few-paintings --init pretrained --steps 300
-    Expected: 21 pictures by Monet, 10 seconds on one H200, style gap 0.639: SSIM 0.619, LPIPS 0.343
-              (the shipped model at that gap: 0.542, 0.407)
+    Expected: 21 paintings by Monet, 10 seconds on one H200, style gap closed 0.639: SSIM 0.619,
+              LPIPS 0.343 (the shipped model at that gap: 0.542, 0.407)
     """
     return replace(
         attention(), recipe="few-paintings", steps=1000, batch_size=4, crop_scale=0.25,

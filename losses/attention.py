@@ -10,14 +10,13 @@ Maps are (B,1,h,w). An error becomes a map A in ``models.attention.attention_map
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..models.color import luminance
-from .content import Features
+from ..models.encoder import Features
 
 MIN_DISSIMILARITY = 1e-3  # added to (1 - SSIM)/2 before the logarithm
 MIN_STD = 0.1  # of log errors, added to the variance: 10 % of error
@@ -166,18 +165,13 @@ def correlation(x: Tensor, y: Tensor) -> Tensor:
     return (x0 * y0).sum(1) / (x0.norm(dim=1) * y0.norm(dim=1)).clamp_min(1e-12)
 
 
-class AttentionStatistics(NamedTuple):
-    """Statistics that show whether a map has collapsed, each (B,)."""
-
-    peak: Tensor  # max A
-    kl: Tensor  # to uniform, nats
-    correlation: Tensor  # corr(A, E)
-
-
-def attention_statistics(attention: Tensor, error: Tensor) -> AttentionStatistics:
-    """Return statistics of maps A (B,1,h,w) against error maps E of the same shape."""
-    peak = attention.flatten(1).amax(1)
-    return AttentionStatistics(peak, kl_to_uniform(attention), correlation(attention, error))
+def attention_statistics(attention: Tensor, error: Tensor) -> dict[str, Tensor]:
+    """Return max A, KL to uniform in nats, and corr(A, E), (B,) each, of maps A and E (B,1,h,w)."""
+    return {
+        "peak": attention.flatten(1).amax(1),
+        "kl": kl_to_uniform(attention),
+        "correlation": correlation(attention, error),
+    }
 
 
 def collapse_warning(peak: float, kl: float, positions: int, budget: float) -> str | None:

@@ -21,9 +21,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..models.color import luminance
+from ..models.encoder import Features
 from .normalization import NORMALIZATIONS
-
-Features = dict[str, Tensor]
 
 GRADIENT_BINS, MAX_GRADIENT = 64, 0.5  # of the histogram; Sobel magnitudes of images in [0,1]
 TYPICAL_COMPLEXITY = 0.59, 0.12  # mean and std over 112 photos of ADE20K and BSDS500 at 192 px

@@ -14,9 +14,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from ..models.encoder import Features
 from .normalization import at_least_float32
-
-Features = dict[str, Tensor]
 
 
 class Moments(NamedTuple):

@@ -10,7 +10,7 @@ from kornia.color import rgb_to_grayscale
 from kornia.metrics import ssim
 from torch import Tensor
 
-Features = dict[str, Tensor]
+from ..models.encoder import Features
 
 SSIM_WINDOW = 11  # Wang et al. 2004: 11x11 Gaussian, sigma 1.5
 ALEX_LAYERS = ("relu1", "relu2", "relu3", "relu4", "relu5")

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..models.encoder import Features
 from .boundaries import boundaries_kept
 from .cards import Card
 from .distribution import MIN_IMAGES, MIN_OUTPUTS, frechet_distance, kernel_distance
@@ -23,7 +24,6 @@ PER_PAIR = (
     "ssim_salient", "ssim_center", "lpips_alex", "cfsd", "dists",
 )  # fmt: skip
 
-Features = dict[str, Tensor]
 Network = Callable[[Tensor, Collection[str]], Features]  # images (B,3,H,W), layers -> features
 
 #: Of N outputs: the available metrics of ``PER_PAIR`` (N,), NaN where undefined; ``image_id`` (N,);

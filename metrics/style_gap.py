@@ -7,7 +7,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-Features = dict[str, Tensor]
+from ..models.encoder import Features
 
 #: k_l: standard deviation of the activations of the original VGG16 over 40 photos (ADE20K,
 #: BSDS500) and 40 paintings of ten schools, 256x256. Gives layers equal weight.

@@ -35,7 +35,7 @@ from ..losses.text import TextLoss
 from ..losses.total_variation import tv_loss
 from ..models.attention import attention_map
 from ..models.clip import load_clip
-from ..models.encoder import Encoder
+from ..models.encoder import Encoder, Features
 from ..models.generator import STRIDE, Generator, Stylized
 from ..models.style_code import style_code
 from .balance import TERMS, Balance
@@ -44,7 +44,6 @@ from .config import TrainConfig, content_layers
 from .networks import Networks
 from .schedule import average_into, is_due, learning_rate_factor, set_learning_rate
 
-Features = dict[str, Tensor]
 StepImages = tuple[Tensor, Tensor, Tensor, Tensor]  # photos, paintings, stylized, attention
 
 
@@ -261,7 +260,7 @@ def _attention_metrics(attention: Tensor, errors: Features, losses: Losses) -> d
     maps = {layer: content_error(error.detach()) for layer, error in errors.items()}
     h, w = attention.shape[-2:]
     error = error_map(maps, losses.content.layers, (h, w))
-    statistics = attention_statistics(attention.detach(), error)._asdict()
+    statistics = attention_statistics(attention.detach(), error)
     return {f"attention/{name}": value for name, value in statistics.items()}
 
 

@@ -188,7 +188,7 @@ def test_objectives_with_a_branch_and_those_that_learn_the_error() -> None:
 
 def test_statistics_are_peak_kl_and_pearson_correlation() -> None:
     a, e = random_attention(), errors(*GRID)
-    peak, kl, correlation = attention_statistics(a, e)
+    peak, kl, correlation = attention_statistics(a, e).values()
     pearson = [
         torch.corrcoef(torch.stack([x, y]))[0, 1]
         for x, y in zip(a.flatten(1), e.flatten(1), strict=True)
@@ -200,7 +200,7 @@ def test_statistics_are_peak_kl_and_pearson_correlation() -> None:
 
 def test_a_flat_map_has_correlation_zero() -> None:
     statistics = attention_statistics(torch.ones(1, 1, *GRID), errors(*GRID, 1, torch.float32))
-    assert [x.item() for x in statistics] == [1, 0, 0]
+    assert [x.item() for x in statistics.values()] == [1, 0, 0]
 
 
 @pytest.mark.parametrize(
