@@ -3,7 +3,6 @@ import torch
 from torch import Tensor
 from underdrawing.losses.content import (
     ContentLoss,
-    Features,
     attention_at,
     complexity,
     content_error,
@@ -11,6 +10,7 @@ from underdrawing.losses.content import (
     pixel_loss,
 )
 from underdrawing.losses.normalization import NORMALIZATIONS
+from underdrawing.models.encoder import Features
 
 F64 = torch.float64
 PAPER_LAYERS = (("conv3_2", 0.2), ("conv4_2", 0.5), ("conv5_2", 0.3))
