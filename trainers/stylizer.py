@@ -203,7 +203,7 @@ class Stylizer:
         keep_colors: bool, mask: ImageLike,
     ) -> Tensor:  # fmt: skip
         """Stylize the whole photo once per painting; blend the results by the region weights."""
-        if not isinstance(paintings, Mapping):
+        if not isinstance(paintings, Mapping) or not paintings:
             raise ValueError("with a mask, painting must be a mapping of the mask's colors")
         height, width = content.shape[-2:]
         weights = region_weights(mask, list(paintings), (height, width)).to(self.device)

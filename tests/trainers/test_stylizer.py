@@ -163,7 +163,7 @@ def test_strength_is_a_number_or_a_map(
         ({"strength": torch.ones(3, 56, 72)}, "3 strength maps for 2 photos"),
         ({"protect": 0.5}, "protect: .*, not float"),
         ({"protect": torch.ones(3, 56, 72)}, "3 protect maps for 2 photos"),
-        ({"mask": 1}, "with a mask, painting must be"),
+        ({"mask": 1, "painting": {}}, "with a mask, painting must be"),
     ],
 )
 def test_arguments_of_another_type_or_batch_are_one_sentence(
