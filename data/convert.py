@@ -14,6 +14,7 @@ from torch import Tensor
 from .images import read_image, to_image, to_rgb, to_tensor
 
 COARSE = 4  # pixels per side of a map that may be stretched
+DTYPES = {"uint8", "float16", "bfloat16", "float32", "float64"}
 #: A path, a PIL image, an array (H,W,3) or (B,H,W,3), or a tensor (3,H,W) or (B,3,H,W); arrays and
 #: tensors of uint8, or of floats in [0,1].
 ImageLike = str | Path | Image.Image | NDArray[Any] | Tensor
@@ -29,14 +30,13 @@ def to_batch(image: ImageLike) -> Tensor:
         return to_tensor(read_image(Path(image)))[None]
     if isinstance(image, Image.Image):
         return to_tensor(to_rgb(image))[None]
+    x = _to_unit(image)
     if isinstance(image, np.ndarray):
-        if image.ndim not in (3, 4) or image.shape[-1] != 3:
+        if x.dim() not in (3, 4) or x.shape[-1] != 3:
             raise ValueError(f"an image array is (H,W,3) or (B,H,W,3), not {image.shape}")
-        x = rearrange(_to_unit(torch.from_numpy(image.copy())), "... h w c -> ... c h w")
-    else:
-        if image.dim() not in (3, 4) or image.shape[-3] != 3:
-            raise ValueError(f"an image tensor is (3,H,W) or (B,3,H,W), not {tuple(image.shape)}")
-        x = _to_unit(image)
+        x = rearrange(x, "... h w c -> ... c h w")
+    elif x.dim() not in (3, 4) or x.shape[-3] != 3:
+        raise ValueError(f"an image tensor is (3,H,W) or (B,3,H,W), not {tuple(x.shape)}")
     return x if x.dim() == 4 else x[None]
 
 
@@ -45,14 +45,14 @@ def as_given(batch: Tensor, given: ImageLike) -> Image.Image | NDArray[Any] | Te
 
     Arrays and tensors keep their number of dimensions and their dtype, tensors also their device.
     """
-    if isinstance(given, Tensor):  # first to its device, as MPS has no float64
-        return (batch if given.dim() == 4 else batch[0]).to(given.device).to(given)
-    if not isinstance(given, np.ndarray):
+    if not isinstance(given, np.ndarray | Tensor):
         return to_image(batch[0])
-    x = rearrange(batch if given.ndim == 4 else batch[0], "... c h w -> ... h w c").cpu()
-    if given.dtype == np.uint8:
+    x = batch if given.ndim == 4 else batch[0]
+    if given.dtype in (np.uint8, torch.uint8):
         x = (x * 255).round()
-    return x.numpy().astype(given.dtype)
+    if isinstance(given, Tensor):  # first to its device, as MPS has no float64
+        return x.to(given.device).to(given)
+    return rearrange(x, "... c h w -> ... h w c").cpu().numpy().astype(given.dtype)
 
 
 def to_map(values: ImageLike, size: tuple[int, int]) -> Tensor:
@@ -70,11 +70,10 @@ def to_map(values: ImageLike, size: tuple[int, int]) -> Tensor:
         values = read_image(Path(values))
     if isinstance(values, Image.Image):
         values = np.array(to_rgb(values).convert("L"))
-    x = torch.from_numpy(values.copy()) if isinstance(values, np.ndarray) else values
+    x = _to_unit(values)
     x = x[None, None] if x.dim() == 2 else x[:, None] if x.dim() == 3 else x
     if x.dim() != 4 or x.shape[1] != 1:
         raise ValueError(f"a map is (H,W), (B,H,W) or (B,1,H,W), not {tuple(values.shape)}")
-    x = _to_unit(x)
     check_aspect(x.shape[-2], x.shape[-1], size)
     return x if x.shape[-2:] == size else F.interpolate(x, size, mode="bilinear", antialias=True)
 
@@ -97,12 +96,18 @@ def check_aspect(h: int, w: int, size: tuple[int, int]) -> None:
         )
 
 
-def _to_unit(x: Tensor) -> Tensor:
-    """Convert uint8 or floats to float32 in [0,1]."""
+def _to_unit(values: NDArray[Any] | Tensor) -> Tensor:
+    """Convert uint8 or floats to a tensor of float32 in [0,1]."""
+    if not isinstance(values, np.ndarray | Tensor):
+        kind = type(values).__name__
+        raise ValueError(f"an image or map is a path, PIL image, array or tensor, not {kind}")
+    if str(values.dtype).removeprefix("torch.") not in DTYPES:
+        raise ValueError(f"values must be uint8 or floats in [0,1], not {values.dtype}")
+    x = torch.from_numpy(values.copy()) if isinstance(values, np.ndarray) else values
+    if not x.numel():
+        raise ValueError(f"an image or map of shape {tuple(x.shape)} has no pixels")
     if x.dtype == torch.uint8:
         return x.float() / 255
-    if not x.is_floating_point():
-        raise ValueError(f"values must be uint8 or floats in [0,1], not {x.dtype}")
-    if not (x.numel() and x.min() >= 0 and x.max() <= 1):  # also rejects NaN
+    if not (x.min() >= 0 and x.max() <= 1):  # also rejects NaN
         raise ValueError("float values must lie in [0,1], but some are outside")
     return x.float()

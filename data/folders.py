@@ -178,10 +178,11 @@ def _split_of(digest: str) -> str:
 
 
 def is_small(collection: Collection) -> bool:
-    """Return whether `split` took the lowest hashes, so that added images may move others."""
-    digests = collection.digests
-    splits = collection.splits.items()
-    return any(name != _split_of(digests[path]) for name, paths in splits for path in paths)
+    """Return whether a split has fewer than 3 images by their hashes alone, so that added images
+    may move others.
+    """
+    by_content = Counter(map(_split_of, set(collection.digests.values())))
+    return any(by_content[name] < MIN_HELD_OUT for name in collection.splits)
 
 
 def split_readable(
@@ -220,12 +221,14 @@ def read_collection(folder: Path, cache: Path | None = None) -> Collection:
     if unreadable:
         warnings.warn(_unreadable_message(folder, digests, unreadable), stacklevel=2)
     if is_small(collection):
-        warnings.warn(
-            f"{folder} has only {len(digests)} images, so those of the lowest content hashes are "
-            f"held out: {len(collection.test)} for test, {len(collection.validation)} for "
-            "validation. If you add or remove images, others may move between the splits",
-            stacklevel=2,
+        splits = (
+            f"has only {len(digests)} images, so those of the lowest content hashes are held out: "
+            f"{len(collection.test)} for test, {len(collection.validation)} for validation"
+            if collection.test
+            else "has only one or two distinct images, so all are for training and none is held out"
         )
+        advice = "If you add or remove images, others may move between the splits"
+        warnings.warn(f"{folder} {splits}. {advice}", stacklevel=2)
     return collection
 
 

@@ -22,10 +22,13 @@ def region_weights(mask: ImageLike, colors: Sequence[str], size: tuple[int, int]
     matter. Region edges are then blurred over about a hundredth of the photo.
 
     Raises:
-        ValueError: another aspect ratio, an unknown color, or two equal ones.
+        ValueError: another aspect ratio, several masks, an unknown color, or two equal ones.
     """
     rgb = parse_colors(colors)
-    image = to_batch(mask)[0].cpu()  # (3,h,w)
+    batch = to_batch(mask).cpu()
+    if len(batch) > 1:
+        raise ValueError(f"a mask is one image for all photos, not a batch of {len(batch)}")
+    image = batch[0]  # (3,h,w)
     check_aspect(image.shape[1], image.shape[2], size)
     nearest = torch.stack([(image - c[:, None, None]).square().sum(0) for c in rgb]).argmin(0)
     regions = rearrange(F.one_hot(nearest, len(colors)).float(), "h w k -> k 1 h w")
@@ -44,7 +47,7 @@ def parse_colors(colors: Sequence[str]) -> Tensor:
     values = []
     for color in colors:
         try:
-            values.append(ImageColor.getrgb(color)[:3])
+            values.append(ImageColor.getrgb(str(color))[:3])
         except ValueError:
             message = f"{color!r} is no color: use a CSS name (black, red, …) or #rrggbb"
             raise ValueError(message) from None

@@ -106,6 +106,8 @@ def stylize(config: StylizeConfig) -> list[Path]:
         OSError: no result can be written, for instance as the disk is full.
     """
     stylizer = load(config.model, config.device)
+    if config.attention or config.protect == "attention":
+        stylizer.check_attention()  # raises before any work
     painting, styles = codes_and_styles(stylizer, config.style, config.mix, config.mask is not None)
     mask = read_image(config.mask) if config.mask else None
     if mask and isinstance(painting, dict):

@@ -8,7 +8,7 @@ with γ such that the KL divergence of A/n to uniform is the budget ρ. So A can
 collapsed, however well or badly g predicts.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -57,13 +57,20 @@ def attention_map(log_error: Tensor, budget: float) -> Tensor:
     return ((gamma * x).softmax(1) * x.shape[1]).view_as(log_error)
 
 
-def attention_to_strength(attention: Tensor, size: tuple[int, int]) -> Tensor:
+def attention_to_strength(attention: Tensor, size: Sequence[int]) -> Tensor:
     """Return the strength 1 / max(A, 1) at ``size``, (B,1,h,w) -> (B,1,H,W) in (0,1].
 
     The strength is 1 where A is at most its mean, 1/2 where A is twice the mean.
     """
-    a = F.interpolate(attention, size, mode="bilinear")
-    return 1 / a.clamp_min(1)
+    return 1 / enlarge(attention, size).clamp_min(1)
+
+
+def enlarge(attention: Tensor, size: Sequence[int]) -> Tensor:
+    """Enlarge a map of 8x8 pixels per position to the photo's size, (B,1,h,w) -> (B,1,H,W).
+
+    The last positions may extend beyond the photo, which was padded: that part is cut off.
+    """
+    return F.interpolate(attention, scale_factor=8, mode="bilinear")[..., : size[0], : size[1]]
 
 
 def luminance_statistics(photo: Tensor) -> Tensor:

@@ -81,9 +81,11 @@ def reduce_photo(photo: Tensor, stroke_size: float) -> Tensor:
     height, width = photo.shape[-2:]
     size = round(height / stroke_size), round(width / stroke_size)
     if min(size) < MIN_SIDE:
+        largest = min(height, width) // MIN_SIDE
         raise ValueError(
             f"stroke size {stroke_size:g} reduces the photo to {size[1]}x{size[0]} pixels; each "
-            f"side must be at least {MIN_SIDE}: use {min(height, width) // MIN_SIDE} or less"
+            f"side must be at least {MIN_SIDE}: use "
+            + (f"{largest} or less" if largest else "a larger photo")
         )
     return F.interpolate(photo, size, mode="bilinear", antialias=True)
 

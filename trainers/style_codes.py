@@ -3,6 +3,7 @@
 A *named style* is a style code in ``styles.safetensors`` of a run directory: name -> code (D,).
 """
 
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cached_property
@@ -41,13 +42,14 @@ class StyleCodes:
         self.styles = read_styles(run, config)
 
     def code(self, painting: ImageLike) -> Tensor:
-        """Return the code (1,D) of a named style or a painting, or (B,D) of a batch of paintings.
+        """Return the code (1,D) of a named style or a painting, or (B,D) of a batch of paintings;
+        a code itself is only checked.
 
         Codes of files are cached by content: a known painting needs no encoder and no weights.
 
         Raises:
             ValueError: there is no such named style or file, the painting is too small or too
-                narrow, or the encoder's weights are missing.
+                narrow, the encoder's weights are missing, or a code is of another model.
         """
         if isinstance(painting, str) and painting in self.styles:
             return self.styles[painting].to(self.device)
@@ -55,14 +57,20 @@ class StyleCodes:
             return self._code_of_file(Path(painting))
         if isinstance(painting, Image.Image):
             return self._encode(painting, "the painting")
+        if isinstance(painting, Tensor) and painting.dim() == 2:
+            return _checked(painting, self.config, "the style code").to(self.device)
         images = [to_image(image) for image in to_batch(painting)]
         return torch.cat([self._encode(image, "the painting") for image in images])
 
     def _code_of_file(self, path: Path) -> Tensor:
-        if not path.is_file():  # a pipe might block for ever
+        # A pipe might block for ever.
+        if not os.path.isfile(path):  # noqa: PTH113 (Path.is_file raises for a long name)
             known = f", and no named style ({', '.join(self.styles)})" if self.styles else ""
             raise ValueError(f"{path} is no image file{known}")
-        name = f"{content_hash(path)[:16]}.safetensors"
+        try:
+            name = f"{content_hash(path)[:16]}.safetensors"
+        except OSError as error:
+            raise ValueError(f"{path} cannot be read: {error.strerror}") from None
         with suppress(OSError, ValueError, KeyError):  # cache miss, damaged file or another model
             code = read_tensors(self._cache() / name).tensors["code"]
             return _checked(code, self.config, path).to(self.device)
@@ -111,8 +119,8 @@ def write_styles(run: Path, styles: Mapping[str, Tensor]) -> None:
     write_tensors(run / STYLES_FILE, {name: code.flatten() for name, code in styles.items()})
 
 
-def _checked(code: Tensor, config: TrainConfig, path: Path) -> Tensor:
-    length = sizes(config)[0]
-    if code.shape != (1, length) or not code.isfinite().all():
-        raise ValueError(f"{path} has other codes than this model ({length} finite numbers each)")
-    return code.float()
+def _checked(codes: Tensor, config: TrainConfig, name: Path | str) -> Tensor:
+    codes, length = codes.float(), sizes(config)[0]
+    if codes.shape[1:] != (length,) or not codes.isfinite().all():
+        raise ValueError(f"{name} does not fit this model: its codes have {length} finite numbers")
+    return codes

@@ -79,19 +79,19 @@ class Stylizer:
         """Stylize photos; returns the type that was given, and a PIL image for a path.
 
         Args:
-            photo: a path, a PIL image, an array (H,W,3) or (B,H,W,3) of uint8 or of floats in
-                [0,1], a tensor (3,H,W) or (B,3,H,W) of floats in [0,1], or a list of these. Each
-                side is at least 32 pixels. Results are upright (EXIF) and in sRGB.
+            photo: a path, a PIL image, an array (H,W,3) or (B,H,W,3), a tensor (3,H,W) or
+                (B,3,H,W), both of uint8 or of floats in [0,1], or a list of these. Each side is
+                at least 32 pixels. Results are upright (EXIF) and in sRGB.
             painting: any such image, the name of a named style, or a code (1,D) of ``code``; or a
                 mapping of names or paths to weights, ``{"a.jpg": 0.7, "b.jpg": 0.3}``. For a batch
                 of B photos, one of these or a batch of B.
             strength: 0 returns the photo, 1 is the full style: a number, or a map of any size (the
-                gray values of an image, an array (H,W), a tensor (H,W) or (B,1,H,W)). The network
-                is conditioned on the map's maximum, which leaves regions of that strength
-                unchanged.
-            protect: a map that multiplies the strength by 1 - protect; or ``"attention"``, which
-                multiplies it by 1 / max(A, 1), see ``attention``.
-            mask: an image whose colors assign paintings to regions; ``painting`` then maps colors
+                gray values of an image, an array (H,W), a tensor (H,W) or (B,1,H,W)), for a batch
+                of B photos one or B. The network is conditioned on the map's maximum, which leaves
+                regions of that strength unchanged.
+            protect: such a map, which multiplies the strength by 1 - protect; or ``"attention"``,
+                which multiplies it by 1 / max(A, 1), see ``attention``.
+            mask: one image whose colors assign paintings to regions; ``painting`` then maps colors
                 to paintings, ``{"black": "a.jpg", "#ff0000": "b.jpg"}``.
             keep_colors: stylize luma only; the chroma (YCbCr) stays the photo's.
             stroke_size: 1 or more. Strokes are painted on a photo reduced by this factor, enlarged,
@@ -109,8 +109,8 @@ class Stylizer:
             return [stylize(one, painting, strength) for one in photo]
         content = to_batch(photo).to(self.device)
         s = self._strength(content, strength, protect)
-        if stroke_size is not None and not 1 <= stroke_size < math.inf:
-            raise ValueError(f"stroke size is {stroke_size}; it must be 1 or more")
+        if stroke_size is not None and not _is_number(stroke_size, 1):
+            raise ValueError(f"stroke size is {stroke_size!r}; it must be a number, 1 or more")
         if stroke_size is None:
             stroke_size = default_stroke_size(*content.shape[-2:])
         reduced = reduce_photo(content, stroke_size) if stroke_size > 1 else None
@@ -124,14 +124,22 @@ class Stylizer:
     def attention(self, photo: ImageLike) -> Tensor:
         """Return the attention map A (B,1,ceil(H/8),ceil(W/8)), >= 0, with spatial mean 1.
 
-        A is 1 everywhere if the model was trained without attention.
-
         Raises:
-            ValueError: the photo cannot be read or is smaller than 32 pixels.
+            ValueError: the photo cannot be read or is smaller than 32 pixels, or the model has no
+                attention branch.
         """
+        self.check_attention()
         content = to_batch(photo).to(self.device)
         x4, x8 = self.generator.encode_photo(content)
         return self.generator.predict_attention(content, x4, x8)[0]
+
+    def check_attention(self) -> None:
+        """Raise a ValueError if the model has no attention branch."""
+        if self.generator.attention is None:
+            raise ValueError(
+                "this model has no attention map (it was trained with attention.objective "
+                f"{self.config.attention.objective}): use a model with an attention branch"
+            )
 
     def code(self, painting: Painting) -> Tensor:
         """Return the style code (1,D) of a painting, named style or mixture, or (B,D) of a batch.
@@ -139,43 +147,41 @@ class Stylizer:
         Codes can be averaged and interpolated. Codes of files are cached beside the model.
 
         Raises:
-            ValueError: there is no such image or named style, or the weights of a mixture are
-                negative or all zero.
+            ValueError: there is no such image or named style, a code is of another model, or the
+                weights of a mixture are no numbers >= 0 or all zero.
         """
         if isinstance(painting, Mapping):
             weights = dict(painting)
-            if min(weights.values(), default=0) < 0 or not sum(weights.values()) > 0:
-                raise ValueError(f"weights of a mixture must be >= 0 with a sum > 0, not {weights}")
-            total = sum(weights.values())
+            valid = all(_is_number(weight, 0) for weight in weights.values())
+            total = sum(weights.values()) if valid else 0
+            if not 0 < total < math.inf:
+                raise ValueError(
+                    f"weights of a mixture must be numbers >= 0 with a sum > 0, not {weights}"
+                )
             shares = [weight / total * self.code(one) for one, weight in weights.items()]
             return torch.stack(shares).sum(dim=0)
-        if isinstance(painting, Tensor) and painting.dim() == 2:
-            return painting.to(self.device)
         return self.codes.code(painting)
 
     def _strength(
         self, content: Tensor, strength: float | ImageLike, protect: ImageLike | None
     ) -> Tensor:
         """Return the strength, with protection, as a tensor that broadcasts to (B,1,H,W)."""
-        b, _, height, width = content.shape
-        size = height, width
         if isinstance(strength, int | float | np.number):
             if not 0 <= strength <= 1:
                 raise ValueError(f"strength is {strength}; it must be in [0, 1]")
-            s = torch.full((b, 1, 1, 1), float(strength), device=self.device)
+            s = content.new_full((1, 1, 1, 1), float(strength))
         else:
-            s = to_map(strength, size).to(self.device)
+            s = _to_map(strength, content, "strength")
         if isinstance(protect, str) and protect == "attention":
-            return s * attention_to_strength(self.attention(content), size)
-        return s if protect is None else s * (1 - to_map(protect, size).to(self.device))
+            return s * attention_to_strength(self.attention(content), content.shape[-2:])
+        return s if protect is None else s * (1 - _to_map(protect, content, "protect"))
 
     def _stylize(
         self, content: Tensor, reduced: Tensor | None, painting: Painting, s: Tensor,
         keep_colors: bool,
     ) -> Tensor:  # fmt: skip
         code, b = self.code(painting), len(content)
-        if len(code) not in (1, b):
-            raise ValueError(f"{len(code)} paintings for {b} photos: give one, or one per photo")
+        _check_count(code, content, "paintings")
         code, s = code.expand(b, -1), s.expand(b, -1, -1, -1)
         if keep_colors:
             code = with_colors_of(code, content)
@@ -197,7 +203,7 @@ class Stylizer:
         keep_colors: bool, mask: ImageLike,
     ) -> Tensor:  # fmt: skip
         """Stylize the whole photo once per painting; blend the results by the region weights."""
-        if not isinstance(paintings, Mapping):
+        if not isinstance(paintings, Mapping) or not paintings:
             raise ValueError("with a mask, painting must be a mapping of the mask's colors")
         height, width = content.shape[-2:]
         weights = region_weights(mask, list(paintings), (height, width)).to(self.device)
@@ -205,3 +211,25 @@ class Stylizer:
         for weight, painting in zip(weights, paintings.values(), strict=True):
             stylized += weight * self._stylize(content, reduced, painting, s, keep_colors)
         return stylized.clamp_(0, 1)
+
+
+def _to_map(values: ImageLike, photos: Tensor, name: str) -> Tensor:
+    """Convert to a map (B or 1,1,H,W) for photos (B,3,H,W), on their device."""
+    try:
+        maps = to_map(values, (photos.shape[-2], photos.shape[-1])).to(photos.device)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    _check_count(maps, photos, f"{name} maps")
+    return maps
+
+
+def _check_count(batch: Tensor, photos: Tensor, name: str) -> None:
+    """Raise a ValueError unless a batch has one entry or one per photo."""
+    n, b = len(batch), len(photos)
+    if n not in (1, b):
+        raise ValueError(f"{n} {name} for {b} photos: give one, or one per photo")
+
+
+def _is_number(x: object, least: float) -> bool:
+    """Return whether x is a finite number of at least ``least``."""
+    return isinstance(x, int | float | np.number) and bool(least <= x < math.inf)

@@ -1,9 +1,10 @@
 """Attention overlays and image grids."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torchvision.utils import make_grid
+
+from ..models.attention import enlarge
 
 HEAT = torch.tensor([1.0, 0.35, 0.05])  # RGB of high attention
 
@@ -13,7 +14,7 @@ def overlay(photo: Tensor, attention: Tensor) -> Tensor:
 
     A = 0 is gray and A >= 3 is full heat in every image, so that a flat map looks flat.
     """
-    a = F.interpolate(attention.float(), photo.shape[-2:], mode="bicubic", antialias=True)
+    a = enlarge(attention.float(), photo.shape[-2:])
     alpha = 0.85 * (a / 3).clamp(0, 1)
     gray = photo.mean(dim=1, keepdim=True)
     heat = HEAT.to(photo.device)[:, None, None]

@@ -16,6 +16,7 @@ TENSOR = torch.from_numpy(PIXELS).permute(2, 0, 1) / 255
     [
         PIXELS, PIXELS[None], (PIXELS / 255).astype(np.float32), PIXELS / 255,
         Image.fromarray(PIXELS), TENSOR, TENSOR[None], TENSOR.double(),
+        torch.from_numpy(PIXELS).permute(2, 0, 1),
     ],
 )  # fmt: skip
 def test_as_given_inverts_to_batch(given: ImageLike) -> None:
@@ -65,6 +66,11 @@ def test_to_batch_rotates_images_once_and_composites_over_white() -> None:
         (PIXELS.astype(np.float32), "outside"),
         (TENSOR * torch.nan, "outside"),
         (PIXELS.astype(np.int32), "uint8"),
+        (PIXELS.astype(object), "uint8"),
+        (TENSOR.to(torch.complex64), "uint8"),
+        (PIXELS[:0], "no pixels"),
+        ((PIXELS, PIXELS), "PIL image, array or tensor, not tuple"),
+        (None, "PIL image, array or tensor, not NoneType"),
     ],
 )
 def test_to_batch_rejects_other_shapes_types_and_ranges(given: ImageLike, message: str) -> None:
@@ -105,7 +111,8 @@ def test_to_map_rejects_another_aspect_ratio(width: int, height: int) -> None:
         (torch.zeros(4), "a map is"),
         (torch.zeros(1, 3, 4, 4), "a map is"),
         (torch.full((4, 4), 2.0), "outside"),
-        (torch.zeros(0, 0), "outside"),
+        (torch.zeros(0, 0), "no pixels"),
+        (0.5, "PIL image, array or tensor, not float"),
     ],
 )
 def test_to_map_rejects_other_shapes_and_ranges(given: torch.Tensor, message: str) -> None:

@@ -140,7 +140,7 @@ def test_each_split_of_a_small_folder_has_a_minimum_of_the_lowest_hashes(
 ) -> None:
     paths = [Path(f"{n}.png") for n in range(count)]
     collection = split({path: f"{first + n:02x}" * 32 for n, path in enumerate(paths)})
-    assert is_small(collection) == (count > 0 and not (first and count < 3))
+    assert is_small(collection)
     assert [*collection.test, *collection.validation, *collection.train] == paths
     train, validation, test = counts(collection)
     if first:
@@ -166,6 +166,16 @@ def test_a_small_folder_is_one_warning(tmp_path: Path) -> None:
         collection = read_collection(tmp_path)
     assert len(caught) == 1
     assert counts(collection) == [14, 3, 3]
+
+
+@pytest.mark.parametrize("hash_of_first", ["00" * 32, "ff" * 32])
+def test_one_or_two_images_all_train_with_a_warning(
+    hash_of_first: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folders, "content_hash", lambda path: hash_of_first)
+    write_images(tmp_path, 2)
+    with pytest.warns(UserWarning, match="has only one or two distinct images, so all are for tra"):
+        assert counts(read_collection(tmp_path)) == [2, 0, 0]
 
 
 # --- reading ----------------------------------------------------------------------------------

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -47,10 +49,21 @@ def test_a_mask_of_another_aspect_ratio_is_an_error() -> None:
         region_weights(columns(), COLORS, (33, 47))
 
 
+def test_a_batch_of_masks_is_an_error() -> None:
+    mask = np.asarray(columns())[None]
+    assert torch.equal(*(region_weights(m, COLORS, (30, 90)) for m in (mask, mask[0])))
+    with pytest.raises(ValueError, match="one image for all photos, not a batch of 2"):
+        region_weights(np.concatenate([mask, mask]), COLORS, (30, 90))
+
+
 @pytest.mark.parametrize(
     ("colors", "message"),
-    [(["red", "mauvish"], "'mauvish' is no color"), (["red", "#ff0000"], "are the same")],
+    [
+        (["red", "mauvish"], "'mauvish' is no color"),
+        (["red", "#ff0000"], "are the same"),
+        (["red", (0, 0, 0)], r"\(0, 0, 0\) is no color"),
+    ],
 )
-def test_unknown_and_equal_colors_are_rejected(colors: list[str], message: str) -> None:
+def test_unknown_and_equal_colors_are_rejected(colors: list[Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         region_weights(columns(), colors, (40, 40))

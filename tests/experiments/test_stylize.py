@@ -3,10 +3,12 @@ import io
 import re
 import shutil
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,6 +24,7 @@ from underdrawing.experiments.stylize import (
     prefetch_map,
     stylize,
 )
+from underdrawing.trainers.config import TrainConfig
 from underdrawing.trainers.model_files import load_model
 from underdrawing.trainers.stylizer import Stylizer, default_stroke_size, load
 
@@ -256,6 +259,18 @@ def test_invalid_options_are_refused_before_any_photo(
     colors = {"mask": photo, "style": f"mauvish={job.style},white={job.style}"}
     with pytest.raises(ValueError, match=message):
         stylize(replace(job, **options or colors))  # type: ignore[arg-type]
+    assert job.out
+    assert not job.out.exists()
+
+
+@pytest.mark.parametrize("options", [{"attention": True}, {"protect": "attention"}])
+def test_attention_of_a_model_without_a_branch_is_refused_before_any_photo(
+    job: StylizeConfig, options: dict[str, Any], tiny: Callable[..., TrainConfig],
+    write_model: Callable[..., Path],
+) -> None:  # fmt: skip
+    model = write_model(tiny("multi-layer"))
+    with pytest.raises(ValueError, match="this model has no attention map"):
+        stylize(replace(job, model=model, **options))
     assert job.out
     assert not job.out.exists()
 

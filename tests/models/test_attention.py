@@ -107,6 +107,8 @@ def test_channel_attention_differs_by_photo_after_instance_norm() -> None:
 
 def test_attention_to_strength_is_the_inverse_above_the_mean() -> None:
     attention = torch.tensor([[[[0.0, 0.5], [1.0, 2.5]]]])
-    strength = attention_to_strength(attention, (2, 2))
-    torch.testing.assert_close(strength, torch.tensor([[[[1.0, 1.0], [1.0, 0.4]]]]))
-    assert attention_to_strength(attention, (9, 13)).shape == (1, 1, 9, 13)
+    strength = attention_to_strength(attention, (16, 16))
+    corners = strength[..., ::15, ::15]
+    torch.testing.assert_close(corners, torch.tensor([[[[1.0, 1.0], [1.0, 0.4]]]]))
+    cut = attention_to_strength(attention, (9, 13))  # not stretched: the photo was padded
+    assert torch.equal(cut, strength[..., :9, :13])

@@ -437,3 +437,5 @@ def test_too_large_strokes_are_refused() -> None:
     assert reduce_photo(photos(1, 64, 200), 2).shape == (1, 3, 32, 100)
     with pytest.raises(ValueError, match=r"reduces the photo to 67x21 pixels.*use 2 or less"):
         reduce_photo(photos(1, 64, 200), 3)
+    with pytest.raises(ValueError, match="at least 32: use a larger photo"):
+        reduce_photo(photos(1, 20, 200), 2)

@@ -114,8 +114,34 @@ def test_named_styles_of_another_model_are_rejected(
     codes: StyleCodes, factor: float, length: int | None
 ) -> None:
     write_styles(codes.run, {"night": torch.full((length or sizes(codes.config)[0],), factor)})
-    with pytest.raises(ValueError, match=r"styles\.safetensors has other codes than this model"):
+    with pytest.raises(ValueError, match=r"styles\.safetensors does not fit this model"):
         read_styles(codes.run, codes.config)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        torch.zeros(1, 5),
+        torch.full((2, 1929), torch.nan),
+        torch.full((1, 1929), 1e300, dtype=torch.double),
+    ],
+)
+def test_codes_of_another_model_are_rejected(codes: StyleCodes, code: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match=r"the style code does not fit this model: .* 1929 finite"):
+        codes.code(code)
+
+
+def test_unreadable_painting_is_an_error(
+    codes: StyleCodes, painting: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(path: Path) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with pytest.raises(ValueError, match="x is no image file"):
+        codes.code("x" * 5000)
+    monkeypatch.setattr(module, "content_hash", denied)
+    with pytest.raises(ValueError, match=r"00\.png cannot be read: Permission denied"):
+        codes.code(painting)
 
 
 @pytest.mark.parametrize("size", [(15, 40), (16, 400)])

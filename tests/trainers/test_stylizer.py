@@ -1,5 +1,7 @@
 import math
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from underdrawing.models.color import keep_chroma, with_colors_of
 from underdrawing.models.generator import reduce_photo
 from underdrawing.trainers import model_files
 from underdrawing.trainers import stylizer as module
+from underdrawing.trainers.config import TrainConfig
 from underdrawing.trainers.stylizer import Stylizer, load
 
 
@@ -43,6 +46,8 @@ def test_stylize_returns_the_type_of_the_photo(
     floats, result = (x[0].permute(1, 2, 0).numpy() for x in (photo, expected))
     np.testing.assert_array_equal(stylizer.stylize(floats, style), result)
     pixels = (result * 255).round().astype(np.uint8)
+    integers = stylizer.stylize((photo[0] * 255).round().byte(), style)
+    assert torch.equal(integers, torch.from_numpy(pixels).permute(2, 0, 1))
     for given in (np.asarray(read_image(path)), read_image(path), path, str(path)):
         stylized = stylizer.stylize(given, style)
         assert isinstance(stylized, np.ndarray if isinstance(given, np.ndarray) else Image.Image)
@@ -99,9 +104,9 @@ def test_stroke_size_reduces_the_photo_that_is_painted(
     torch.testing.assert_close(stylizer.stylize(photos, code, s), coarse, rtol=0, atol=1e-5)
     (listed,) = stylizer.stylize([photos], code, stroke_size=2)
     assert torch.equal(listed, stylizer.stylize(photos, code, stroke_size=2))
-    for wrong in (0.9, math.nan, math.inf):
-        with pytest.raises(ValueError, match="it must be 1 or more"):
-            stylizer.stylize(photos, code, stroke_size=wrong)
+    for wrong in (0.9, math.nan, math.inf, "2"):
+        with pytest.raises(ValueError, match="it must be a number, 1 or more"):
+            stylizer.stylize(photos, code, stroke_size=wrong)  # type: ignore[arg-type]
 
 
 def test_stroke_size_with_a_mask_and_keep_colors(stylizer: Stylizer, paintings: list[str]) -> None:
@@ -117,9 +122,16 @@ def test_mixture_is_the_weighted_mean_of_codes(stylizer: Stylizer, paintings: li
     a, b = (stylizer.code(one) for one in paintings[:2])
     mixed = stylizer.code({paintings[0]: 7, paintings[1]: 3})
     torch.testing.assert_close(mixed, 0.7 * a + 0.3 * b)
-    for weights in ({}, {paintings[0]: 0.0}, {paintings[0]: -1.0, paintings[1]: 3.0}):
-        with pytest.raises(ValueError, match="weights of a mixture"):
-            stylizer.code(weights)
+
+
+@pytest.mark.parametrize(
+    "weights", [(), (0,), (-1, 3), (1, math.nan), (math.inf,), ("1",), (None,), (1e308, 1e308)]
+)
+def test_weights_of_a_mixture_are_finite_numbers(
+    stylizer: Stylizer, paintings: list[str], weights: tuple[Any, ...]
+) -> None:
+    with pytest.raises(ValueError, match="weights of a mixture"):
+        stylizer.code(dict(zip(paintings, weights, strict=False)))
 
 
 def test_strength_is_a_number_or_a_map(
@@ -137,6 +149,32 @@ def test_strength_is_a_number_or_a_map(
     for wrong in (1.5, -0.1, math.nan):
         with pytest.raises(ValueError, match=r"must be in \[0, 1\]"):
             stylizer.stylize(photo, paintings[0], wrong)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"photo": None}, "an image or map is a path, .*, not NoneType"),
+        ({"photo": ("a.jpg", "b.jpg")}, "not tuple"),
+        ({"painting": 5}, "not int"),
+        ({"painting": None}, "not NoneType"),
+        ({"strength": None}, "strength: .*, not NoneType"),
+        ({"strength": [0.5]}, "strength: .*, not list"),
+        ({"strength": torch.ones(3, 56, 72)}, "3 strength maps for 2 photos"),
+        ({"protect": 0.5}, "protect: .*, not float"),
+        ({"protect": torch.ones(3, 56, 72)}, "3 protect maps for 2 photos"),
+        ({"mask": 1, "painting": {}}, "with a mask, painting must be"),
+    ],
+)
+def test_arguments_of_another_type_or_batch_are_one_sentence(
+    stylizer: Stylizer, photo: Tensor, options: dict[str, Any], message: str
+) -> None:
+    code = stylizer.generator.code_mean[None]
+    given: dict[str, Any] = {"photo": photo.expand(2, -1, -1, -1), "painting": code}
+    for strength in (torch.ones(56, 72), torch.ones(2, 56, 72)):
+        stylizer.stylize(**given, strength=strength, protect=strength)
+    with pytest.raises(ValueError, match=message):
+        stylizer.stylize(**given | options)
 
 
 def test_protect_map_reduces_strength_locally(
@@ -164,6 +202,15 @@ def test_protect_attention_reduces_strength_where_attention_is_high(
     fine = nn.functional.interpolate(a, (56, 72), mode="bilinear")
     assert reduced[fine > 1.5].mean() < 0.9 * change[fine > 1.5].mean()
     torch.testing.assert_close(reduced[fine <= 1], change[fine <= 1], rtol=0, atol=1e-5)
+
+
+def test_attention_of_a_model_without_a_branch_is_an_error(
+    tiny: Callable[..., TrainConfig], write_model: Callable[..., Path], photo: Tensor
+) -> None:
+    plain = load(write_model(tiny("multi-layer")), "cpu")
+    for use in (plain.attention, partial(plain.stylize, painting="a.jpg", protect="attention")):
+        with pytest.raises(ValueError, match=r"no attention map .*objective uniform"):
+            use(photo)
 
 
 def test_mask_assigns_paintings_to_regions(
@@ -202,6 +249,8 @@ def test_load_without_run_takes_the_shipped_model(
     monkeypatch.setattr(model_files, "PRETRAINED", tmp_path / "nothing")
     with pytest.raises(ValueError, match="no shipped model in this installation"):
         load()
+    with pytest.raises(ValueError, match="not a run directory"):
+        load("x" * 5000)
     monkeypatch.setattr(model_files, "PRETRAINED", model_dir)
     assert load(device="cpu").codes.run == model_dir
 
