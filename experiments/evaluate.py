@@ -24,7 +24,6 @@ from ..trainers.model_files import (
     load_config,
     load_model,
     model_folder,
-    own_folder,
 )
 from ..trainers.runtime import Device, join_processes
 from ..trainers.trainer import collections
@@ -39,7 +38,7 @@ from .analysis.results import (
 )
 from .analysis.tables import Column, Table, make_columns, make_table_row
 from .main import parse_options, run_command
-from .paths import check_output
+from .paths import check_output, results_folder
 from .presets import check_rising
 from .scoring.external import Outputs, read_methods, saved_outputs, write_manifest
 from .scoring.networks import make_networks
@@ -108,9 +107,9 @@ class EvaluationSet(NamedTuple):
 
 
 def evaluate(config: EvaluateConfig) -> StudyResult:
-    """Score runs and outputs of other methods; the main process writes the tables.
+    """Score runs and outputs of other methods.
 
-    Runs may come from other people: nothing outside ``out`` is written.
+    Runs may come from other people: nothing is written.
 
     Raises:
         ValueError: nothing to evaluate or to evaluate on, or an invalid run or manifest.
@@ -118,8 +117,7 @@ def evaluate(config: EvaluateConfig) -> StudyResult:
     if not (config.runs or config.outputs or config.manifest):
         raise ValueError("nothing to evaluate: give a run directory, or --outputs and --manifest")
     check_rising(config.strengths)
-    check_output(output_folder(config) / "table.csv", [".csv"], config.manifest)
-    processes, out = join_processes(config.device), output_folder(config)
+    processes = join_processes(config.device)
     device = processes.device
     models = {row_name(run): load_model(run, device) for run in config.runs}
     trained = [models[row_name(run)].config for run in config.runs]
@@ -142,11 +140,7 @@ def evaluate(config: EvaluateConfig) -> StudyResult:
         run: Curve((0.0, *config.strengths), (scores["identity"], *(scores[name] for name in at)))
         for run, at in names.items()
     }
-    result = make_result(config, data, networks, size, curves, scores)
-    if processes.is_main_process:
-        write_result(result, out)
-        write_atomic(out / "table.tex", result_latex(result))
-    return result
+    return make_result(config, data, networks, size, curves, scores)
 
 
 def choose_pairs(config: EvaluateConfig, trained: Sequence[TrainConfig]) -> EvaluationSet:
@@ -253,13 +247,6 @@ def row_name(run: Path) -> str:
     return str(SHIPPED if run == PRETRAINED else run)
 
 
-def output_folder(config: EvaluateConfig) -> Path:
-    """Return where to write the tables."""
-    if config.out or config.runs[:1] in ((), (PRETRAINED,)):
-        return config.out or Path("runs/evaluation")
-    return own_folder(config.runs[0], "evaluation")
-
-
 def command(arguments: list[str]) -> None:
     """Run the command."""
     config = parse_options(EvaluateConfig, prog="underdrawing evaluate", args=arguments)
@@ -272,10 +259,14 @@ def command(arguments: list[str]) -> None:
             write_manifest(config.write_manifest, pairs)
             print(f"{len(pairs)} pairs: {config.write_manifest}")
         return
+    out = results_folder(config.out, config.runs, "evaluation")
+    check_output(out / "table.csv", [".csv"], config.manifest)
     result = evaluate(config)
     if main:
+        write_result(result, out)
+        write_atomic(out / "table.tex", result_latex(result))
         print(result_text(result))
-        print(f"\ntables: {output_folder(config) / 'table.md'} (.tex, .csv, .json)")
+        print(f"\ntables: {out / 'table.md'} (.tex, .csv, .json)")
 
 
 if __name__ == "__main__":

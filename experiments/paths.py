@@ -2,13 +2,14 @@
 
 import glob
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain, count
 from pathlib import Path
 
 from ..data.folders import find_images
 from ..data.images import SUFFIXES, is_own_image
+from ..trainers.model_files import PRETRAINED, own_folder
 
 STREAM = Path("-")  # standard input as a photo, standard output as a result
 
@@ -69,6 +70,15 @@ def output_paths(
 def overlay_path(path: Path) -> Path:
     """Return the file for the attention map of a result."""
     return path.with_stem(f"{path.stem}-attention")
+
+
+def results_folder(out: Path | None, runs: Sequence[Path], name: str) -> Path:
+    """Return the folder for the results of a command on runs: ``out``, or ``name`` in the first run
+    directory; in ``runs`` without a run, and for the shipped model, which is not written to.
+    """
+    if out or not runs or runs[0] == PRETRAINED:
+        return out or Path("runs", name)
+    return own_folder(runs[0], name)
 
 
 def check_output(path: Path, suffixes: Iterable[str], inputs: Iterable[Path] = ()) -> None:

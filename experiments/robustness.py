@@ -27,13 +27,14 @@ from ..models.encoder import Encoder
 from ..models.generator import Generator
 from ..models.pretrained import cache_dir
 from ..trainers.config import ContentConfig
-from ..trainers.model_files import build_encoder, load_model, own_folder
+from ..trainers.model_files import build_encoder, load_model, model_folder
 from ..trainers.runtime import Device, pick_device
 from ..trainers.tracking import provenance
 from ..trainers.trainer import collections
 from .analysis.intervals import Array, resampled_means
 from .analysis.tables import markdown
 from .main import parse_options
+from .paths import results_folder
 from .scoring.protocol import batches, read_squares, resolution
 
 BATCH = 4  # photos
@@ -44,7 +45,7 @@ class RobustnessConfig:
     """Measure content losses under changes of brightness, contrast, noise and JPEG compression."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Run directory of a trained model."""
+    """Run directory of a trained model, or `pretrained` for the shipped model."""
     photos: Path | None = None
     """Folder of photos, used as a whole; default: held-out photos of the run."""
     images: int = 64
@@ -52,7 +53,7 @@ class RobustnessConfig:
     size: int | None = None
     """Side of the photos in pixels; default: training size of the run."""
     out: Path | None = None
-    """Folder for robustness.md and .json; default: RUN/robustness."""
+    """Folder for robustness.md and .json; default: RUN/robustness, else runs/robustness."""
     device: Device = "auto"
     """Device to compute on."""
 
@@ -100,8 +101,9 @@ def robustness(config: RobustnessConfig) -> str:
         ValueError: no such run, or fewer than two photos.
     """
     device = pick_device(config.device)
-    out = config.out or own_folder(config.run, "robustness")
-    generator, trained = load_model(config.run, device)
+    run = model_folder(config.run)
+    out = results_folder(config.out, [run], "robustness")
+    generator, trained = load_model(run, device)
     encoder, weights = build_encoder(trained, [layer for layer, _ in trained.content.layers])
     encoder.to(device)
     if config.photos:

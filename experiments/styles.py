@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..data.folders import find_images
 from ..data.images import SUFFIXES, read_image, save_image
+from ..trainers.model_files import PRETRAINED, SHIPPED, model_folder
 from ..trainers.runtime import Device
 from ..trainers.style_codes import write_styles
 from ..trainers.stylizer import Stylizer, load
@@ -58,10 +59,11 @@ def list_styles(config: StylesConfig) -> tuple[str, ...]:
     if config.photo:
         paintings = [path for paths in added.values() for path in paths]
         check_output(config.out, SUFFIXES, [config.photo, *paintings])
-    stylizer = load(config.model, config.device)
+    run = model_folder(config.model or SHIPPED)
+    if run == PRETRAINED and (added or removed):
+        raise ValueError("--add and --remove need a model of your own: name it with --model")
+    stylizer = load(run, config.device)
     if added or removed:
-        if config.model is None:
-            raise ValueError("--add and --remove need a model of your own: name it with --model")
         styles = stylizer.codes.styles
         if unknown := [name for name in removed if name not in styles]:
             raise ValueError(
@@ -69,8 +71,8 @@ def list_styles(config: StylesConfig) -> tuple[str, ...]:
             )
         kept = {name: code for name, code in styles.items() if name not in removed}
         codes = {name: mean_code(stylizer, paths) for name, paths in added.items()}
-        write_styles(config.model, kept | codes)
-        stylizer = load(config.model, config.device)
+        write_styles(run, kept | codes)
+        stylizer = load(run, config.device)
     if config.photo:
         if not stylizer.styles:
             raise ValueError("this model has no named styles: add some with --add NAME=PAINTING")

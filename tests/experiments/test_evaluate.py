@@ -319,11 +319,9 @@ def test_invalid_options_raise(make_run: MakeRun, pairs: list[PairPaths], tmp_pa
 def test_no_manifest_is_overwritten(pairs: list[PairPaths], tmp_path: Path) -> None:
     folder = make_outputs(tmp_path / "same", pairs, 0)
     manifest = (folder / "manifest.csv").rename(folder / "table.csv")
-    job = config_for(tmp_path, folder, manifest=(manifest,))
-    with pytest.raises(ValueError, match="would overwrite the input"):
-        evaluate(replace(job, out=folder))
     options = ["--outputs", str(folder), "--manifest", str(manifest), "--device", "cpu"]
-    with pytest.raises(ValueError, match="would overwrite the input"):
-        command([*options, "--write-manifest", str(manifest)])
+    for place in (["--out", str(folder)], ["--write-manifest", str(manifest)]):
+        with pytest.raises(ValueError, match="would overwrite the input"):
+            command([*options, *place])
     with pytest.raises(ValueError, match=r"must end in \.csv"):
         command([*options, "--write-manifest", str(pairs[0][0])])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from underdrawing.experiments import paths
 from underdrawing.experiments.robustness import (
     ANOTHER,
     PERTURBATIONS,
@@ -17,6 +18,7 @@ from underdrawing.experiments.robustness import (
     robustness,
 )
 from underdrawing.losses.content import ContentLoss
+from underdrawing.trainers import model_files
 from underdrawing.trainers.config import TrainConfig
 from underdrawing.trainers.model_files import build_encoder, load_model
 
@@ -117,6 +119,19 @@ def test_command_prints_and_writes_the_same_table_each_time(
         assert list(row) == [PIXEL, "single layer conv4_2", "multi-layer", "weighted by A"]
         assert title in texts[0]
         assert all(low <= mean <= high for mean, low, high, _ in row.values())
+
+
+def test_the_shipped_model_is_measured_and_not_written_to(
+    make_run: MakeRun, folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run("single-layer")
+    for module in (model_files, paths):
+        monkeypatch.setattr(module, "PRETRAINED", run)
+    monkeypatch.chdir(tmp_path)
+    config = RobustnessConfig(Path("pretrained"), folders[0], images=2, device="cpu")
+    text = robustness(config)
+    assert Path("runs/robustness/robustness.md").read_text() == text
+    assert not (run / "robustness").exists()
 
 
 def test_a_single_photo_is_refused(make_run: MakeRun) -> None:

@@ -67,9 +67,14 @@ def test_nothing_is_stored_for_a_missing_painting(model_dir: Path) -> None:
     assert not (model_dir / "styles.safetensors").exists()
 
 
-def test_shipped_model_is_not_changed(folders: Folders) -> None:
+@pytest.mark.parametrize("model", [None, Path("pretrained")])
+def test_shipped_model_is_not_changed(
+    model: Path | None, folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="name it with --model"):
-        list_styles(StylesConfig(add=f"night={folders[1] / '00.png'}"))
+        list_styles(StylesConfig(model, f"night={folders[1] / '00.png'}"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_sheet_overwrites_no_input(model_dir: Path, folders: Folders) -> None:
