@@ -155,8 +155,10 @@ def choose_pairs(config: EvaluateConfig, trained: Sequence[TrainConfig]) -> Eval
     """
     if config.outputs or config.manifest:
         return listed_pairs(config, trained)
-    if not trained and not (config.photos and config.paintings):
-        raise ValueError("no pairs: give a run directory, or both --photos and --paintings")
+    if config.runs[:1] in ((), (PRETRAINED,)) and not (config.photos and config.paintings):
+        raise ValueError(
+            "no pairs: give a run directory of your own first, or both --photos and --paintings"
+        )
     given = {"photos": config.photos, "paintings": config.paintings}
     records = [read_record(run / "manifest.json") for run in config.runs]
     for kind in (kind for kind, folder in given.items() if not folder):
@@ -194,7 +196,7 @@ def choose_pairs(config: EvaluateConfig, trained: Sequence[TrainConfig]) -> Eval
     count = len(photos) * len(paintings) if config.all_pairs else config.pairs
     pairs = make_manifest(photos, paintings, count)
     references = reference_paintings(images["paintings"], pairs)
-    held_out = "held-out " if len(own) == len(images) else ""
+    held_out = "held-out " if record and len(own) == len(images) else ""
     note = f"{len(pairs)} {held_out}pairs, KID against {len(references)} other paintings"
     return EvaluationSet(pairs, references, {}, note)
 
@@ -203,7 +205,8 @@ def listed_pairs(config: EvaluateConfig, trained: Sequence[TrainConfig]) -> Eval
     """Read the pairs of manifests; raises what ``read_methods`` raises."""
     methods = read_methods(config.outputs, config.manifest, config.photos, config.paintings)
     pairs = list(next(iter(methods.values())))
-    folder, references = config.paintings or (trained[0].paintings if trained else None), []
+    own = trained[0].paintings if trained and config.runs[0] != PRETRAINED else None
+    folder, references = config.paintings or own, []
     if folder and (config.paintings or folder.is_dir()):
         with join_processes(config.device).main_process_first():
             references = reference_paintings(read_collection(folder, cache_dir()), pairs)

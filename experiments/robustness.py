@@ -22,12 +22,13 @@ from tqdm.auto import tqdm
 
 from ..data.files import write_atomic
 from ..data.folders import read_collection
+from ..data.record import check_images
 from ..losses.content import ContentLoss, pixel_loss
 from ..models.encoder import Encoder
 from ..models.generator import Generator
 from ..models.pretrained import cache_dir
 from ..trainers.config import ContentConfig
-from ..trainers.model_files import build_encoder, load_model, model_folder
+from ..trainers.model_files import PRETRAINED, build_encoder, load_model, model_folder
 from ..trainers.runtime import Device, pick_device
 from ..trainers.tracking import provenance
 from ..trainers.trainer import collections
@@ -98,18 +99,22 @@ def robustness(config: RobustnessConfig) -> str:
     """Measure the losses, write ``robustness.md`` and ``robustness.json``, return the former.
 
     Raises:
-        ValueError: no such run, or fewer than two photos.
+        ValueError: no such run, its photos have changed, or fewer than two photos.
     """
     device = pick_device(config.device)
     run = model_folder(config.run)
     out = results_folder(config.out, [run], "robustness")
+    if run == PRETRAINED and not config.photos:
+        raise ValueError("the shipped model has no photos of its own: name a folder with --photos")
     generator, trained = load_model(run, device)
     encoder, weights = build_encoder(trained, [layer for layer, _ in trained.content.layers])
     encoder.to(device)
     if config.photos:
         paths = read_collection(config.photos, cache_dir()).distinct()
     else:
-        paths = collections(trained)[0].distinct("test")
+        own, _ = collections(trained)
+        check_images(run / "manifest.json", {"photos": own}, "restore them, or give --photos")
+        paths = own.distinct("test")
     paths = paths[: config.images]
     if len(paths) < 2:
         raise ValueError(f"got {len(paths)} photos; at least 2 are needed, to compare one with")

@@ -312,8 +312,21 @@ def test_invalid_options_raise(make_run: MakeRun, pairs: list[PairPaths], tmp_pa
     ):
         with pytest.raises(ValueError, match=message):
             evaluate(replace(config, device="cpu"))
-    with pytest.raises(ValueError, match="give a run directory, or both --photos and --paintings"):
-        command(["--write-manifest", str(tmp_path / "new.csv"), "--device", "cpu"])
+    for runs in ([], ["pretrained"], ["pretrained", "--photos", str(tmp_path)]):
+        with pytest.raises(ValueError, match="of your own first, or both --photos and --paintings"):
+            command([*runs, "--write-manifest", str(tmp_path / "new.csv"), "--device", "cpu"])
+
+
+def test_only_images_of_the_runs_record_are_called_held_out(
+    make_run: MakeRun, folders: Folders
+) -> None:
+    """Without a record, folders of these names may hold any images."""
+    run = make_run("mine")
+    images = zip(("photos", "paintings"), map(read_collection, folders), strict=True)
+    config = EvaluateConfig((run,), device="cpu")
+    assert "9 pairs" in choose_pairs(config, [load_config(run)]).note
+    (run / "manifest.json").write_text(json.dumps({k: c.manifest() for k, c in images}))
+    assert "9 held-out pairs" in choose_pairs(config, [load_config(run)]).note
 
 
 def test_no_manifest_is_overwritten(pairs: list[PairPaths], tmp_path: Path) -> None:

@@ -1,12 +1,15 @@
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from underdrawing.data.folders import Collection
 from underdrawing.experiments import paths
+from underdrawing.experiments import robustness as module
 from underdrawing.experiments.robustness import (
     ANOTHER,
     PERTURBATIONS,
@@ -125,13 +128,22 @@ def test_the_shipped_model_is_measured_and_not_written_to(
     make_run: MakeRun, folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make_run("single-layer")
-    for module in (model_files, paths):
-        monkeypatch.setattr(module, "PRETRAINED", run)
+    for place in (model_files, module, paths):
+        monkeypatch.setattr(place, "PRETRAINED", run)
     monkeypatch.chdir(tmp_path)
     config = RobustnessConfig(Path("pretrained"), folders[0], images=2, device="cpu")
+    with pytest.raises(ValueError, match="name a folder with --photos"):
+        robustness(replace(config, photos=None))
     text = robustness(config)
     assert Path("runs/robustness/robustness.md").read_text() == text
     assert not (run / "robustness").exists()
+
+
+def test_photos_that_changed_since_the_training_are_refused(make_run: MakeRun) -> None:
+    run, empty = make_run("single-layer"), Collection((), (), ()).manifest()
+    (run / "manifest.json").write_text(json.dumps({"photos": empty, "paintings": empty}))
+    with pytest.raises(ValueError, match=r"\(12 added, 0 removed\); restore them, or give --ph"):
+        robustness(RobustnessConfig(run, device="cpu"))
 
 
 def test_a_single_photo_is_refused(make_run: MakeRun) -> None:
