@@ -204,6 +204,20 @@ def test_nothing_to_write_is_refused(job: ExportConfig) -> None:
         export(ExportConfig(job.run))
 
 
+@pytest.mark.parametrize("name", module.PAGE_FILES)
+def test_the_page_overwrites_no_input(job: ExportConfig, name: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="would overwrite the input"):
+        export(replace(job, web=tmp_path, styles=(tmp_path / name,)))
+
+
+def test_file_and_page_are_both_reported(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(module, "export", lambda config: 0.0)
+    module.command(["run", "--onnx", "a.onnx", "--web", "site"])
+    assert capsys.readouterr().out.startswith("a.onnx and site: maximum difference")
+
+
 def test_onnx_file_has_a_suffix_that_no_input_has(job: ExportConfig) -> None:
     with pytest.raises(ValueError, match=r"must end in \.onnx"):
         export(replace(job, onnx=job.run / "model.safetensors"))
