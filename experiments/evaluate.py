@@ -5,11 +5,13 @@ Several GPUs: ``accelerate launch -m underdrawing.experiments.evaluate RUN``, wi
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
 
 from ..data.files import write_atomic
 from ..data.folders import read_collection
@@ -59,7 +61,7 @@ from .scoring.protocol import (
 SIZE = 256  # pixels, without a run
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class EvaluateConfig:
     """Evaluate trained models, or images from other methods, on held-out pairs, with controls."""
 
@@ -77,7 +79,7 @@ class EvaluateConfig:
     """Folder of paintings: styles and, apart from them, the reference set; likewise."""
     split: Literal["test", "validation"] = "test"
     """Held-out images of the run: choose on validation, evaluate on test once."""
-    pairs: int = 256
+    pairs: Annotated[int, Field(ge=1)] = 256
     """Maximum number of pairs; a manifest is used as a whole."""
     all_pairs: bool = False
     """Pair every photo with every painting of two folders, as StyleID does; ignores --pairs."""
@@ -85,7 +87,7 @@ class EvaluateConfig:
     """Also ArtFID, CFSD and DISTS, as papers print them; slow, and each needs its own weights."""
     strengths: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
     """Strengths at which runs are evaluated: the points of their content/style curves."""
-    size: int | None = None
+    size: Annotated[int, Field(ge=32, le=4096)] | None = None
     """Side of the images in pixels; default: training size of the first run, or 256."""
     boundaries: Path | None = None
     """Folder of human-drawn boundaries, PNGs named after the photos, for “boundaries kept”."""

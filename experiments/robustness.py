@@ -7,7 +7,7 @@ different photos: 0 means same content, 1 means another photo. A robust loss sta
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -16,6 +16,8 @@ import numpy as np
 import torch
 import tyro
 from kornia.enhance import adjust_brightness, adjust_contrast_with_mean_subtraction
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torchvision.io import decode_jpeg, encode_jpeg
 from tqdm.auto import tqdm
@@ -35,13 +37,13 @@ from ..trainers.trainer import collections
 from .analysis.intervals import Array, resampled_means
 from .analysis.tables import markdown
 from .main import parse_options
-from .paths import results_folder
+from .paths import check_folder, results_folder
 from .scoring.protocol import batches, read_squares, resolution
 
 BATCH = 4  # photos
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class RobustnessConfig:
     """Measure content losses under changes of brightness, contrast, noise and JPEG compression."""
 
@@ -49,9 +51,9 @@ class RobustnessConfig:
     """Run directory of a trained model, or `pretrained` for the shipped model."""
     photos: Path | None = None
     """Folder of photos, used as a whole; default: held-out photos of the run."""
-    images: int = 64
+    images: Annotated[int, Field(ge=2)] = 64
     """Maximum number of photos, at least 2."""
-    size: int | None = None
+    size: Annotated[int, Field(ge=32, le=4096)] | None = None
     """Side of the photos in pixels; default: training size of the run."""
     out: Path | None = None
     """Folder for robustness.md and .json; default: RUN/robustness, else runs/robustness."""
@@ -104,6 +106,7 @@ def robustness(config: RobustnessConfig) -> str:
     device = pick_device(config.device)
     run = model_folder(config.run)
     out = results_folder(config.out, [run], "robustness")
+    check_folder(out)
     if run == PRETRAINED and not config.photos:
         raise ValueError("the shipped model has no photos of its own: name a folder with --photos")
     generator, trained = load_model(run, device)

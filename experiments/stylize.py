@@ -15,7 +15,6 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Annotated, Any, Literal, TypeVar
 
 import torch
@@ -27,7 +26,6 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..data.convert import to_batch
-from ..data.files import name_file_in_errors
 from ..data.images import (
     MAX_BYTES,
     check_side,
@@ -42,7 +40,7 @@ from ..trainers.stylizer import Stylizer, default_stroke_size, load
 from ..trainers.visualize import overlay
 from .errors import explain_error
 from .main import parse_options
-from .paths import STREAM, output_paths, overlay_path
+from .paths import STREAM, check_folder, output_paths, overlay_path
 
 AHEAD = 2  # images read before, and written after, the one being stylized
 FORMATS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
@@ -124,11 +122,8 @@ def stylize(config: StylizeConfig) -> list[Path]:
     if config.attention and STREAM in paths.values():
         raise ValueError("--attention writes a second image: name a folder or file with --out")
 
-    if STREAM not in paths.values():  # an unwritable folder is reported before any work
-        folder = next(iter(paths.values())).parent
-        with name_file_in_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            TemporaryFile(dir=folder).close()
+    if STREAM not in paths.values():
+        check_folder(next(iter(paths.values())).parent)
 
     def results(photos: Iterable[Image.Image | Exception]) -> Iterator[Result]:
         for (photo, path), image in zip(paths.items(), photos, strict=True):

@@ -329,6 +329,21 @@ def test_only_images_of_the_runs_record_are_called_held_out(
     assert "9 held-out pairs" in choose_pairs(config, [load_config(run)]).note
 
 
+@pytest.mark.parametrize("option", [{"pairs": 0}, {"size": 0}, {"size": -5}, {"size": 8}])
+def test_options_out_of_bounds_are_refused(option: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="greater than or equal to"):
+        EvaluateConfig(**option)  # type: ignore[arg-type]
+
+
+def test_a_file_as_output_folder_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "evaluate", lambda _: pytest.fail("evaluated"))
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError):
+        command([str(tmp_path), "--out", str(tmp_path / "file")])
+
+
 def test_no_manifest_is_overwritten(pairs: list[PairPaths], tmp_path: Path) -> None:
     folder = make_outputs(tmp_path / "same", pairs, 0)
     manifest = (folder / "manifest.csv").rename(folder / "table.csv")

@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -146,7 +147,25 @@ def test_photos_that_changed_since_the_training_are_refused(make_run: MakeRun) -
         robustness(RobustnessConfig(run, device="cpu"))
 
 
-def test_a_single_photo_is_refused(make_run: MakeRun) -> None:
-    config = RobustnessConfig(make_run("single-layer"), images=1, device="cpu")
+def test_a_single_photo_is_refused(
+    make_run: MakeRun, folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    shutil.copy(folders[0] / "00.png", tmp_path)
+    config = RobustnessConfig(make_run("single-layer"), photos=tmp_path, device="cpu")
     with pytest.raises(ValueError, match="got 1 photos; at least 2"):
         robustness(config)
+
+
+@pytest.mark.parametrize("option", [{"images": -20}, {"size": 0}, {"size": -5}, {"size": 8}])
+def test_options_out_of_bounds_are_refused(option: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="greater than or equal to"):
+        RobustnessConfig(Path("run"), **option)  # type: ignore[arg-type]
+
+
+def test_a_file_as_output_folder_is_refused_before_the_work(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "measure", lambda *_: pytest.fail("measured"))
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError):
+        robustness(RobustnessConfig(make_run("single-layer"), out=tmp_path / "file", device="cpu"))
