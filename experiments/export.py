@@ -25,7 +25,7 @@ import tyro
 from PIL import ImageOps
 from torch import Tensor, nn
 
-from ..data.files import write_atomic
+from ..data.files import one_line, write_atomic
 from ..data.images import encode_image, read_image
 from ..models.generator import MIN_SIDE, Generator, reduce_photo
 from ..trainers.model_files import load_model, model_folder
@@ -90,6 +90,10 @@ def export(config: ExportConfig) -> float:
     run = model_folder(config.run)
     stylizer = Stylizer(load_model(run), run, torch.device("cpu"))
     generator, codes = stylizer.generator, stylizer.codes
+    if "average" in codes.styles:
+        raise ValueError(
+            f"two styles are named 'average': remove that of {config.run} with `styles --remove`"
+        )
     styles = codes.styles | {"average": generator.code_mean[None]}
     for path in config.styles:
         if path.stem in styles:
@@ -112,7 +116,7 @@ def export(config: ExportConfig) -> float:
 
 def targets(config: ExportConfig) -> str:
     """Name the file and the folder to write."""
-    return " and ".join(str(path) for path in (config.onnx, config.web) if path)
+    return one_line(" and ".join(str(path) for path in (config.onnx, config.web) if path))
 
 
 def write_page(

@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -19,7 +20,7 @@ from underdrawing.models.color import color_statistics
 from underdrawing.models.generator import reduce_photo
 from underdrawing.trainers.config import AttentionConfig, GeneratorConfig, TrainConfig, to_json
 from underdrawing.trainers.model_files import Model, build_generator, load_model, save_model, sizes
-from underdrawing.trainers.style_codes import StyleCodes
+from underdrawing.trainers.style_codes import StyleCodes, write_styles
 
 pytest.importorskip("onnxscript", reason="the extra `export` is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
@@ -160,6 +161,15 @@ def test_inexact_model_is_not_written(
 def test_duplicate_style_name_is_refused(job: ExportConfig, name: str) -> None:
     with pytest.raises(ValueError, match=f"two styles are named '{Path(name).stem}'"):
         export(replace(job, styles=(*job.styles, Path(name))))
+
+
+def test_a_named_style_that_is_called_average_is_not_lost(
+    job: ExportConfig, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(job.run, tmp_path / "run"))
+    write_styles(run, {"average": load_model(run).generator.code_mean})
+    with pytest.raises(ValueError, match="two styles are named 'average': remove that of"):
+        export(replace(job, run=run))
 
 
 def test_missing_extra_is_named(job: ExportConfig, monkeypatch: pytest.MonkeyPatch) -> None:
