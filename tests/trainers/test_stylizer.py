@@ -117,7 +117,8 @@ def test_mixture_is_the_weighted_mean_of_codes(stylizer: Stylizer, paintings: li
     a, b = (stylizer.code(one) for one in paintings[:2])
     mixed = stylizer.code({paintings[0]: 7, paintings[1]: 3})
     torch.testing.assert_close(mixed, 0.7 * a + 0.3 * b)
-    for weights in ({}, {paintings[0]: 0.0}, {paintings[0]: -1.0, paintings[1]: 3.0}):
+    infinite = dict.fromkeys(paintings[:2], 1e308)
+    for weights in ({}, {paintings[0]: 0.0}, {paintings[0]: -1.0, paintings[1]: 3.0}, infinite):
         with pytest.raises(ValueError, match="weights of a mixture"):
             stylizer.code(weights)
 
