@@ -13,7 +13,7 @@ import tyro
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from ..data.files import write_atomic
+from ..data.files import one_line, write_atomic
 from ..data.folders import read_collection
 from ..data.record import check_images, read_record
 from ..metrics.distribution import MIN_IMAGES
@@ -212,7 +212,7 @@ def listed_pairs(config: EvaluateConfig, trained: Sequence[TrainConfig]) -> Eval
     if folder and (config.paintings or folder.is_dir()):
         with join_processes(config.device).main_process_first():
             references = reference_paintings(read_collection(folder, cache_dir()), pairs)
-    against = f"KID against {len(references)} other paintings of {folder}"
+    against = one_line(f"KID against {len(references)} other paintings of {folder}")
     note = f"{len(pairs)} pairs of the manifest, {against if references else 'no set for KID'}"
     return EvaluationSet(pairs, references, methods, note)
 
@@ -249,7 +249,7 @@ def curve_section(run: str, curve: Curve, columns: Sequence[Column]) -> Section:
 
 def row_name(run: Path) -> str:
     """Return the title of a run's row, without the path of the installation."""
-    return str(SHIPPED if run == PRETRAINED else run)
+    return one_line(str(SHIPPED if run == PRETRAINED else run))
 
 
 def command(arguments: list[str]) -> None:
@@ -262,7 +262,7 @@ def command(arguments: list[str]) -> None:
         pairs = choose_pairs(config, [load_config(run) for run in config.runs]).pairs
         if main:
             write_manifest(config.write_manifest, pairs)
-            print(f"{len(pairs)} pairs: {config.write_manifest}")
+            print(one_line(f"{len(pairs)} pairs: {config.write_manifest}"))
         return
     out = results_folder(config.out, config.runs, "evaluation")
     check_output(out / "table.csv", [".csv"], config.manifest)
@@ -271,7 +271,7 @@ def command(arguments: list[str]) -> None:
         write_result(result, out)
         write_atomic(out / "table.tex", result_latex(result))
         print(result_text(result))
-        print(f"\ntables: {out / 'table.md'} (.tex, .csv, .json)")
+        print("\n" + one_line(f"tables: {out / 'table.md'} (.tex, .csv, .json)"))
 
 
 if __name__ == "__main__":

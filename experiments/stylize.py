@@ -26,6 +26,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..data.convert import to_batch
+from ..data.files import one_line
 from ..data.images import (
     MAX_BYTES,
     check_side,
@@ -151,12 +152,12 @@ def stylize(config: StylizeConfig) -> list[Path]:
             if isinstance(result, Path):
                 written.append(result)
                 if result != STREAM:
-                    tqdm.write(str(result))
+                    tqdm.write(one_line(str(result)))
             elif len(paths) == 1:
                 raise result
             else:
                 message = f"underdrawing: skipped: {explain_error(result, 'stylize')}"
-                tqdm.write(message, file=sys.stderr)
+                tqdm.write(one_line(message), file=sys.stderr)
     if skipped := len(paths) - len(written):
         raise ValueError(f"{skipped} of {len(paths)} photos could not be stylized")
     return written

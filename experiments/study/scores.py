@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...data.files import DAY, content_hash, remove_stale_parts, write_atomic
+from ...data.files import DAY, content_hash, one_line, remove_stale_parts, write_atomic
 from ...data.folders import Collection
 from ...data.record import check_images
 from ...metrics.cards import Card
@@ -161,7 +161,9 @@ class StudyScorer:
         start = f"the model in {study.init}"
         if study.init in (None, SHIPPED):
             start = "the shipped model" if study.init else "random weights"
-        photos, paintings = (x or "built-in samples" for x in (study.photos, study.paintings))
+        photos, paintings = (
+            one_line(str(x or "built-in samples")) for x in (study.photos, study.paintings)
+        )
         return [
             f"Preset {study.preset}: {study.warmup} warm-up steps shared by the rows, from "
             f"{start} (multi-layer content, uniform weights, no discriminator), "

@@ -13,7 +13,11 @@ from torch import Tensor
 from underdrawing.data.folders import read_collection
 from underdrawing.data.images import save_image
 from underdrawing.experiments import evaluate as module
-from underdrawing.experiments.analysis.results import StudyResult
+from underdrawing.experiments.analysis.results import (
+    StudyResult,
+    result_latex,
+    result_markdown,
+)
 from underdrawing.experiments.evaluate import (
     EvaluateConfig,
     choose_pairs,
@@ -98,6 +102,14 @@ def test_copies_of_photos_and_paintings_score_like_the_controls(
     assert values(result, "a") != values(result, "b")
     note = "6 pairs of the manifest, no set for KID, at 32 px."
     assert note in result.full.notes
+
+
+def test_any_name_of_a_method_is_one_cell_of_one_line(
+    pairs: list[PairPaths], tmp_path: Path
+) -> None:
+    result = evaluate(config_for(tmp_path, make_outputs(tmp_path / "a|b\nc", pairs, 0)))
+    assert "\n| a\\|b\\nc " in result_markdown(result)
+    assert r"a\textbar{}b\textbackslash{}nc" in result_latex(result)
 
 
 def test_boundaries_add_a_column(pairs: list[PairPaths], tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from underdrawing.experiments.styles import StylesConfig, list_styles
+from underdrawing.experiments.styles import StylesConfig, command, list_styles
 from underdrawing.trainers.stylizer import load
 
 Folders = tuple[Path, Path]
@@ -54,6 +54,16 @@ def test_styles_are_removed(model_dir: Path, folders: Folders) -> None:
     assert list_styles(StylesConfig(model_dir, remove="night")) == ("day",)
     with pytest.raises(ValueError, match="no named style night; there are day"):
         list_styles(StylesConfig(model_dir, remove="night"))
+
+
+def test_names_may_hold_commas_in_parentheses_and_are_printed_on_one_line(
+    model_dir: Path, folders: Folders, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, model = folders[1] / "00.png", str(model_dir)
+    command(["--model", model, "--add", f"a(b,c)={one},d={one},two\nlines={one}"])
+    assert capsys.readouterr().out == "a(b,c)\nd\ntwo\\nlines\n"
+    command(["--model", model, "--remove", "a(b,c),d"])
+    assert capsys.readouterr().out == "two\\nlines\n"
 
 
 def test_preview_needs_named_styles(model_dir: Path, folders: Folders) -> None:
