@@ -85,8 +85,9 @@ def export(config: ExportConfig) -> float:
         raise ValueError("export needs more packages: pip install 'underdrawing[export]'")
     if config.onnx:
         check_output(config.onnx, [".onnx"], config.styles)
-    for name in PAGE_FILES if config.web else ():
-        check_output(config.web / name, [Path(name).suffix], config.styles)
+    if config.web:
+        for name in PAGE_FILES:
+            check_output(config.web / name, [Path(name).suffix], config.styles)
     run = model_folder(config.run)
     stylizer = Stylizer(load_model(run), run, torch.device("cpu"))
     generator, codes = stylizer.generator, stylizer.codes

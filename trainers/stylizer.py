@@ -145,7 +145,7 @@ class Stylizer:
         if isinstance(painting, Mapping):
             weights = dict(painting)
             if min(weights.values(), default=0) < 0 or not 0 < sum(weights.values()) < math.inf:
-                raise ValueError(f"weights of a mixture must be in [0, inf), not all 0: {weights}")
+                raise ValueError(f"weights of a mixture must be >= 0, of finite sum > 0: {weights}")
             total = sum(weights.values())
             shares = [weight / total * self.code(one) for one, weight in weights.items()]
             return torch.stack(shares).sum(dim=0)
