@@ -14,7 +14,9 @@ DAY = 86_400.0  # seconds; longer than any write takes
 def write_atomic(path: Path, content: bytes | str) -> None:
     """Replace a file atomically: after a crash it holds the whole old or the whole new content."""
     with temporary_path(path) as file:
-        file.write(content.encode() if isinstance(content, str) else content)
+        if isinstance(content, str):  # which may contain the name of a file in any bytes
+            content = content.encode(errors="backslashreplace")
+        file.write(content)
 
 
 @contextmanager

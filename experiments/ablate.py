@@ -52,15 +52,22 @@ class AblationTable(NamedTuple):
     name: str
     questions: list[str]
     variants: Variants
+    study: StudyConfig  # with the start of these runs
     rows: dict[str, list[StudyRun]]  # by title, one per seed
 
 
+def chosen_ablations(config: AblateConfig) -> list[list[str]]:
+    """Return the names of the ablations in each table, each ablation once."""
+    names = list(dict.fromkeys(config.ablations))
+    return [[name] for name in names] if names and not config.grid else [names]
+
+
 def make_tables(config: AblateConfig, data: Sequence[str]) -> list[AblationTable]:
-    """Return the tables to compute, each ablation once, on images with these content hashes; raises
-    what ``variants`` raises.
+    """Return the tables to compute, on images with these content hashes; raises what ``variants``
+    raises.
     """
-    names, tables = list(dict.fromkeys(config.ablations)), []
-    for chosen in [[name] for name in names] if names and not config.grid else [names]:
+    tables = []
+    for chosen in chosen_ablations(config):
         title, found, study = "+".join(chosen), variants(chosen), config.study
         study = replace(study, init=None) if found.from_nothing else study
         rows = {
@@ -69,7 +76,7 @@ def make_tables(config: AblateConfig, data: Sequence[str]) -> list[AblationTable
             for value, recipe in found.recipes.items()
         }  # fmt: skip
         questions = [f"{name}: {ABLATIONS[name].question}" for name in chosen]
-        tables.append(AblationTable(title, questions, found, rows))
+        tables.append(AblationTable(title, questions, found, study, rows))
     return tables
 
 
@@ -92,8 +99,8 @@ def ablate(config: AblateConfig) -> tuple[list[StudyResult], dict[str, str]]:
         ValueError: unusable options or folders, no weights for a metric network, or a baseline
             that cannot be trained at all.
     """
-    for name in config.ablations:
-        variants([name])  # refuses unknown names before images are read
+    for names in chosen_ablations(config):
+        variants(names)  # refuses unknown names and grids before images are read
     scorer = make_scorer(config.study)
     tables = make_tables(config, scorer.data)
     runs = distinct_runs(tables)
@@ -136,7 +143,7 @@ def table_result(
         scorer.cards(controls),
         compare=[(row, baseline) for row in curves if row != baseline]
         + [(row, control) for row in curves if control and row not in (baseline, control)],
-        gap=scorer.study.matched_gap, notes=[*table.questions, *scorer.notes()],
+        gap=scorer.study.matched_gap, notes=[*table.questions, *scorer.notes(table.study)],
         skipped=skipped | {row: f"refused: {why}" for row, why in table.variants.refused.items()},
         sections=attention_section({row: [run.dir for run in table.rows[row]] for row in curves}),
     )  # fmt: skip

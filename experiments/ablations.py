@@ -44,7 +44,8 @@ def variants(names: Sequence[str]) -> Variants:
     """Return the values of an ablation, or all combinations of several.
 
     Raises:
-        ValueError: no such ablation, or two that vary the same setting.
+        ValueError: no such ablation, two that vary the same setting, or one that varies what
+            another fixes, so that no combination is the baseline.
     """
     unknown = [name for name in names if name not in ABLATIONS]
     if unknown or not names:
@@ -70,7 +71,12 @@ def variants(names: Sequence[str]) -> Variants:
             recipes[title] = with_settings(base, *(settings for _, settings in combination))
         except ValueError as error:
             refused[title] = explain_error(error, "ablate") or str(error)
-    (baseline,) = (title for title, recipe in recipes.items() if recipe == base)
+    baseline = next((title for title, recipe in recipes.items() if recipe == base), None)
+    if baseline is None:
+        raise ValueError(
+            f"ablations {', '.join(names)} have no common baseline, as one fixes what another "
+            "varies: they cannot be combined in a grid"
+        )
     from_nothing = any(ablation.from_nothing for ablation in chosen)
     control = chosen[0].control if len(chosen) == 1 else None
     return Variants(recipes, refused, baseline, from_nothing, control)

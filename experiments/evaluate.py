@@ -5,13 +5,15 @@ Several GPUs: ``accelerate launch -m underdrawing.experiments.evaluate RUN``, wi
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
 
-from ..data.files import write_atomic
+from ..data.files import one_line, write_atomic
 from ..data.folders import read_collection
 from ..data.record import check_images, read_record
 from ..metrics.distribution import MIN_IMAGES
@@ -24,7 +26,6 @@ from ..trainers.model_files import (
     load_config,
     load_model,
     model_folder,
-    own_folder,
 )
 from ..trainers.runtime import Device, join_processes
 from ..trainers.trainer import collections
@@ -39,7 +40,7 @@ from .analysis.results import (
 )
 from .analysis.tables import Column, Table, make_columns, make_table_row
 from .main import parse_options, run_command
-from .paths import check_output
+from .paths import check_output, results_folder
 from .presets import check_rising
 from .scoring.external import Outputs, read_methods, saved_outputs, write_manifest
 from .scoring.networks import make_networks
@@ -60,7 +61,7 @@ from .scoring.protocol import (
 SIZE = 256  # pixels, without a run
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class EvaluateConfig:
     """Evaluate trained models, or images from other methods, on held-out pairs, with controls."""
 
@@ -78,7 +79,7 @@ class EvaluateConfig:
     """Folder of paintings: styles and, apart from them, the reference set; likewise."""
     split: Literal["test", "validation"] = "test"
     """Held-out images of the run: choose on validation, evaluate on test once."""
-    pairs: int = 256
+    pairs: Annotated[int, Field(ge=1)] = 256
     """Maximum number of pairs; a manifest is used as a whole."""
     all_pairs: bool = False
     """Pair every photo with every painting of two folders, as StyleID does; ignores --pairs."""
@@ -86,7 +87,7 @@ class EvaluateConfig:
     """Also ArtFID, CFSD and DISTS, as papers print them; slow, and each needs its own weights."""
     strengths: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
     """Strengths at which runs are evaluated: the points of their content/style curves."""
-    size: int | None = None
+    size: Annotated[int, Field(ge=32, le=4096)] | None = None
     """Side of the images in pixels; default: training size of the first run, or 256."""
     boundaries: Path | None = None
     """Folder of human-drawn boundaries, PNGs named after the photos, for “boundaries kept”."""
@@ -108,9 +109,9 @@ class EvaluationSet(NamedTuple):
 
 
 def evaluate(config: EvaluateConfig) -> StudyResult:
-    """Score runs and outputs of other methods; the main process writes the tables.
+    """Score runs and outputs of other methods.
 
-    Runs may come from other people: nothing outside ``out`` is written.
+    Runs may come from other people: nothing is written.
 
     Raises:
         ValueError: nothing to evaluate or to evaluate on, or an invalid run or manifest.
@@ -118,8 +119,7 @@ def evaluate(config: EvaluateConfig) -> StudyResult:
     if not (config.runs or config.outputs or config.manifest):
         raise ValueError("nothing to evaluate: give a run directory, or --outputs and --manifest")
     check_rising(config.strengths)
-    check_output(output_folder(config) / "table.csv", [".csv"], config.manifest)
-    processes, out = join_processes(config.device), output_folder(config)
+    processes = join_processes(config.device)
     device = processes.device
     models = {row_name(run): load_model(run, device) for run in config.runs}
     trained = [models[row_name(run)].config for run in config.runs]
@@ -142,11 +142,7 @@ def evaluate(config: EvaluateConfig) -> StudyResult:
         run: Curve((0.0, *config.strengths), (scores["identity"], *(scores[name] for name in at)))
         for run, at in names.items()
     }
-    result = make_result(config, data, networks, size, curves, scores)
-    if processes.is_main_process:
-        write_result(result, out)
-        write_atomic(out / "table.tex", result_latex(result))
-    return result
+    return make_result(config, data, networks, size, curves, scores)
 
 
 def choose_pairs(config: EvaluateConfig, trained: Sequence[TrainConfig]) -> EvaluationSet:
@@ -161,8 +157,10 @@ def choose_pairs(config: EvaluateConfig, trained: Sequence[TrainConfig]) -> Eval
     """
     if config.outputs or config.manifest:
         return listed_pairs(config, trained)
-    if not trained and not (config.photos and config.paintings):
-        raise ValueError("no pairs: give a run directory, or both --photos and --paintings")
+    if config.runs[:1] in ((), (PRETRAINED,)) and not (config.photos and config.paintings):
+        raise ValueError(
+            "no pairs: give a run directory of your own first, or both --photos and --paintings"
+        )
     given = {"photos": config.photos, "paintings": config.paintings}
     records = [read_record(run / "manifest.json") for run in config.runs]
     for kind in (kind for kind, folder in given.items() if not folder):
@@ -200,7 +198,7 @@ def choose_pairs(config: EvaluateConfig, trained: Sequence[TrainConfig]) -> Eval
     count = len(photos) * len(paintings) if config.all_pairs else config.pairs
     pairs = make_manifest(photos, paintings, count)
     references = reference_paintings(images["paintings"], pairs)
-    held_out = "held-out " if len(own) == len(images) else ""
+    held_out = "held-out " if record and len(own) == len(images) else ""
     note = f"{len(pairs)} {held_out}pairs, KID against {len(references)} other paintings"
     return EvaluationSet(pairs, references, {}, note)
 
@@ -209,11 +207,12 @@ def listed_pairs(config: EvaluateConfig, trained: Sequence[TrainConfig]) -> Eval
     """Read the pairs of manifests; raises what ``read_methods`` raises."""
     methods = read_methods(config.outputs, config.manifest, config.photos, config.paintings)
     pairs = list(next(iter(methods.values())))
-    folder, references = config.paintings or (trained[0].paintings if trained else None), []
+    own = trained[0].paintings if trained and config.runs[0] != PRETRAINED else None
+    folder, references = config.paintings or own, []
     if folder and (config.paintings or folder.is_dir()):
         with join_processes(config.device).main_process_first():
             references = reference_paintings(read_collection(folder, cache_dir()), pairs)
-    against = f"KID against {len(references)} other paintings of {folder}"
+    against = one_line(f"KID against {len(references)} other paintings of {folder}")
     note = f"{len(pairs)} pairs of the manifest, {against if references else 'no set for KID'}"
     return EvaluationSet(pairs, references, methods, note)
 
@@ -250,14 +249,7 @@ def curve_section(run: str, curve: Curve, columns: Sequence[Column]) -> Section:
 
 def row_name(run: Path) -> str:
     """Return the title of a run's row, without the path of the installation."""
-    return str(SHIPPED if run == PRETRAINED else run)
-
-
-def output_folder(config: EvaluateConfig) -> Path:
-    """Return where to write the tables."""
-    if config.out or config.runs[:1] in ((), (PRETRAINED,)):
-        return config.out or Path("runs/evaluation")
-    return own_folder(config.runs[0], "evaluation")
+    return one_line(str(SHIPPED if run == PRETRAINED else run))
 
 
 def command(arguments: list[str]) -> None:
@@ -270,12 +262,16 @@ def command(arguments: list[str]) -> None:
         pairs = choose_pairs(config, [load_config(run) for run in config.runs]).pairs
         if main:
             write_manifest(config.write_manifest, pairs)
-            print(f"{len(pairs)} pairs: {config.write_manifest}")
+            print(one_line(f"{len(pairs)} pairs: {config.write_manifest}"))
         return
+    out = results_folder(config.out, config.runs, "evaluation")
+    check_output(out / "table.csv", [".csv"], config.manifest)
     result = evaluate(config)
     if main:
+        write_result(result, out)
+        write_atomic(out / "table.tex", result_latex(result))
         print(result_text(result))
-        print(f"\ntables: {output_folder(config) / 'table.md'} (.tex, .csv, .json)")
+        print("\n" + one_line(f"tables: {out / 'table.md'} (.tex, .csv, .json)"))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ import tyro
 from PIL import ImageOps
 from torch import Tensor, nn
 
-from ..data.files import write_atomic
+from ..data.files import one_line, write_atomic
 from ..data.images import encode_image, read_image
 from ..models.generator import MIN_SIDE, Generator, reduce_photo
 from ..trainers.model_files import load_model, model_folder
@@ -37,6 +37,7 @@ INPUTS, OUTPUTS = ("photo", "reduced", "code", "strength"), ("stylized", "attent
 TOLERANCE = 1e-3
 CHECKED_SIZES = ((1, 64, 96, 1), (2, 75, 93, 1.7), (1, 512, 509, 2))  # batch, H, W, stroke size
 PAGE = Path(__file__).parent / "demo" / "web"  # HTML, script and sample photo
+PAGE_FILES = (*(path.name for path in PAGE.iterdir()), "model.onnx", "styles.json")
 THUMBNAIL = 192  # pixels per side
 LARGE_SIZE = (1, 2048, 2048, 1)  # checked with one code: float32 sums over large planes lose digits
 
@@ -78,16 +79,22 @@ def export(config: ExportConfig) -> float:
             exceeds ``TOLERANCE``.
         OSError: a file cannot be written.
     """
-    target = config.onnx or config.web
-    if not target:
+    if not targets(config):
         raise ValueError("nothing to write: name a file with --onnx, or a folder with --web")
     if not all(find_spec(package) for package in ("onnxscript", "onnxruntime")):
         raise ValueError("export needs more packages: pip install 'underdrawing[export]'")
     if config.onnx:
-        check_output(config.onnx, [".onnx"])
+        check_output(config.onnx, [".onnx"], config.styles)
+    if config.web:
+        for name in PAGE_FILES:
+            check_output(config.web / name, [Path(name).suffix], config.styles)
     run = model_folder(config.run)
     stylizer = Stylizer(load_model(run), run, torch.device("cpu"))
     generator, codes = stylizer.generator, stylizer.codes
+    if "average" in codes.styles:
+        raise ValueError(
+            f"two styles are named 'average': remove that of {config.run} with `styles --remove`"
+        )
     styles = codes.styles | {"average": generator.code_mean[None]}
     for path in config.styles:
         if path.stem in styles:
@@ -98,7 +105,7 @@ def export(config: ExportConfig) -> float:
     if not difference <= TOLERANCE:  # also for NaN
         raise ValueError(
             f"ONNX Runtime differs from torch by {difference:.1e}, more than {TOLERANCE}: "
-            f"{target} was not written"
+            f"{targets(config)} was not written"
         )
     if config.onnx:
         write_atomic(config.onnx, model)
@@ -106,6 +113,11 @@ def export(config: ExportConfig) -> float:
         named = {name: code for name, code in styles.items() if name != "average"}
         write_page(config.web, model, stylizer, named or styles)
     return difference
+
+
+def targets(config: ExportConfig) -> str:
+    """Name the file and the folder to write."""
+    return one_line(" and ".join(str(path) for path in (config.onnx, config.web) if path))
 
 
 def write_page(
@@ -199,5 +211,5 @@ def max_difference(generator: Generator, model: bytes, codes: Iterable[Tensor]) 
 def command(arguments: list[str]) -> None:
     """Run the command."""
     config = parse_options(ExportConfig, prog="underdrawing export", args=arguments)
-    difference, target = export(config), config.onnx or config.web
-    print(f"{target}: maximum difference between ONNX Runtime and torch {difference:.1e}")
+    difference = export(config)
+    print(f"{targets(config)}: maximum difference between ONNX Runtime and torch {difference:.1e}")

@@ -2,13 +2,16 @@
 
 import glob
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain, count
 from pathlib import Path
+from tempfile import TemporaryFile
 
+from ..data.files import name_file_in_errors
 from ..data.folders import find_images
 from ..data.images import SUFFIXES, is_own_image
+from ..trainers.model_files import PRETRAINED, own_folder
 
 STREAM = Path("-")  # standard input as a photo, standard output as a result
 
@@ -71,14 +74,37 @@ def overlay_path(path: Path) -> Path:
     return path.with_stem(f"{path.stem}-attention")
 
 
-def check_output(path: Path, suffixes: Iterable[str], inputs: Iterable[Path] = ()) -> None:
-    """Check the name of a file to write, before any work.
+def results_folder(out: Path | None, runs: Sequence[Path], name: str) -> Path:
+    """Return the folder for the results of a command on runs: ``out``, or ``name`` in the first run
+    directory; in ``runs`` without a run, and for the shipped model, which is not written to.
+    """
+    if out or not runs or runs[0] == PRETRAINED:
+        return out or Path("runs", name)
+    return own_folder(runs[0], name)
+
+
+def check_folder(folder: Path) -> None:
+    """Check that files can be written into a folder, which need not exist, before any work.
 
     Raises:
-        ValueError: another suffix than ``suffixes``, or the file is an input, by whatever name.
+        OSError: it is a file, or cannot be made or written to.
+    """
+    with name_file_in_errors(folder):
+        TemporaryFile(dir=next(path for path in (folder, *folder.parents) if path.exists())).close()
+
+
+def check_output(path: Path, suffixes: Iterable[str], inputs: Iterable[Path] = ()) -> None:
+    """Check a file to write, before any work.
+
+    Raises:
+        ValueError: another suffix than ``suffixes``, a folder, or an input, by whatever name.
+        OSError: its folder cannot be written to.
     """
     if path.suffix.lower() not in suffixes:
         raise ValueError(f"cannot write {path}: the name must end in {', '.join(suffixes)}")
+    if path.is_dir():
+        raise ValueError(f"cannot write {path}: it is a folder; name a file")
+    check_folder(path.parent)
     for file in inputs:
         if _keys(path) & _keys(file):
             raise ValueError(f"{path} would overwrite the input {file}: choose another name")

@@ -56,7 +56,7 @@ def reproduce(study: StudyConfig) -> tuple[StudyResult, dict[str, str]]:
         TITLE, curves, controls, scorer.columns(), scorer.cards(controls),
         compare=[(row.title, titles[row.baseline]) for row in ROWS if row.baseline],
         papers={row.title: row.paper for row in ROWS}, gap=study.matched_gap, skipped=skipped,
-        notes=[*scorer.notes(), FOOTNOTE, ENDPOINT],
+        notes=[*scorer.notes(study), FOOTNOTE, ENDPOINT],
         sections=attention_section({title: [run.dir for run in rows[title]] for title in curves}),
     )  # fmt: skip
     if scorer.is_main:

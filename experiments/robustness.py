@@ -7,7 +7,7 @@ different photos: 0 means same content, 1 means another photo. A robust loss sta
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -16,43 +16,47 @@ import numpy as np
 import torch
 import tyro
 from kornia.enhance import adjust_brightness, adjust_contrast_with_mean_subtraction
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torchvision.io import decode_jpeg, encode_jpeg
 from tqdm.auto import tqdm
 
 from ..data.files import write_atomic
 from ..data.folders import read_collection
+from ..data.record import check_images
 from ..losses.content import ContentLoss, pixel_loss
 from ..models.encoder import Encoder
 from ..models.generator import Generator
 from ..models.pretrained import cache_dir
 from ..trainers.config import ContentConfig
-from ..trainers.model_files import build_encoder, load_model, own_folder
+from ..trainers.model_files import PRETRAINED, build_encoder, load_model, model_folder
 from ..trainers.runtime import Device, pick_device
 from ..trainers.tracking import provenance
 from ..trainers.trainer import collections
 from .analysis.intervals import Array, resampled_means
 from .analysis.tables import markdown
 from .main import parse_options
+from .paths import check_folder, results_folder
 from .scoring.protocol import batches, read_squares, resolution
 
 BATCH = 4  # photos
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class RobustnessConfig:
     """Measure content losses under changes of brightness, contrast, noise and JPEG compression."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Run directory of a trained model."""
+    """Run directory of a trained model, or `pretrained` for the shipped model."""
     photos: Path | None = None
     """Folder of photos, used as a whole; default: held-out photos of the run."""
-    images: int = 64
+    images: Annotated[int, Field(ge=2)] = 64
     """Maximum number of photos, at least 2."""
-    size: int | None = None
+    size: Annotated[int, Field(ge=32, le=4096)] | None = None
     """Side of the photos in pixels; default: training size of the run."""
     out: Path | None = None
-    """Folder for robustness.md and .json; default: RUN/robustness."""
+    """Folder for robustness.md and .json; default: RUN/robustness, else runs/robustness."""
     device: Device = "auto"
     """Device to compute on."""
 
@@ -97,17 +101,23 @@ def robustness(config: RobustnessConfig) -> str:
     """Measure the losses, write ``robustness.md`` and ``robustness.json``, return the former.
 
     Raises:
-        ValueError: no such run, or fewer than two photos.
+        ValueError: no such run, its photos have changed, or fewer than two photos.
     """
     device = pick_device(config.device)
-    out = config.out or own_folder(config.run, "robustness")
-    generator, trained = load_model(config.run, device)
+    run = model_folder(config.run)
+    out = results_folder(config.out, [run], "robustness")
+    check_folder(out)
+    if run == PRETRAINED and not config.photos:
+        raise ValueError("the shipped model has no photos of its own: name a folder with --photos")
+    generator, trained = load_model(run, device)
     encoder, weights = build_encoder(trained, [layer for layer, _ in trained.content.layers])
     encoder.to(device)
     if config.photos:
         paths = read_collection(config.photos, cache_dir()).distinct()
     else:
-        paths = collections(trained)[0].distinct("test")
+        own, _ = collections(trained)
+        check_images(run / "manifest.json", {"photos": own}, "restore them, or give --photos")
+        paths = own.distinct("test")
     paths = paths[: config.images]
     if len(paths) < 2:
         raise ValueError(f"got {len(paths)} photos; at least 2 are needed, to compare one with")

@@ -5,6 +5,7 @@ underdrawing styles --model runs/mine --remove starry
 underdrawing styles --model runs/mine --photo photo.jpg --out sheet.png
 """
 
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +15,10 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from ..data.files import one_line
 from ..data.folders import find_images
 from ..data.images import SUFFIXES, read_image, save_image
+from ..trainers.model_files import PRETRAINED, SHIPPED, model_folder
 from ..trainers.runtime import Device
 from ..trainers.style_codes import write_styles
 from ..trainers.stylizer import Stylizer, load
@@ -26,6 +29,7 @@ from .stylize import parse_pairs
 SIDE = 320  # pixels, the longer side of an image on the contact sheet
 CAPTION = 22  # pixels, height of the name below it
 COLUMNS = 5
+NEXT_NAME = re.compile(r",(?![^()]*\))")  # a comma outside parentheses, as in `parse_pairs`
 
 
 @dataclass(frozen=True)
@@ -54,14 +58,15 @@ def list_styles(config: StylesConfig) -> tuple[str, ...]:
     """
     pairs = parse_pairs(config.add) if config.add else {}
     added = {name: find_paintings(text) for name, text in pairs.items()}
-    removed = config.remove.split(",") if config.remove else []
+    removed = NEXT_NAME.split(config.remove) if config.remove else []
     if config.photo:
         paintings = [path for paths in added.values() for path in paths]
         check_output(config.out, SUFFIXES, [config.photo, *paintings])
-    stylizer = load(config.model, config.device)
+    run = model_folder(config.model or SHIPPED)
+    if run == PRETRAINED and (added or removed):
+        raise ValueError("--add and --remove need a model of your own: name it with --model")
+    stylizer = load(run, config.device)
     if added or removed:
-        if config.model is None:
-            raise ValueError("--add and --remove need a model of your own: name it with --model")
         styles = stylizer.codes.styles
         if unknown := [name for name in removed if name not in styles]:
             raise ValueError(
@@ -69,8 +74,8 @@ def list_styles(config: StylesConfig) -> tuple[str, ...]:
             )
         kept = {name: code for name, code in styles.items() if name not in removed}
         codes = {name: mean_code(stylizer, paths) for name, paths in added.items()}
-        write_styles(config.model, kept | codes)
-        stylizer = load(config.model, config.device)
+        write_styles(run, kept | codes)
+        stylizer = load(run, config.device)
     if config.photo:
         if not stylizer.styles:
             raise ValueError("this model has no named styles: add some with --add NAME=PAINTING")
@@ -130,7 +135,6 @@ def contact_sheet(stylizer: Stylizer, photo: Image.Image) -> Image.Image:
 def command(arguments: list[str]) -> None:
     """Run the command."""
     config = parse_options(StylesConfig, prog="underdrawing styles", args=arguments)
-    for name in list_styles(config):
-        print(name)
-    if config.photo:
-        print(config.out)
+    shown = [str(config.out)] if config.photo else []
+    for name in (*list_styles(config), *shown):
+        print(one_line(name))

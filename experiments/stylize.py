@@ -15,7 +15,6 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Annotated, Any, Literal, TypeVar
 
 import torch
@@ -27,7 +26,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..data.convert import to_batch
-from ..data.files import name_file_in_errors
+from ..data.files import one_line
 from ..data.images import (
     MAX_BYTES,
     check_side,
@@ -42,7 +41,7 @@ from ..trainers.stylizer import Stylizer, default_stroke_size, load
 from ..trainers.visualize import overlay
 from .errors import explain_error
 from .main import parse_options
-from .paths import STREAM, output_paths, overlay_path
+from .paths import STREAM, check_folder, output_paths, overlay_path
 
 AHEAD = 2  # images read before, and written after, the one being stylized
 FORMATS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
@@ -126,11 +125,8 @@ def stylize(config: StylizeConfig) -> list[Path]:
     if config.attention and STREAM in paths.values():
         raise ValueError("--attention writes a second image: name a folder or file with --out")
 
-    if STREAM not in paths.values():  # an unwritable folder is reported before any work
-        folder = next(iter(paths.values())).parent
-        with name_file_in_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            TemporaryFile(dir=folder).close()
+    if STREAM not in paths.values():
+        check_folder(next(iter(paths.values())).parent)
 
     def results(photos: Iterable[Image.Image | Exception]) -> Iterator[Result]:
         for (photo, path), image in zip(paths.items(), photos, strict=True):
@@ -158,12 +154,12 @@ def stylize(config: StylizeConfig) -> list[Path]:
             if isinstance(result, Path):
                 written.append(result)
                 if result != STREAM:
-                    tqdm.write(str(result))
+                    tqdm.write(one_line(str(result)))
             elif len(paths) == 1:
                 raise result
             else:
                 message = f"underdrawing: skipped: {explain_error(result, 'stylize')}"
-                tqdm.write(message, file=sys.stderr)
+                tqdm.write(one_line(message), file=sys.stderr)
     if skipped := len(paths) - len(written):
         raise ValueError(f"{skipped} of {len(paths)} photos could not be stylized")
     return written

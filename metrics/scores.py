@@ -4,7 +4,7 @@ import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +16,7 @@ from .cards import Card
 from .distribution import MIN_IMAGES, MIN_OUTPUTS, frechet_distance, kernel_distance
 from .perceptual import local_ssim, lpips, ssim_scores
 from .saliency import salient_ssim
-from .style_gap import style_gap_closed
+from .style_gap import MIN_DISTANCE, style_gap_closed
 
 #: Metrics of a pair; from the fifth on, they are optional.
 PER_PAIR = (
@@ -273,32 +273,42 @@ def make_cards(
 ) -> list[Card]:
     """Make a card for each metric of methods on the same pairs; equal outputs are noted."""
     pairs = max(method.pairs for method in scores.values())
+    per_pair = next(iter(scores.values())).per_pair
     fewer = [f"{name} {m.outputs}" for name, m in scores.items() if m.outputs < pairs]
 
     def card(
         name: str, network: FeatureExtractor | PublishedDistance | None, reference: str,
-        note: str = "",
+        note: str = "", key: str = "",
     ) -> Card:  # fmt: skip
+        """Make a card whose N leaves out pairs without a value of the metric ``key``."""
+        count = pairs - sum(map(math.isnan, per_pair.get(key, ())))
         network_name, sha256 = (network.name, network.weights_sha256) if network else ("none", "")
-        return Card(name, network_name, sha256, pairs, reference, resolution, note)
+        return Card(name, network_name, sha256, count, reference, resolution, note)
 
     photo, painting = "the photo of each pair", "the painting of each pair"
     paintings = f"{references} distinct paintings, none of them a style of a pair"
     once = "N counts each distinct output once" + (f" ({', '.join(fewer)})" if fewer else "")
     frechet = f"{once}; requires ≥ {MIN_OUTPUTS} outputs; biased by N: compare only equal N"
     kernel = f"{once}; unbiased, whole sets; requires ≥ {MIN_IMAGES} distinct images per set"
+    gap = f"N counts pairs with a distance of at least {MIN_DISTANCE} from photo to painting"
     cards = [
         card("SSIM", None, photo, "luminance, 11x11 Gaussian window"),
         card("SSIM worst tenth", None, photo, "mean over the worst tenth of positions"),
         card(networks.lpips_name, networks.perceptual, photo),
         card(networks.frechet_name, networks.pooled, paintings, frechet),
         card(networks.kernel_name, networks.pooled, paintings, kernel),
-        card("Style gap closed", networks.style, painting),
+        card("Style gap closed", networks.style, painting, gap, "style_gap"),
     ]
     if second := networks.independent:
         cards += [
             card(f"KID ({second.name})", second.pooled, paintings, kernel),
-            card(f"Style gap closed ({second.name})", second.style, painting),
+            card(
+                f"Style gap closed ({second.name})",
+                second.style,
+                painting,
+                gap,
+                "style_gap_independent",
+            ),
         ]
     if network := networks.saliency:
         center = "control: SSIM weighted by a centered Gaussian as wide as the saliency"
@@ -312,10 +322,8 @@ def make_cards(
         product = "(1 + LPIPS (AlexNet)) · (1 + FID (ArtFID))"
         cards += [card("FID (ArtFID)", network, "the paintings of all pairs", note)]
         cards += [card("ArtFID", network, "photos and paintings of all pairs", product)]
-    first = next(iter(scores.values()))
-    if drawn := first.per_pair.get("boundaries"):
-        with_value = sum(not math.isnan(value) for value in drawn)
+    if "boundaries" in per_pair:
         note = "correlation of gradient magnitudes near the drawn lines; N counts pairs with any"
-        kept = card("Boundaries kept", None, f"{photo}, where people drew edges", note)
-        cards.append(replace(kept, images=with_value))
+        where = f"{photo}, where people drew edges"
+        cards.append(card("Boundaries kept", None, where, note, "boundaries"))
     return cards

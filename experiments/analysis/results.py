@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
@@ -30,6 +31,7 @@ class Section:
     heading: str
     table: Table
     differences: list[Difference]
+    gap: float | None = None  # style gap that the rows are read at
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class StudyResult:
 
     def all_sections(self) -> list[Section]:
         """Return every table with its differences."""
-        matched = Section(MATCHED, self.matched, self.differences)
+        matched = Section(MATCHED, self.matched, self.differences, self.gap)
         return [Section(FULL, self.full, []), matched, *self.sections]
 
 
@@ -80,7 +82,8 @@ def make_study_result(
         skipped: rows without results, and why.
     """
     papers, points, skipped = papers or {}, points or {}, skipped or {}
-    minimum = controls["color only"].style_gap + MARGIN
+    control = controls["color only"]
+    minimum = control.style_gap + MARGIN
     gap = common_gap(rows, minimum) if gap is None else gap
     trained = {name: [curve.full for curve in seeds] for name, seeds in rows.items()}
     trained |= {name: [scores] for name, scores in points.items()}
@@ -88,6 +91,9 @@ def make_study_result(
         make_table_row(n, s, papers.get(n), columns, False, minimum) for n, s in trained.items()
     ]
     full += [make_table_row(n, [s], None, columns, control=True) for n, s in controls.items()]
+    if control.left_out:
+        excluded = f"{control.left_out} of {control.pairs} pairs"
+        notes = [*notes, f"{excluded} have no style gap, as photo and painting are too similar."]
     all_notes = [*notes, *(f"{name}: {why}" for name, why in skipped.items())]
     matched = [column._replace(paper=None) for column in columns if column.key not in UNMATCHED]
     differences = [
@@ -95,6 +101,11 @@ def make_study_result(
         for row, baseline in compare
         if gap is not None and row in rows and baseline in rows
         for column in matched
+    ]
+    at_points = [
+        point_section(name, points, rows, matched)
+        for name, scores in points.items()
+        if rows and not math.isnan(scores.style_gap)
     ]
     return StudyResult(
         title,
@@ -105,7 +116,7 @@ def make_study_result(
         {name: list(seeds) for name, seeds in rows.items()},
         dict(controls),
         dict(skipped),
-        [*(point_section(name, points, rows, matched) for name in points if rows), *sections],
+        [*at_points, *sections],
     )
 
 
@@ -143,6 +154,7 @@ def point_section(
         f"At the style gap of {point}",
         replace(table, rows=[line, *table.rows]),
         [d for d in differences if d.mean is not None],
+        points[point].style_gap,
     )
 
 
@@ -219,7 +231,7 @@ def result_csv(result: StudyResult) -> str:
     names = ("paper", "measured", "difference", "half_interval")
     writer.writerow(["table", "style gap", "row", "control", "metric", *names, "note"])
     for section in result.all_sections():
-        head = [section.heading, result.gap if section.heading == MATCHED else None]
+        head = [section.heading, section.gap]
         for row, column in product(section.table.rows, section.table.columns):
             values = [getattr(row.entries[column.key], name) for name in names]
             writer.writerow([*head, row.title, row.control, column.title, *values, row.note])
@@ -246,10 +258,13 @@ def write_result(result: StudyResult, folder: Path) -> None:
 
 
 def result_tree(result: StudyResult) -> dict[str, Any]:
-    """Return a result as JSON values, with the paper's values, without the scores per pair."""
+    """Return a result as JSON values, with the paper's values, without the scores per pair; a NaN,
+    which JSON cannot express, is None.
+    """
     tree = asdict(result)
     curves = [curve for seeds in tree["curves"].values() for curve in seeds]
     for scores in [*tree["controls"].values(), *(s for curve in curves for s in curve["scores"])]:
         for key in ("per_pair", "photo", "painting"):  # the scores' own files have them
             del scores[key]
-    return tree
+    numbers: dict[str, Any] = json.loads(json.dumps(tree), parse_constant=lambda _: None)
+    return numbers

@@ -18,7 +18,7 @@ from .intervals import mean_and_interval
 
 LATEX = str.maketrans(
     {"±": r"$\pm$", "·": r"$\cdot$", "−": "$-$", "↑": r"$\uparrow$", "↓": r"$\downarrow$"}
-    | {"¹": "$^1$", "é": r"\'e", "λ": r"$\lambda$", "’": "'"}
+    | {"|": r"\textbar{}", "¹": "$^1$", "é": r"\'e", "λ": r"$\lambda$", "’": "'"}
     | {"⟨": r"\shortstack[r]{", "⏎": r"\\", "⟩": "}"}  # a head of several lines
 )
 
@@ -205,6 +205,7 @@ def to_markdown(table: Table) -> str:
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
     """Format cells, the head first, as a Markdown table."""
+    rows = [[cell.replace("|", r"\|") for cell in row] for row in rows]
     return tabulate(rows, headers="firstrow", tablefmt="github", disable_numparse=True)
 
 

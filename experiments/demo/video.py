@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 
 from ... import __version__
 from ...data.convert import as_given, to_batch
-from ...data.files import file_stamp, locked
+from ...data.files import file_stamp, locked, one_line
 from ...models.color import keep_chroma
 from ...models.generator import MIN_SIDE
 from ...trainers.stylizer import Stylizer, load
@@ -163,4 +163,5 @@ class TemporalSmoothing:
 
 def command(arguments: list[str]) -> None:
     """Run the command."""
-    print(video(parse_options(VideoConfig, prog="underdrawing video", args=arguments)))
+    out = video(parse_options(VideoConfig, prog="underdrawing video", args=arguments))
+    print(one_line(str(out)))

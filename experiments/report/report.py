@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from torch import Tensor
 
-from ...data.files import write_atomic
+from ...data.files import one_line, write_atomic
 from ...data.images import encode_image, to_image
 from ...trainers.runtime import join_processes
 from ...trainers.tracking import provenance
@@ -76,9 +76,9 @@ def end_study(
     if results and join_processes(study.device).is_main_process:
         for result in results:
             print(f"\n{result.title}\n\n{result_text(result)}\n")
-        print(f"tables: {tables / 'table.md'} (.csv, .json)")
-        print(f"report: {study.out / 'report.html'}")
-        print(f"for a paper: {study.out / 'paper'}")
+        print(one_line(f"tables: {tables / 'table.md'} (.csv, .json)"))
+        print(one_line(f"report: {study.out / 'report.html'}"))
+        print(one_line(f"for a paper: {study.out / 'paper'}"))
     if failures:
         sys.exit("\n".join(f"underdrawing: {why}" for why in failures.values()))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ...data.files import write_atomic
+from ...data.files import one_line, write_atomic
 from ...data.folders import check_each_file
 from ...data.images import read_image
 from .protocol import PairBatch, PairPaths, StylizeFn, check_aspect_ratio, read_squares
@@ -88,7 +88,7 @@ def read_methods(
     for folder, file in zip(folders, manifests, strict=True):
         if not folder.is_dir():
             raise ValueError(f"no such folder: {folder}")
-        name = folder.resolve().name
+        name = one_line(folder.resolve().name)
         if name in methods:
             raise ValueError(f"two folders in --outputs are named {name}; rename one")
         methods[name] = read_manifest(file, folder, photos, paintings)

@@ -82,7 +82,7 @@ def find_boundaries(folder: Path | None, manifest: Sequence[PairPaths]) -> dict[
     """Find the PNG named after each photo in a folder of drawn boundaries; none without a folder.
 
     Raises:
-        ValueError: no photo has one, or one has another aspect ratio than its photo.
+        ValueError: no photo has one, two photos share one, one is its photo or of another shape.
     """
     if folder is None:
         return {}
@@ -94,7 +94,12 @@ def find_boundaries(folder: Path | None, manifest: Sequence[PairPaths]) -> dict[
             f"{folder} has no boundaries for any of the {len(files)} held-out photos; name its "
             f"files after the photos, e.g. {file.name} for {photo.name}"
         )
+    photos = {file: photo for photo, file in found.items()}
     for photo, file in found.items():
+        if photos[file] != photo:
+            raise ValueError(f"{photo} and {photos[file]} share the boundaries {file}; rename one")
+        if file.samefile(photo):
+            raise ValueError(f"{folder} holds the photos themselves; name a folder of drawings")
         sizes = {path: read_image(path).size for path in (file, photo)}
         check_aspect_ratio(file, photo, sizes, "boundaries")
     return found
@@ -169,7 +174,7 @@ def score_methods(
         return metrics
 
     scored = map_over_processes(processes, score_batch, batches(manifest, batch_size), "scoring")
-    photo, painting = map(image_ids, zip(*manifest, strict=True))
+    photo, painting = map(path_ids, zip(*manifest, strict=True))
     scores = {
         name: aggregate([batch[name] for batch in scored], photo, painting, *references)
         for name in scored[0]
@@ -192,7 +197,7 @@ def reference_features(
     return [torch.cat(part) for part in zip(*parts, strict=True)]
 
 
-def image_ids(paths: Sequence[Path]) -> list[int]:
+def path_ids(paths: Sequence[Path]) -> list[int]:
     """Number distinct files from 0, in order of first appearance."""
     ids = {path: i for i, path in enumerate(dict.fromkeys(paths))}
     return [ids[path] for path in paths]

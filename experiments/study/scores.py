@@ -1,7 +1,7 @@
 """Scoring of a study's runs on its held-out pairs, with a cache of the scores."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...data.files import DAY, content_hash, remove_stale_parts, write_atomic
+from ...data.files import DAY, content_hash, one_line, remove_stale_parts, write_atomic
 from ...data.folders import Collection
 from ...data.record import check_images
 from ...metrics.cards import Card
@@ -51,16 +51,20 @@ class StudyScorer:
     study: StudyConfig
     networks: MetricNetworks
     manifest: list[PairPaths]
-    paintings: Collection
-    data: list[str]  # content hashes of photos and paintings
+    images: dict[str, Collection]  # photos and paintings
     boundaries: Boundaries  # those that people drew in the photos; may be empty
     device: torch.device
     is_main: bool  # whether this process writes files
 
     @cached_property
+    def data(self) -> list[str]:
+        """Content hashes of photos and paintings."""
+        return [collection.sha256 for collection in self.images.values()]
+
+    @cached_property
     def references(self) -> list[Path]:
         """The reference set of FID and KID."""
-        return reference_paintings(self.paintings, self.manifest)
+        return reference_paintings(self.images["paintings"], self.manifest)
 
     @cached_property
     def reference_features(self) -> list[Tensor]:
@@ -74,7 +78,16 @@ class StudyScorer:
         return self._compute(run.key, method, differences(TrainConfig(), run.config))
 
     def score_controls(self) -> dict[str, Scores]:
-        """Return the scores of the control rows, from the cache or computed."""
+        """Return the scores of the control rows, from the cache or computed.
+
+        This is the first work of a study, so the images, which must stay the same from now on, are
+        recorded in ``OUT/images.json``, and the pairs in ``OUT/manifest.json``.
+        """
+        if self.is_main:
+            pairs = [[photo.name, painting.name] for photo, painting in self.manifest]
+            images = {name: collection.manifest() for name, collection in self.images.items()}
+            write_atomic(self.study.out / "manifest.json", json.dumps(pairs, indent=1))
+            write_atomic(self.study.out / "images.json", json.dumps(images))
         return self.cached("controls") or self._compute("controls", each(CONTROLS), [])
 
     def cached(self, name: str) -> dict[str, Scores] | None:
@@ -123,11 +136,11 @@ class StudyScorer:
             "networks": [[e.name, e.weights_sha256] for e in networks],
         } | ({"boundaries": drawn} if self.boundaries else {})
 
-    def sha256(self, runs: Iterable[StudyRun]) -> dict[str, str | None]:
+    def sha256(self, runs: Sequence[StudyRun]) -> dict[str, str | None]:
         """Return the hashes of all inputs: images, initial model, weights of all networks."""
-        record = dict(zip(("photos", "paintings"), self.data, strict=True))
-        inputs = record | {
-            "initial model": initial_model(replace(TrainConfig(), init=self.study.init))
+        init = self.study.init if any(run.start.init for run in runs) else None
+        inputs = dict(zip(self.images, self.data, strict=True)) | {
+            "initial model": initial_model(replace(TrainConfig(), init=init))
         }
         descriptions = [run.dir / "run.json" for run in runs]
         for encoder in [json.loads(p.read_text())["encoder"] for p in descriptions if p.is_file()]:
@@ -143,12 +156,14 @@ class StudyScorer:
         size = resolution(self.study.size)
         return make_cards(self.networks, scores, len(self.references), size)
 
-    def notes(self) -> list[str]:
-        """Return how a table was made and how to read it."""
-        study, start = self.study, f"the model in {self.study.init}"
+    def notes(self, study: StudyConfig) -> list[str]:
+        """Return how a table of this study, or of it with another start, was made and is read."""
+        start = f"the model in {study.init}"
         if study.init in (None, SHIPPED):
             start = "the shipped model" if study.init else "random weights"
-        photos, paintings = (x or "built-in samples" for x in (study.photos, study.paintings))
+        photos, paintings = (
+            one_line(str(x or "built-in samples")) for x in (study.photos, study.paintings)
+        )
         return [
             f"Preset {study.preset}: {study.warmup} warm-up steps shared by the rows, from "
             f"{start} (multi-layer content, uniform weights, no discriminator), "
@@ -164,9 +179,7 @@ class StudyScorer:
 
 
 def make_scorer(study: StudyConfig) -> StudyScorer:
-    """Load the metric networks, choose the pairs, and write them to ``OUT/manifest.json``.
-
-    ``OUT/images.json`` records the images, which must stay the same.
+    """Load the metric networks and choose the pairs; nothing is written to ``OUT``.
 
     Raises:
         ValueError: unusable folders, other images than before, no held-out images, or no weights
@@ -178,20 +191,15 @@ def make_scorer(study: StudyConfig) -> StudyScorer:
         photos, paintings = collections(data, processes.is_main_process)
         networks = make_networks(processes.device, study.weights_dir)
     images = {"photos": photos, "paintings": paintings}
-    record = study.out / "images.json"
-    check_images(record, images, "restore them to continue it, or choose another --out")
+    advice = "restore them to continue it, or choose another --out"
+    check_images(study.out / "images.json", images, advice)
     manifest = make_manifest(
         photos.distinct(study.split), paintings.distinct(study.split), study.pairs
     )
     boundaries = find_boundaries(study.boundaries, manifest)
-    if processes.is_main_process:
-        pairs = [[photo.name, painting.name] for photo, painting in manifest]
-        write_atomic(study.out / "manifest.json", json.dumps(pairs, indent=1))
-        write_atomic(record, json.dumps({name: c.manifest() for name, c in images.items()}))
     return StudyScorer(
-        study, networks, manifest, paintings, [photos.sha256, paintings.sha256], boundaries,
-        processes.device, processes.is_main_process,
-    )  # fmt: skip
+        study, networks, manifest, images, boundaries, processes.device, processes.is_main_process
+    )
 
 
 def make_curves(

@@ -25,6 +25,11 @@ def test_write_atomic_replaces_the_file(content: str | bytes, tmp_path: Path) ->
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_names_of_files_that_are_no_valid_text_are_escaped(tmp_path: Path) -> None:
+    write_atomic(tmp_path / "file", "images of " + os.fsdecode(b"caf\xe9"))
+    assert (tmp_path / "file").read_text() == r"images of caf\udce9"
+
+
 def _disk_full(descriptor: int) -> None:
     raise OSError(28, "No space left on device")
 

@@ -126,16 +126,24 @@ def arguments(study: StudyConfig) -> list[str]:
 
 
 @pytest.mark.usefixtures("trained")
-def test_encoders_without_weights_are_skipped_with_exit_code_0(
+def test_encoders_without_weights_are_skipped_and_the_others_start_from_random_weights(
     study: StudyConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(report, "write_report", lambda *_: None)
-    command(["encoder", *arguments(study)])
+    reports = list[tuple[object, ...]]()
+    monkeypatch.setattr(report, "write_report", lambda *of: reports.append(of))
+    options = arguments(study)
+    options[options.index("--init") + 1] = "pretrained"
+    command(["encoder", *options])
     table = json.loads((study.out / "encoder" / "table.json").read_text())
     assert list(table["curves"]) == ["vgg16"]
     assert set(table["skipped"]) == set(ABLATIONS["encoder"].values) - {"vgg16"}
     assert all(why.startswith("skipped: no weights for ") for why in table["skipped"].values())
-    assert "vgg19: skipped: no weights" in (study.out / "encoder" / "table.md").read_text()
+    text = (study.out / "encoder" / "table.md").read_text()
+    assert "vgg19: skipped: no weights" in text
+    assert "shared by the rows, from random weights" in text  # not from the model of --init
+    ((*_, sha256),) = reports
+    assert isinstance(sha256, dict)
+    assert sha256["initial model"] is None
 
 
 def test_a_failed_run_leaves_the_others_and_exits_with_1(
@@ -173,7 +181,10 @@ def test_dry_run_lists_the_runs_and_trains_none(
     assert "9 runs (4 pending, 5 skipped: no weights), 6 trainings with warm-ups" in last
     assert "about 6 minutes (60 s/step in a trial" in last
     assert trained == []
-    assert not (study.out / "runs").exists()
+    assert not study.out.exists()
+    with pytest.raises(ValueError, match="both vary content"):
+        command(["layers", "encoder", "--grid", "--photos", "nowhere", "--out", str(study.out)])
+    assert not study.out.exists()
 
 
 def test_grid_and_repeated_ablations_are_one_table(study: StudyConfig) -> None:

@@ -120,12 +120,26 @@ def test_contradictory_combinations_are_refused_in_one_line(
     assert not found.recipes.keys() & found.refused.keys()
 
 
+def test_every_pair_has_a_baseline_or_is_refused_in_one_sentence() -> None:
+    refused = list[str]()
+    for pair in combinations(ABLATIONS, 2):
+        try:
+            found = variants(pair)
+        except ValueError as error:
+            refused.append(str(error))
+        else:
+            assert found.baseline in found.recipes
+    assert refused
+    assert all(message.endswith("cannot be combined in a grid") for message in refused)
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [
         (["color"], "no ablation color; choose from objective, budget"),
         ([], "name at least one ablation"),
         (["layers", "encoder"], "both vary content.layers"),
+        (["content-weight", "style"], "content-weight, style have no common baseline"),
     ],
 )
 def test_wrong_names_are_explained(names: list[str], message: str) -> None:

@@ -13,7 +13,11 @@ from torch import Tensor
 from underdrawing.data.folders import read_collection
 from underdrawing.data.images import save_image
 from underdrawing.experiments import evaluate as module
-from underdrawing.experiments.analysis.results import StudyResult
+from underdrawing.experiments.analysis.results import (
+    StudyResult,
+    result_latex,
+    result_markdown,
+)
 from underdrawing.experiments.evaluate import (
     EvaluateConfig,
     choose_pairs,
@@ -98,6 +102,14 @@ def test_copies_of_photos_and_paintings_score_like_the_controls(
     assert values(result, "a") != values(result, "b")
     note = "6 pairs of the manifest, no set for KID, at 32 px."
     assert note in result.full.notes
+
+
+def test_any_name_of_a_method_is_one_cell_of_one_line(
+    pairs: list[PairPaths], tmp_path: Path
+) -> None:
+    result = evaluate(config_for(tmp_path, make_outputs(tmp_path / "a|b\nc", pairs, 0)))
+    assert "\n| a\\|b\\nc " in result_markdown(result)
+    assert r"a\textbar{}b\textbackslash{}nc" in result_latex(result)
 
 
 def test_boundaries_add_a_column(pairs: list[PairPaths], tmp_path: Path) -> None:
@@ -312,18 +324,44 @@ def test_invalid_options_raise(make_run: MakeRun, pairs: list[PairPaths], tmp_pa
     ):
         with pytest.raises(ValueError, match=message):
             evaluate(replace(config, device="cpu"))
-    with pytest.raises(ValueError, match="give a run directory, or both --photos and --paintings"):
-        command(["--write-manifest", str(tmp_path / "new.csv"), "--device", "cpu"])
+    for runs in ([], ["pretrained"], ["pretrained", "--photos", str(tmp_path)]):
+        with pytest.raises(ValueError, match="of your own first, or both --photos and --paintings"):
+            command([*runs, "--write-manifest", str(tmp_path / "new.csv"), "--device", "cpu"])
+
+
+def test_only_images_of_the_runs_record_are_called_held_out(
+    make_run: MakeRun, folders: Folders
+) -> None:
+    """Without a record, folders of these names may hold any images."""
+    run = make_run("mine")
+    images = zip(("photos", "paintings"), map(read_collection, folders), strict=True)
+    config = EvaluateConfig((run,), device="cpu")
+    assert "9 pairs" in choose_pairs(config, [load_config(run)]).note
+    (run / "manifest.json").write_text(json.dumps({k: c.manifest() for k, c in images}))
+    assert "9 held-out pairs" in choose_pairs(config, [load_config(run)]).note
+
+
+@pytest.mark.parametrize("option", [{"pairs": 0}, {"size": 0}, {"size": -5}, {"size": 8}])
+def test_options_out_of_bounds_are_refused(option: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="greater than or equal to"):
+        EvaluateConfig(**option)  # type: ignore[arg-type]
+
+
+def test_a_file_as_output_folder_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "evaluate", lambda _: pytest.fail("evaluated"))
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError):
+        command([str(tmp_path), "--out", str(tmp_path / "file")])
 
 
 def test_no_manifest_is_overwritten(pairs: list[PairPaths], tmp_path: Path) -> None:
     folder = make_outputs(tmp_path / "same", pairs, 0)
     manifest = (folder / "manifest.csv").rename(folder / "table.csv")
-    job = config_for(tmp_path, folder, manifest=(manifest,))
-    with pytest.raises(ValueError, match="would overwrite the input"):
-        evaluate(replace(job, out=folder))
     options = ["--outputs", str(folder), "--manifest", str(manifest), "--device", "cpu"]
-    with pytest.raises(ValueError, match="would overwrite the input"):
-        command([*options, "--write-manifest", str(manifest)])
+    for place in (["--out", str(folder)], ["--write-manifest", str(manifest)]):
+        with pytest.raises(ValueError, match="would overwrite the input"):
+            command([*options, *place])
     with pytest.raises(ValueError, match=r"must end in \.csv"):
         command([*options, "--write-manifest", str(pairs[0][0])])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image, ImageOps
+from underdrawing.experiments.analysis.results import write_result
 from underdrawing.experiments.analysis.tables import ROWS
 from underdrawing.experiments.evaluate import EvaluateConfig, evaluate
 from underdrawing.trainers.config import TrainConfig
@@ -61,9 +62,9 @@ def test_results_do_not_depend_on_the_number_of_processes(
         shutil.copy(path, drawn / path.name)
     config = EvaluateConfig(
         (run,), photos=images, paintings=images, pairs=20, strengths=(1.0,), device="cpu",
-        out=tmp_path / "1", boundaries=drawn,
+        boundaries=drawn,
     )  # fmt: skip
-    evaluate(config)
+    write_result(evaluate(config), tmp_path / "1")
     alone = json.loads((tmp_path / "1" / "table.json").read_text())
     assert all(row["entries"]["kernel"]["measured"] is not None for row in alone["full"]["rows"])
     printed = launch(  # three batches: the fourth process is idle

@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -19,7 +20,7 @@ from underdrawing.models.color import color_statistics
 from underdrawing.models.generator import reduce_photo
 from underdrawing.trainers.config import AttentionConfig, GeneratorConfig, TrainConfig, to_json
 from underdrawing.trainers.model_files import Model, build_generator, load_model, save_model, sizes
-from underdrawing.trainers.style_codes import StyleCodes
+from underdrawing.trainers.style_codes import StyleCodes, write_styles
 
 pytest.importorskip("onnxscript", reason="the extra `export` is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
@@ -162,6 +163,15 @@ def test_duplicate_style_name_is_refused(job: ExportConfig, name: str) -> None:
         export(replace(job, styles=(*job.styles, Path(name))))
 
 
+def test_a_named_style_that_is_called_average_is_not_lost(
+    job: ExportConfig, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(job.run, tmp_path / "run"))
+    write_styles(run, {"average": load_model(run).generator.code_mean})
+    with pytest.raises(ValueError, match="two styles are named 'average': remove that of"):
+        export(replace(job, run=run))
+
+
 def test_missing_extra_is_named(job: ExportConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "find_spec", lambda package: None)
     with pytest.raises(ValueError, match=r"pip install 'underdrawing\[export\]'"):
@@ -202,6 +212,20 @@ def test_documented_script_equals_stylize_without_torch(
 def test_nothing_to_write_is_refused(job: ExportConfig) -> None:
     with pytest.raises(ValueError, match="nothing to write: name a file with --onnx, or a folder"):
         export(ExportConfig(job.run))
+
+
+@pytest.mark.parametrize("name", module.PAGE_FILES)
+def test_the_page_overwrites_no_input(job: ExportConfig, name: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="would overwrite the input"):
+        export(replace(job, web=tmp_path, styles=(tmp_path / name,)))
+
+
+def test_file_and_page_are_both_reported(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(module, "export", lambda config: 0.0)
+    module.command(["run", "--onnx", "a.onnx", "--web", "site"])
+    assert capsys.readouterr().out.startswith("a.onnx and site: maximum difference")
 
 
 def test_onnx_file_has_a_suffix_that_no_input_has(job: ExportConfig) -> None:

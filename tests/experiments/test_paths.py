@@ -120,3 +120,14 @@ def test_check_output_compares_suffixes_without_case(tmp_path: Path) -> None:
     check_output(tmp_path / "x.JSON", [".json"])
     with pytest.raises(ValueError, match=r"must end in \.json"):
         check_output(tmp_path / "x.png", [".json"])
+
+
+def test_a_file_that_cannot_be_written_is_refused_and_nothing_is_made(tmp_path: Path) -> None:
+    check_output(tmp_path / "new" / "folder" / "x.json", [".json"])
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match="file/new"):
+        check_output(tmp_path / "file" / "new" / "x.json", [".json"])
+    (tmp_path / "y.json").mkdir()
+    with pytest.raises(ValueError, match="it is a folder; name a file"):
+        check_output(tmp_path / "y.json", [".json"])

@@ -1,11 +1,16 @@
 import json
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from underdrawing.data.folders import Collection
+from underdrawing.experiments import paths
+from underdrawing.experiments import robustness as module
 from underdrawing.experiments.robustness import (
     ANOTHER,
     PERTURBATIONS,
@@ -17,6 +22,7 @@ from underdrawing.experiments.robustness import (
     robustness,
 )
 from underdrawing.losses.content import ContentLoss
+from underdrawing.trainers import model_files
 from underdrawing.trainers.config import TrainConfig
 from underdrawing.trainers.model_files import build_encoder, load_model
 
@@ -119,7 +125,47 @@ def test_command_prints_and_writes_the_same_table_each_time(
         assert all(low <= mean <= high for mean, low, high, _ in row.values())
 
 
-def test_a_single_photo_is_refused(make_run: MakeRun) -> None:
-    config = RobustnessConfig(make_run("single-layer"), images=1, device="cpu")
+def test_the_shipped_model_is_measured_and_not_written_to(
+    make_run: MakeRun, folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run("single-layer")
+    for place in (model_files, module, paths):
+        monkeypatch.setattr(place, "PRETRAINED", run)
+    monkeypatch.chdir(tmp_path)
+    config = RobustnessConfig(Path("pretrained"), folders[0], images=2, device="cpu")
+    with pytest.raises(ValueError, match="name a folder with --photos"):
+        robustness(replace(config, photos=None))
+    text = robustness(config)
+    assert Path("runs/robustness/robustness.md").read_text() == text
+    assert not (run / "robustness").exists()
+
+
+def test_photos_that_changed_since_the_training_are_refused(make_run: MakeRun) -> None:
+    run, empty = make_run("single-layer"), Collection((), (), ()).manifest()
+    (run / "manifest.json").write_text(json.dumps({"photos": empty, "paintings": empty}))
+    with pytest.raises(ValueError, match=r"\(12 added, 0 removed\); restore them, or give --ph"):
+        robustness(RobustnessConfig(run, device="cpu"))
+
+
+def test_a_single_photo_is_refused(
+    make_run: MakeRun, folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    shutil.copy(folders[0] / "00.png", tmp_path)
+    config = RobustnessConfig(make_run("single-layer"), photos=tmp_path, device="cpu")
     with pytest.raises(ValueError, match="got 1 photos; at least 2"):
         robustness(config)
+
+
+@pytest.mark.parametrize("option", [{"images": -20}, {"size": 0}, {"size": -5}, {"size": 8}])
+def test_options_out_of_bounds_are_refused(option: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="greater than or equal to"):
+        RobustnessConfig(Path("run"), **option)  # type: ignore[arg-type]
+
+
+def test_a_file_as_output_folder_is_refused_before_the_work(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "measure", lambda *_: pytest.fail("measured"))
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError):
+        robustness(RobustnessConfig(make_run("single-layer"), out=tmp_path / "file", device="cpu"))

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from underdrawing.experiments.styles import StylesConfig, list_styles
+from underdrawing.experiments.styles import StylesConfig, command, list_styles
 from underdrawing.trainers.stylizer import load
 
 Folders = tuple[Path, Path]
@@ -56,6 +56,16 @@ def test_styles_are_removed(model_dir: Path, folders: Folders) -> None:
         list_styles(StylesConfig(model_dir, remove="night"))
 
 
+def test_names_may_hold_commas_in_parentheses_and_are_printed_on_one_line(
+    model_dir: Path, folders: Folders, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, model = folders[1] / "00.png", str(model_dir)
+    command(["--model", model, "--add", f"a(b,c)={one},d={one},two\nlines={one}"])
+    assert capsys.readouterr().out == "a(b,c)\nd\ntwo\\nlines\n"
+    command(["--model", model, "--remove", "a(b,c),d"])
+    assert capsys.readouterr().out == "two\\nlines\n"
+
+
 def test_preview_needs_named_styles(model_dir: Path, folders: Folders) -> None:
     with pytest.raises(ValueError, match="no named styles: add some with --add"):
         list_styles(StylesConfig(model_dir, photo=folders[0] / "00.png"))
@@ -67,9 +77,14 @@ def test_nothing_is_stored_for_a_missing_painting(model_dir: Path) -> None:
     assert not (model_dir / "styles.safetensors").exists()
 
 
-def test_shipped_model_is_not_changed(folders: Folders) -> None:
+@pytest.mark.parametrize("model", [None, Path("pretrained")])
+def test_shipped_model_is_not_changed(
+    model: Path | None, folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="name it with --model"):
-        list_styles(StylesConfig(add=f"night={folders[1] / '00.png'}"))
+        list_styles(StylesConfig(model, f"night={folders[1] / '00.png'}"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_sheet_overwrites_no_input(model_dir: Path, folders: Folders) -> None:

@@ -62,13 +62,20 @@ def test_results_are_in_order_and_equal_the_generator(job: StylizeConfig) -> Non
 def test_bad_photos_are_reported_and_skipped(
     job: StylizeConfig, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bad = tmp_path / "bad.jpg"
+    bad = tmp_path / "two\nlines, bad.jpg"
     bad.write_text("no image")
     with pytest.raises(ValueError, match="1 of 2 photos could not be stylized"):
         stylize(replace(job, photos=(bad, photo)))
     assert (tmp_path / "out" / "00-00.png").is_file()
     assert "skipped: " in (error := capsys.readouterr().err)
-    assert "bad.jpg" in error
+    assert r"two\nlines, bad.jpg" in error
+
+
+def test_name_with_a_newline_is_printed_on_one_line(
+    job: StylizeConfig, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stylize(replace(job, photos=(photo,), out=tmp_path / "two\nlines.png"))
+    assert capsys.readouterr().out == f"{tmp_path}/two\\nlines.png\n"
 
 
 def test_photo_larger_than_memory_is_skipped(

@@ -148,6 +148,11 @@ def test_pairs_without_a_style_gap_are_excluded_from_its_mean_only() -> None:
         assert getattr(scores, name) == pytest.approx(mean, rel=1e-5)
     mean = local_ssim(STYLIZED, content).mean().item()
     assert scores.ssim == pytest.approx(mean, rel=1e-5)
+    cards = {card.name: card for card in make_cards(TWO, {"row": scores}, 32, "64 px")}
+    for name in ("Style gap closed", "Style gap closed (second net)"):
+        assert cards[name].images == 22
+        assert "N counts pairs with a distance of at least 0.1" in cards[name].note
+    assert cards["SSIM"].images == 24
 
 
 def test_each_distinct_output_counts_once_in_distances_between_sets() -> None:

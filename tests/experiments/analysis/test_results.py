@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,6 +22,7 @@ from underdrawing.experiments.analysis.results import (
     result_latex,
     result_markdown,
     result_text,
+    result_tree,
     write_result,
 )
 from underdrawing.experiments.analysis.tables import Paper, make_columns, to_latex
@@ -49,10 +51,12 @@ def make_result(
         options = {
             "compare": [("b", "a")],
             "papers": {"a": Paper("0.70", "0.20", "45.2")},
+            "controls": controls,
         } | options
         return make_study_result(
-            "Toy", curves if rows is None else rows, controls, make_columns(networks), [], **options
-        )
+            "Toy", curves if rows is None else rows, columns=make_columns(networks), cards=[],
+            **options,
+        )  # fmt: skip
 
     return make
 
@@ -128,6 +132,18 @@ def test_points_need_no_rows(make_result: MakeResult, make_scores: MakeScores) -
     assert result.sections == []
     assert [row.title for row in result.full.rows] == ["theirs", *CONTROLS]
     assert "matched-style comparison skipped" in result_markdown(result)
+
+
+def test_pairs_without_a_style_gap_are_reported(
+    make_result: MakeResult, make_scores: MakeScores
+) -> None:
+    none = replace(make_scores(math.nan, 0.75), left_out=40)
+    result = make_result(points={"black": none}, controls=dict.fromkeys(CONTROLS, none))
+    assert "40 of 40 pairs have no style gap" in result_markdown(result)
+    assert result.sections == []
+    tree = result_tree(result)
+    assert tree["controls"]["identity"]["style_gap"] is None
+    assert "NaN" not in json.dumps(tree)
 
 
 def test_second_networks_style_gap_is_matched_pair_by_pair(
@@ -222,7 +238,7 @@ def test_write_result_creates_md_csv_json(
         assert to_latex(table, "").split("caption{}")[1] in result_latex(result)
 
     rows = list(csv.DictReader(io.StringIO(written["table.csv"])))
-    tables = [(FULL, ""), (MATCHED, str(result.gap)), ("At the style gap of x", "")]
+    tables = [(FULL, ""), (MATCHED, str(result.gap)), ("At the style gap of x", "0.4")]
     assert list(dict.fromkeys((row["table"], row["style gap"]) for row in rows)) == tables
     found = {(row["table"], row["row"], row["metric"]): row for row in rows}
     entry, row = result.full.rows[0].entries["ssim"], found[FULL, "a", "SSIM"]

@@ -265,6 +265,19 @@ def test_boundaries_that_fit_no_photo_are_refused(tmp_path: Path) -> None:
         find_boundaries(tmp_path, pairs)
 
 
+def test_boundaries_of_several_photos_or_that_are_the_photos_are_refused(tmp_path: Path) -> None:
+    photos = [tmp_path / name / "a.png" for name in ("one", "other", "drawn")]
+    for photo in photos:
+        photo.parent.mkdir()
+        Image.new("RGB", (60, 40)).save(photo)
+    for chosen, message in (
+        (photos[:2], "share the boundaries"),
+        (photos[2:], "photos themselves"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            find_boundaries(tmp_path / "drawn", [(photo, photo) for photo in chosen])
+
+
 def test_boundaries_kept_follow_the_manifest(
     manifest: list[PairPaths], images: tuple[list[Path], list[Path]],
     networks: MetricNetworks, tmp_path: Path,

@@ -53,6 +53,13 @@ def test_scores_are_cached(small_study: StudyConfig, scored: list[Any]) -> None:
     assert pairs == [[photo.name, painting.name] for photo, painting in scored[0]]
 
 
+def test_nothing_is_written_before_work_starts(small_study: StudyConfig) -> None:
+    scorer = make_scorer(small_study)
+    assert not small_study.out.exists()
+    scorer.score_controls()
+    assert (small_study.out / "images.json").is_file()
+
+
 def test_each_split_has_its_own_cache(small_study: StudyConfig, scored: list[Any]) -> None:
     test, validation = small_study, replace(small_study, split="validation")
     first = controls(test), controls(validation)
@@ -169,7 +176,7 @@ def test_curves_start_at_the_photo_and_rows_with_a_missing_run_are_skipped(
 
 def test_notes_and_cards_state_the_protocol(small_study: StudyConfig) -> None:
     scorer = make_scorer(small_study)
-    notes = " ".join(scorer.notes())
+    notes = " ".join(scorer.notes(small_study))
     assert f"Photos: {small_study.photos}. Paintings: {small_study.paintings}." in notes
     assert "Evaluated on 9 held-out pairs (test) at 32 px" in notes
     cards = {card.name: card for card in scorer.cards(scorer.score_controls())}
