@@ -102,7 +102,8 @@ def random_crop(image: np.ndarray, size: int, scale: float, rng: np.random.Gener
     """Crop an image (H,W,3) uint8 randomly and resize it to (3,size,size) uint8.
 
     The area is uniform in [scale, 1] times the largest square, the aspect ratio log-uniform in
-    [3/4, 4/3]; half of the crops are mirrored.
+    [3/4, 4/3], before the crop is cut to the image, to no less than 0.86 of its area. Half of the
+    crops are mirrored.
     """
     h, w, _ = image.shape
     area = rng.uniform(scale, 1.0) * min(w, h) ** 2
@@ -135,7 +136,7 @@ class PairDataset(Dataset[RawBatch]):
         size: side of the crops in pixels.
         seed: seed of the run.
         full_strength_prob: probability that an example has strength 1 everywhere.
-        crop_scale: smallest crop area, as a share of the largest square.
+        crop_scale: ``scale`` of ``random_crop``.
         paintings_as_photos: probability that another painting takes the place of the photo.
     """
 

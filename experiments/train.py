@@ -78,7 +78,9 @@ def next_commands(trainer: Trainer) -> str:
     config, collections = trainer.config, (trainer.photos, trainer.paintings)
     photo, painting = (str([*c.test, *c.validation, *c.train][0]) for c in collections)
     stylize = ["stylize", photo, "--style", painting, "--model", str(config.out), "--out", "out"]
-    commands = [stylize, ["evaluate", str(config.out)]]
+    commands = [stylize]
+    if all(c.test for c in collections):
+        commands.append(["evaluate", str(config.out)])
     lines = (one_line(shlex.join(["underdrawing", *words])) for words in commands)
     return "\n  ".join(["next:", *lines])
 
@@ -131,7 +133,7 @@ def find_defaults(arguments: list[str]) -> Defaults:
     if source is not None:
         steps = FINE_TUNING_STEPS if config.recipe == FEW_RECIPE else config.steps
         config = replace(config, init=source, steps=steps)
-        config = use_architecture_of(load_config(model_folder(source)), config)
+        config = use_architecture_of(previous or load_config(model_folder(source)), config)
     return Defaults(config, reason)
 
 

@@ -62,9 +62,6 @@ def weighting_error(
         stylized, content: output and photo (B,3,H,W).
         features: of the photo, at the content layers.
         layers: content layer -> λ_l.
-
-    Raises:
-        ValueError: ``shuffled`` with a single image.
     """
     h, w = predicted.shape[-2:]
     match objective:
@@ -77,11 +74,7 @@ def weighting_error(
         case "saliency":
             return log_energy(features, layers, (h, w))
         case "shuffled":
-            if len(predicted) < 2:
-                raise ValueError(
-                    "attention objective 'shuffled' needs at least two images per process and "
-                    "micro-batch; raise batch_size or lower accumulate"
-                )
+            assert len(predicted) > 1
             return predicted.detach().roll(1, dims=0)
         case _:
             return None

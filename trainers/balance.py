@@ -15,6 +15,7 @@ from .config import BalanceConfig
 
 TERMS = ("content", "style", "adversarial")
 DECAY = 0.9  # of the running mean of gradient norms
+UNCHANGED = 1e-3  # mean difference of photo and output, in [0,1]: a quarter of a gray level
 
 
 class Balance:
@@ -41,11 +42,15 @@ class Balance:
             weights = torch.where(self.norms > 0, weights / self.norms.clamp_min(1e-12), weights)
         return dict(zip(TERMS, weights.unbind(), strict=True))
 
-    def measure(self, terms: Mapping[str, Tensor], image: Tensor) -> None:
+    def measure(self, terms: Mapping[str, Tensor], image: Tensor, photo: Tensor) -> None:
         """Add one micro-batch's gradient norms of ``terms`` (B,) at the output (B,3,H,W).
 
-        The mean of per-image norms is linear in the batch, so micro-batches and processes add up.
+        Where the output is still the photo (B,3,H,W), the gradient of the content term is rounding
+        error, and counts as 0. The mean of per-image norms is linear in the batch, so micro-batches
+        and processes add up.
         """
+        changed = (image - photo).detach().abs().mean(dim=(1, 2, 3)) > UNCHANGED
+        terms = {**terms, "content": terms["content"] * changed}
         norms = [
             torch.autograd.grad(terms[name].sum(), image, retain_graph=True)[0]
             .flatten(1)
@@ -61,7 +66,7 @@ class Balance:
         """Fold the norms measured in a step, averaged over processes, into the running mean."""
         norms = accelerator.reduce(self._sum / micro_batches, "mean")
         mixed = torch.where(self.norms > 0, self.norms * DECAY + norms * (1 - DECAY), norms)
-        self.norms = torch.where(mixed.isfinite(), mixed, self.norms)
+        self.norms = torch.where((norms > 0) & norms.isfinite(), mixed, self.norms)
         self._sum.zero_()
 
     def shares(self, progress: float) -> dict[str, Tensor]:

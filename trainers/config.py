@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import reprlib
+from collections.abc import Sequence
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,19 +16,24 @@ from ..models.generator import Base
 from .runtime import Device
 
 MAX_LAYERS = 64
-LARGE = 1e12
+SMALL, LARGE = 1e-12, 1e12
 
 Name = Annotated[str, Field(max_length=64)]
 Count = Annotated[int, Field(ge=1, le=10**12)]
 Weight = Annotated[float, Field(ge=0, le=LARGE)]
-Positive = Annotated[float, Field(ge=1e-12, le=LARGE)]
+Positive = Annotated[float, Field(ge=SMALL, le=LARGE)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
-Divergence = Annotated[float, Field(ge=1e-12, le=100)]
+Divergence = Annotated[float, Field(ge=SMALL, le=100)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Layers = Annotated[tuple[tuple[Name, Weight], ...], Field(min_length=1, max_length=MAX_LAYERS)]
 
 #: Values are never converted (``True`` is not 1, ``"3"`` is not 3), and all numbers are finite.
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def _refuse_repeated(kind: str, names: Sequence[str]) -> None:
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"{kind} {reprlib.repr(twice[0])} is given twice")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -69,6 +75,13 @@ class ContentConfig:
     dynamic_layers: bool = False
     """Choose λ_l per photo: deep layers count more in complex photos, shallow ones in simple."""
 
+    def __post_init__(self) -> None:
+        _refuse_repeated("content layer", [name for name, _ in self.layers])
+        if sum(weight for _, weight in self.layers) < SMALL:
+            raise ValueError(
+                "all weights of content.layers are 0: raise one, or set balance.content 0"
+            )
+
 
 @dataclass(frozen=True, config=STRICT)
 class AttentionConfig:
@@ -104,6 +117,9 @@ class StyleConfig:
     """Layers of the style loss and of the style code."""
     relative: bool = True
     """Divide the distance of each layer by the painting's own norm; False: the published form."""
+
+    def __post_init__(self) -> None:
+        _refuse_repeated("style layer", self.layers)
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -209,7 +225,7 @@ class TrainConfig:
     size: Annotated[int, Field(ge=32, le=4096)] = 256
     """Side of the training crops in pixels."""
     crop_scale: Fraction = 0.4
-    """Minimum crop area, as a fraction of the image's largest square."""
+    """Minimum area of a crop before it is cut to the image, relative to its largest square."""
     full_strength_prob: Fraction = 0.5
     """Fraction of examples trained at strength 1; the others draw theirs from [0, 1]."""
     paintings_as_photos: Annotated[float, Field(ge=0, le=1)] = 0.2
@@ -305,9 +321,7 @@ def from_json(text: str) -> TrainConfig:
 
 
 def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> None:
-    names = [name for name, _ in pairs]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise ValueError(f"setting {reprlib.repr(twice[0])} is given twice")
+    _refuse_repeated("setting", [name for name, _ in pairs])
 
 
 def validation_message(error: ValidationError) -> str:
@@ -324,8 +338,9 @@ def validation_message(error: ValidationError) -> str:
     return f"{name} is {reprlib.repr(first['input'])}; {allowed}"
 
 
-#: Settings that may change when a run is resumed: they do not affect the result, or name a place
-#: whose content is compared instead (images, initial model, weights of the encoder).
+#: Settings that may change when a run is resumed: they do not affect the result (accumulate: with
+#: some settings it does), or name a place whose content is compared instead (images, initial model,
+#: weights of the encoder).
 RUNTIME_ONLY = {
     "photos", "paintings", "init", "encoder.weights_dir", "recipe", "out", "device", "compile",
     "cuda_graphs", "cache_images", "workers", "accumulate", "log_every", "image_every",
@@ -337,22 +352,29 @@ def identity_settings(config: TrainConfig) -> dict[str, Any]:
     """Return all settings that affect the result, by their names on the command line; those of the
     text term only if there is a text.
     """
+    unused = RUNTIME_ONLY if config.text else {*RUNTIME_ONLY, "text"}
+    if config.attention.objective == "shuffled" or config.content.normalization == "batch":
+        unused = unused - {"accumulate"}  # which sets the images that are shuffled or normalized
+    return {
+        name: value
+        for name, value in _all_settings(config).items()
+        if name not in unused and (config.text or not name.startswith("clip."))
+    }
+
+
+def _all_settings(config: TrainConfig) -> dict[str, Any]:
+    """Return all settings by their names on the command line."""
     settings: dict[str, Any] = {}
     for name, value in json.loads(to_json(config)).items():
         if isinstance(value, dict):
             settings |= {f"{name}.{key}": inner for key, inner in value.items()}
         else:
             settings[name] = value
-    unused = RUNTIME_ONLY if config.text else {*RUNTIME_ONLY, "text"}
-    return {
-        name: value
-        for name, value in settings.items()
-        if name not in unused and (config.text or not name.startswith("clip."))
-    }
+    return settings
 
 
 def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
     """Return a line ``setting: old -> new`` for each differing setting that affects the result."""
-    a, b = identity_settings(old), identity_settings(new)
-    names = (name for name in a | b if a.get(name) != b.get(name))
-    return [f"{name}: {a.get(name)} -> {b.get(name)}" for name in names]
+    a, b = _all_settings(old), _all_settings(new)
+    names = identity_settings(old) | identity_settings(new)
+    return [f"{name}: {a[name]} -> {b[name]}" for name in names if a[name] != b[name]]

@@ -92,10 +92,13 @@ class HealthMonitor:
             if self.skipped <= MAX_NAMED:
                 self._warn_skipped(check, pair_name)
             if self.window > self.config.max_skipped * WINDOW:
+                run = self.config.out
+                saved = (run / "model.safetensors").is_file()
                 raise ValueError(
                     f"{self.window} of the last {check.step % WINDOW + 1} steps had non-finite "
-                    "losses or gradients; start again in another --out, for example with --init "
-                    f"{self.config.out}, and a lower --optimizer.lr or --precision fp32"
+                    "losses or gradients; start again in another --out, with "
+                    f"{f'--init {run} and ' if saved else ''}a lower --optimizer.lr or "
+                    "--precision fp32"
                 )
 
     def _warn_skipped(self, check: StepCheck, pair_name: Callable[[int], str]) -> None:

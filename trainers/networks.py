@@ -15,15 +15,18 @@ from torch.optim import Adam, Optimizer
 
 from ..data.images import ImageError, read_image, square
 from ..losses.attention import learns_error
+from ..losses.style import half_size
 from ..models.discriminator import PatchGAN
 from ..models.encoder import Encoder
 from ..models.generator import Generator
 from ..models.style_code import style_code
-from .config import TrainConfig
-from .model_files import build_generator, load_state, model_folder, sizes
+from .checkpoint import saved_step
+from .config import TrainConfig, content_layers, differences, encoder_taps
+from .model_files import build_generator, load_config, load_state, model_folder, sizes
 from .runtime import join_processes, pick_device, pick_precision
 
 CALIBRATION_PAINTINGS = 64  # whose style codes standardize it and teach the attention branch
+FIXED_BY_MODEL = ("generator.width", "encoder.name", "style.layers")  # that a run starts from
 
 
 @dataclass(frozen=True)
@@ -78,10 +81,16 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
         cpu=device.type == "cpu",
         mixed_precision="bf16" if precision == "bf16" else "no",
     )
-    if config.batch_size % (accelerator.num_processes * config.accumulate):
+    parts = accelerator.num_processes * config.accumulate
+    if config.batch_size % parts:
         raise ValueError(
             f"batch_size {config.batch_size} is not divisible by {accelerator.num_processes} "
             f"process(es) x {config.accumulate} micro-batch(es)"
+        )
+    if config.attention.objective == "shuffled" and config.batch_size == parts:
+        raise ValueError(
+            "attention.objective shuffled needs at least two images per process and micro-batch: "
+            "raise batch_size or lower accumulate"
         )
     return accelerator
 
@@ -107,11 +116,11 @@ def build_networks(
         encoder.in_bfloat16()
 
     generator = build_generator(config).to(device)  # sets its memory format in each pass
-    if config.init is not None:
-        load_initial_model(generator, config.init)
-    else:
+    if config.init is None:
         assert codes is not None
         generator.fit_standardization(codes)
+    elif not saved_step(config.out):  # a checkpoint has all of it
+        load_initial_model(generator, config)
     discriminator = _build_discriminator(config)
     if config.compile:
         _compile(generator, discriminator)
@@ -163,22 +172,52 @@ def _compile(*modules: nn.Module | None) -> None:
             module.compile(dynamic=False)
 
 
-def load_initial_model(generator: Generator, run: Path) -> None:
-    """Load another run's generator; only parameters of attention branches may be missing or extra.
+def load_initial_model(generator: Generator, config: TrainConfig) -> None:
+    """Load the generator in ``config.init``; only parameters of attention branches may be missing
+    or extra.
 
     Raises:
-        ValueError: the model has another architecture.
+        ValueError: the model has another architecture, or style codes of other features.
     """
-    try:
-        result = generator.load_state_dict(load_state(model_folder(run)), strict=False)
-    except RuntimeError:
+    assert config.init is not None
+    run, folder = config.init, model_folder(config.init)
+    changed = differences(load_config(folder), config)
+    if fixed := [line for line in changed if line.startswith(FIXED_BY_MODEL)]:
         raise ValueError(
-            f"the model in {run} and this configuration differ in generator.width or the style "
-            "code; use the model's settings"
-        ) from None
+            f"the model in {run} and this configuration differ in {'; '.join(fixed)}; use the "
+            "model's settings"
+        )
+    result = generator.load_state_dict(load_state(folder), strict=False)
     names = [k for k in (*result.missing_keys, *result.unexpected_keys) if "attention" not in k]
     if names:
         raise ValueError(f"the model in {run} does not fit this configuration: {names[0]}")
+
+
+@torch.no_grad()
+def check_layers(config: TrainConfig) -> None:
+    """Check that the encoder's layers have values at the sizes at which losses compare them.
+
+    Raises:
+        ValueError: a layer is too deep for the size of the crops.
+    """
+    with torch.device("meta"):  # shapes without memory
+        encoder = Encoder(config.encoder.name, encoder_taps(config))
+        image = torch.empty(1, 3, config.size, config.size)
+    # A variance needs two positions.
+    least = 2 if config.content.normalization in ("instance", "batch") else 1
+    uses = [("content", image, content_layers(config), least)]
+    for x in (image, *half_size(image, config.style.kind)):
+        uses.append(("style", x, list(config.style.layers), 1))
+    for part, x, layers, needed in uses:
+        try:
+            positions = [features[0, 0].numel() for features in encoder(x, layers).values()]
+        except RuntimeError:  # pooled to nothing
+            positions = [0]
+        if min(positions, default=needed) < needed:
+            raise ValueError(
+                f"size {config.size} is too small for {part}.layers {', '.join(layers)}: raise "
+                "--size or leave out the deepest"
+            )
 
 
 def needs_style_codes(config: TrainConfig) -> bool:

@@ -20,6 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 from .. import __version__
 from ..data.files import content_hash, name_file_in_errors, write_atomic
 from ..models.pretrained import Pretrained
+from .checkpoint import saved_step
 from .config import TrainConfig, to_json
 from .model_files import model_folder
 
@@ -105,9 +106,11 @@ def write_description(
             "from an uninterrupted run",
             stacklevel=2,
         )
+    # A run that is resumed does not need its initial model any more.
+    start = previous["init"] if previous and saved_step(run) else initial_model(config)
     about = provenance(
         encoder=encoder, device=str(accelerator.device), processes=accelerator.num_processes,
-        precision=precision, init=initial_model(config),
+        precision=precision, init=start,
         data={name: part["sha256"] for name, part in manifest.items()},
     )  # fmt: skip
     write_atomic(run / "config.json", to_json(config))

@@ -401,7 +401,7 @@ class TrainStep:
                 self.networks, self.losses, result, config, with_metrics, directions
             )
         if measure:
-            self.balance.measure(terms.balanced, result.output.image)
+            self.balance.measure(terms.balanced, result.output.image, result.batch["content"])
         self.accelerator.backward(total_loss(terms, weights) / config.accumulate)
         named = (terms.balanced | terms.extra).items()
         return result, {f"loss/{name}": term.detach() for name, term in named} | terms.metrics
@@ -440,7 +440,7 @@ class TrainStep:
                 batch = unpack(part, self.accelerator.device)
                 result = forward(self.networks, batch, self.config)
                 terms = generator_terms(self.networks, self.losses, result, self.config)
-            self.balance.measure(terms.balanced, result.output.image)
+            self.balance.measure(terms.balanced, result.output.image, result.batch["content"])
         self.balance.update(self.accelerator, self.config.accumulate)
 
     @contextmanager

@@ -26,7 +26,14 @@ from .checkpoint import load_checkpoint, save_checkpoint, saved_step
 from .config import TrainConfig, differences, encoder_taps, to_json
 from .health import HealthMonitor
 from .model_files import build_encoder, load_config, load_state, save_model
-from .networks import build_networks, make_accelerator, needs_style_codes, style_codes
+from .networks import (
+    build_networks,
+    check_layers,
+    load_initial_model,
+    make_accelerator,
+    needs_style_codes,
+    style_codes,
+)
 from .runtime import Interrupted, join_processes, stop_signals
 from .schedule import is_due
 from .tracking import Tracker, initial_model, started_from, write_description
@@ -84,8 +91,10 @@ def check_run_dir(config: TrainConfig) -> None:
         return
     old = load_config(config.out)
     changed = differences(replace(old, steps=max(old.steps, config.steps)), config)
-    moved = old.init and config.init and started_from(config.out) == initial_model(config)
-    if old.init != config.init and not moved:
+    same = old.init == config.init or (
+        old.init and config.init and started_from(config.out) == initial_model(config)
+    )
+    if not same:
         changed.append(f"init: {old.init} -> {config.init}")
     if changed:
         raise ValueError(
@@ -118,6 +127,7 @@ class Trainer:
     """A run: its data, networks and state."""
 
     def __init__(self, config: TrainConfig) -> None:
+        check_layers(config)
         self.config = config
         self.accelerator = make_accelerator(config)
         self.device, self.is_main = self.accelerator.device, self.accelerator.is_main_process
@@ -172,7 +182,7 @@ class Trainer:
             for step, batch in enumerate(batches, start):
                 images = self.train_step.step(step, batch)
                 done = step + 1
-                if done % config.image_every == 0 and self.tracker is not None:
+                if self.tracker is not None and is_due(config.image_every, done, config):
                     title = "photo, painting, stylized, attention"
                     self.tracker.image(done, title, training_grid(*images))
 
@@ -242,6 +252,9 @@ class Trainer:
         with self.accelerator.main_process_first():  # rank 0 sets damaged checkpoints aside
             restored = load_checkpoint(config.out, networks.modules(), networks.optimizers())
         if restored is None:
+            if config.init is not None:  # not loaded yet if all checkpoints were damaged
+                load_initial_model(networks.plain_generator, config)
+                networks.averaged.load_state_dict(networks.plain_generator.state_dict())
             return 0
         step, state = restored
         self.train_step.restore(state)
@@ -266,10 +279,11 @@ class Trainer:
             save_model(n.averaged.state_dict(), run)
             save_checkpoint(run, step, n.modules(), n.optimizers(), state, keep)
         except OSError as error:
+            saved = saved_step(self.config.out)
+            kept = f". The last complete checkpoint is that of step {saved}" if saved else ""
             raise ValueError(
-                f"could not save step {step} in {run}: {error.strerror}. The last complete "
-                f"checkpoint is that of step {saved_step(self.config.out)}; free some space and "
-                "run the same command again to resume from it"
+                f"could not save step {step} in {run}: {error.strerror}{kept}; free some space "
+                "and run the same command again"
             ) from None
 
     def _save_best(self, step: int, error: float) -> None:
@@ -277,6 +291,8 @@ class Trainer:
         self.best, best = error, self.config.out / "best"
         if self.is_main:
             write_atomic(best / "config.json", to_json(replace(self.config, out=best)))
+            for name in ("manifest.json", "run.json"):
+                write_atomic(best / name, (self.config.out / name).read_bytes())
         self._save(best, step, keep=1)
 
     def _check_steps(self) -> None:

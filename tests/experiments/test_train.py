@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from underdrawing.experiments import train as module
 from underdrawing.experiments.recipes import RECIPES
-from underdrawing.experiments.train import find_defaults, parse
+from underdrawing.experiments.train import find_defaults, next_commands, parse
 from underdrawing.trainers import model_files
 from underdrawing.trainers.checkpoint import saved_step
 from underdrawing.trainers.config import GeneratorConfig, TrainConfig, to_json
@@ -92,6 +93,16 @@ def test_initial_model_gives_the_architecture(shipped: Path, tmp_path: Path) -> 
     assert parse(wider).generator == GeneratorConfig(16, 1)
 
 
+def test_resumed_run_keeps_its_architecture_without_its_initial_model(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    run, gone = tmp_path / "run", tmp_path / "gone"
+    run.mkdir()
+    (run / "config.json").write_text(to_json(tiny("attention", init=gone, out=run)))
+    config = parse(words(folder(tmp_path / "art", 60), run, "--init", gone))
+    assert (config.init, config.generator) == (gone, GeneratorConfig(8, 1))
+
+
 def test_initial_model_with_another_encoder_gives_its_layers(tmp_path: Path) -> None:
     model = TrainConfig()
     model = replace(
@@ -155,3 +166,11 @@ def test_command_prints_a_summary_and_the_next_commands(
     assert "photos      6 training, 3 validation, 3 test" in printed
     assert f"--model {run} --out out" in printed
     assert f"underdrawing evaluate {run}" in printed
+
+
+def test_evaluation_is_not_recommended_without_held_out_images(tiny: Tiny, tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (40, 40), "red").save(tmp_path / name)
+    commands = next_commands(Trainer(tiny(paintings=tmp_path)))
+    assert "underdrawing stylize" in commands
+    assert "underdrawing evaluate" not in commands

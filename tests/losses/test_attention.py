@@ -173,11 +173,6 @@ def test_each_objective_uses_its_error() -> None:
         assert torch.equal(found, error)
 
 
-def test_shuffled_needs_two_images() -> None:
-    with pytest.raises(ValueError, match="at least two images"):
-        weighting_error("shuffled", **inputs(1))
-
-
 def test_objectives_with_a_branch_and_those_that_learn_the_error() -> None:
     assert {o for o in OBJECTIVES if not needs_branch(o)} == {"uniform", "oracle", "saliency"}
     assert {o for o in OBJECTIVES if learns_error(o)} == {"observed", "learned", "shuffled"}

@@ -76,4 +76,6 @@ def test_patches_depend_on_the_position_alone_and_lie_in_the_image() -> None:
     assert both[:, 2].min() > 0.49  # black outside
     spans = [both[:, c].amax((1, 2)) - both[:, c].amin((1, 2)) for c in (0, 1)]
     assert all((span > 0.1).all() and (span < 0.26).all() for span in spans)
+    slants = both[:, 0, -1] - both[:, 0, 0], both[:, 1, :, -1] - both[:, 1, :, 0]
+    assert all(slant.abs().amax(1).mean() > 0.02 for slant in slants)  # 0 for a rectangle
     assert both[:, 0].mean((1, 2)).std() > 0.1  # all over the image

@@ -106,6 +106,17 @@ def test_projection_changes_logits_only_and_is_linear_in_the_embedded_style() ->
     torch.testing.assert_close(change[0] + change[1], change[2])
 
 
+def test_projection_is_the_product_of_features_and_style_over_the_root_of_its_length() -> None:
+    discriminator = small()
+    assert isinstance(discriminator.embed, nn.Linear)
+    image, style = torch.rand(1, 3, 64, 64), torch.randn(1, STYLE)
+    logits, features = discriminator(image, style)
+    embedded = discriminator.embed(style)[0]  # (C,)
+    match = torch.einsum("chw,c->hw", features[-1][0], embedded) / len(embedded) ** 0.5
+    expected = (match[1:, 1:] + match[1:, :-1] + match[:-1, 1:] + match[:-1, :-1]) / 4
+    torch.testing.assert_close((logits - discriminator.head(features[-1]))[0, 0], expected)
+
+
 @either_norm
 def test_logits_do_not_depend_on_the_batch(spectral_norm: bool) -> None:
     discriminator = small(spectral_norm=spectral_norm)

@@ -27,7 +27,7 @@ def terms(image: Tensor) -> dict[str, Tensor]:
 def measured(config: BalanceConfig, image: Tensor, parts: int = 1) -> Balance:
     balance = Balance(config, CPU)
     for part in image.chunk(parts):
-        balance.measure(terms(part), part)
+        balance.measure(terms(part), part, torch.zeros_like(part))
     balance.update(Accelerator(cpu=True), parts)
     return balance
 
@@ -64,7 +64,8 @@ def test_norms_do_not_depend_on_micro_batches(image: Tensor) -> None:
 def test_norms_are_a_running_mean_that_forgets_a_tenth_each_time(image: Tensor) -> None:
     balance = measured(BalanceConfig("gradient"), image)
     first = balance.norms.clone()
-    balance.measure({name: 5 * term for name, term in terms(image).items()}, image)
+    larger = {name: 5 * term for name, term in terms(image).items()}
+    balance.measure(larger, image, torch.zeros_like(image))
     balance.update(Accelerator(cpu=True), 1)
     torch.testing.assert_close(balance.norms, 0.9 * first + 0.1 * 5 * first)
 
@@ -72,13 +73,32 @@ def test_norms_are_a_running_mean_that_forgets_a_tenth_each_time(image: Tensor) 
 def test_non_finite_norms_are_ignored(image: Tensor) -> None:
     balance = measured(BalanceConfig("gradient"), image)
     before = balance.norms.clone()
-    balance.measure({name: term * torch.inf for name, term in terms(image).items()}, image)
+    infinite = {name: term * torch.inf for name, term in terms(image).items()}
+    balance.measure(infinite, image, torch.zeros_like(image))
     balance.update(Accelerator(cpu=True), 1)
     assert torch.equal(balance.norms, before)
 
 
+def test_content_norm_is_not_measured_while_the_output_is_the_photo(image: Tensor) -> None:
+    """Its gradient is rounding error there, by which the weight would be divided."""
+    balance, photo = Balance(BalanceConfig("gradient", 0.3, 0.6, 0.1), CPU), image.detach() + 1e-6
+    content = (image - photo).square().mean(dim=(1, 2, 3))
+    balance.measure(terms(image) | {"content": content}, image, photo)
+    balance.update(Accelerator(cpu=True), 1)
+    assert float(balance.norms[0]) == 0
+    assert float(balance.weights(0)["content"]) == pytest.approx(0.3)
+    assert float(balance.weights(0)["style"] * balance.norms[1]) == pytest.approx(0.6)
+
+    balance = measured(BalanceConfig("gradient"), image)
+    before = balance.norms.clone()
+    balance.measure(terms(image), image, photo)
+    balance.update(Accelerator(cpu=True), 1)
+    torch.testing.assert_close(balance.norms, before)  # kept, not mixed with 0
+
+
 def test_missing_term_has_no_share(image: Tensor) -> None:
     balance = Balance(BalanceConfig("gradient", 0.5, 0.5, 0.0), CPU)
-    balance.measure({n: t for n, t in terms(image).items() if n != "adversarial"}, image)
+    two = {name: term for name, term in terms(image).items() if name != "adversarial"}
+    balance.measure(two, image, torch.zeros_like(image))
     balance.update(Accelerator(cpu=True), 1)
     assert float(balance.shares(0.0)["adversarial"]) == 0

@@ -84,6 +84,15 @@ def test_missing_settings_get_their_defaults_and_types() -> None:
         ('{"steps": 0}', "steps is 0; it must be greater than or equal to 1"),
         ('{"steps": 1, "steps": 2}', "setting 'steps' is given twice"),
         ('{"balance": {"style": 1, "style": 1}}', "setting 'style' is given twice"),
+        (
+            '{"content": {"layers": [["conv4_2", 0.5], ["conv4_2", 0.3]]}}',
+            "content layer 'conv4_2' is given twice",
+        ),
+        ('{"content": {"layers": [["conv4_2", 0]]}}', "all weights of content.layers are 0"),
+        (
+            '{"style": {"layers": ["relu1_1", "relu1_1"]}}',
+            "style layer 'relu1_1' is given twice",
+        ),
         ('{"balance": {"style": NaN}}', "balance.style is nan; it must be a finite number"),
         ('{"balance": {"style": 1e999}}', "balance.style is inf; it must be a finite number"),
         (f'{{"balance": {{"style": 1{"0" * 400}}}}}', "it must be a finite number"),
@@ -132,3 +141,19 @@ def test_contradicting_settings_are_refused(settings: dict[str, Any], message: s
 def test_differences_are_the_changed_settings_that_affect_the_result(names: set[str]) -> None:
     lines = differences(TrainConfig(), changed(TrainConfig(), names))
     assert sorted(line.split(":")[0] for line in lines) == sorted(names - RUNTIME_ONLY)
+
+
+@pytest.mark.parametrize(
+    ("changes", "depends"),
+    [
+        ({}, False),
+        ({"attention": AttentionConfig(objective="shuffled")}, True),
+        ({"content": ContentConfig(normalization="batch")}, True),
+    ],
+)
+def test_micro_batches_are_a_setting_where_their_images_interact(
+    changes: dict[str, Any], depends: bool
+) -> None:
+    config = replace(TrainConfig(), **changes)
+    found = differences(config, replace(config, accumulate=2))
+    assert found == (["accumulate: 1 -> 2"] if depends else [])

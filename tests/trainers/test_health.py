@@ -1,5 +1,6 @@
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -97,6 +98,18 @@ def test_run_stops_when_too_many_steps_of_a_window_are_skipped() -> None:
     assert (monitor.skipped, monitor.window) == (allowed, 0)
     with pytest.raises(ValueError, match=r"11 of the last 11 steps .* start again in another"):
         messages(monitor, *(check(step, True) for step in range(200, 300)))
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_stopped_run_is_recommended_as_initial_model_if_it_has_one(
+    saved: bool, tmp_path: Path
+) -> None:
+    if saved:
+        (tmp_path / "model.safetensors").touch()
+    monitor = HealthMonitor(replace(CONFIG, out=tmp_path))
+    with pytest.raises(ValueError, match=r"--out, with .*a lower --optimizer\.lr") as refusal:
+        messages(monitor, *(check(step, True) for step in range(20)))
+    assert (f"--init {tmp_path} and " in str(refusal.value)) is saved
 
 
 def test_counts_survive_a_checkpoint() -> None:

@@ -1,13 +1,16 @@
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 from underdrawing.trainers import runtime
-from underdrawing.trainers.config import TrainConfig
-from underdrawing.trainers.networks import make_accelerator
-from underdrawing.trainers.trainer import Trainer
+from underdrawing.trainers.config import ContentConfig, StyleConfig, TrainConfig
+from underdrawing.trainers.model_files import build_generator, load_config
+from underdrawing.trainers.networks import check_layers, load_initial_model, make_accelerator
+from underdrawing.trainers.trainer import Trainer, train
 
 Tiny = Callable[..., TrainConfig]
 
@@ -48,3 +51,49 @@ def test_crops_too_small_for_the_discriminator_are_refused(tiny: Tiny) -> None:
     config = tiny()
     with pytest.raises(ValueError, match=r"size 32 is too small .* lower --adversarial\.layers"):
         Trainer(replace(config, adversarial=replace(config.adversarial, layers=6)))
+
+
+def test_layers_too_deep_for_the_crops_are_refused_before_the_run_is_begun(tiny: Tiny) -> None:
+    config = tiny(style=StyleConfig(layers=("relu1_1", "pool5")))
+    with pytest.raises(ValueError, match=r"size 32 is too small for style\.layers relu1_1, pool5"):
+        train(config)
+    assert not config.out.exists()
+    check_layers(replace(config, size=64))
+    check_layers(replace(config, style=replace(config.style, kind="gram")))  # not at half size
+
+
+@pytest.mark.parametrize("normalization", ["none", "l2", "instance", "batch"])
+def test_normalizations_by_a_variance_need_two_positions(normalization: Any, tiny: Tiny) -> None:
+    layers = (("pool5", 1.0),)
+    config = tiny(content=ContentConfig(layers=layers, normalization=normalization))
+    check_layers(replace(config, size=64))
+    if normalization in ("none", "l2"):
+        check_layers(config)
+    else:
+        with pytest.raises(ValueError, match=r"too small for content\.layers pool5"):
+            check_layers(config)
+
+
+def test_shuffled_maps_need_two_images_in_a_micro_batch(tiny: Tiny) -> None:
+    config = tiny(accumulate=2)
+    make_accelerator(config)
+    attention = replace(config.attention, objective="shuffled")
+    make_accelerator(replace(config, attention=attention, accumulate=1))
+    with pytest.raises(ValueError, match="shuffled needs at least two images"):
+        make_accelerator(replace(config, attention=attention))
+
+
+@pytest.mark.parametrize("name", ["encoder.name", "style.layers"])
+def test_initial_model_with_style_codes_of_other_features_is_refused(
+    name: str, model_dir: Path
+) -> None:
+    """Codes of equal length, but the model's standardization does not fit them."""
+    config = replace(load_config(model_dir), init=model_dir)
+    load_initial_model(build_generator(config), config)
+    if name == "encoder.name":
+        config = replace(config, encoder=replace(config.encoder, name="vgg19"))
+    else:
+        layers = ("conv1_1", "conv2_1", "conv3_1", "conv4_1")
+        config = replace(config, style=replace(config.style, layers=layers))
+    with pytest.raises(ValueError, match=f"differ in {name}: .* -> .*; use the model's settings"):
+        load_initial_model(build_generator(config), config)

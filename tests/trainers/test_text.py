@@ -6,12 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor, nn
+from underdrawing.data.dataset import unpack
 from underdrawing.experiments.train import parse
 from underdrawing.models.clip import Clip
 from underdrawing.trainers import train_step
 from underdrawing.trainers.config import ClipConfig, TrainConfig, differences, identity_settings
 from underdrawing.trainers.model_files import load_config, load_state
-from underdrawing.trainers.trainer import train
+from underdrawing.trainers.trainer import Trainer, train
 
 Tiny = Callable[..., TrainConfig]
 
@@ -57,12 +58,25 @@ def test_text_changes_the_model_and_resumes_to_the_same(tiny: Tiny) -> None:
         torch.testing.assert_close(value, states[1][key], rtol=1e-3, atol=1e-5)
 
 
+def test_text_term_is_multiplied_by_the_strength(tiny: Tiny) -> None:
+    trainer = Trainer(tiny(text="ink wash"))
+    batch = unpack(next(trainer._batches(0)), trainer.device)
+    batch["strength"] = torch.tensor([1.0, 0.5]).view(2, 1, 1, 1).expand_as(batch["strength"])
+    result = train_step.forward(trainer.networks, batch, trainer.config)
+    losses = trainer.train_step.losses
+    terms = train_step.generator_terms(trainer.networks, losses, result, trainer.config)
+    assert losses.text is not None
+    loss = losses.text(result.output.image, batch["content"], batch["position"])
+    assert loss.min() > 0.1
+    torch.testing.assert_close(terms.extra["text"], loss * torch.tensor([1.0, 0.5]))
+
+
 def test_another_text_is_another_run(tiny: Tiny) -> None:
     config = tiny(text="ink wash")
     train(config)
     with pytest.raises(ValueError, match="text: ink wash -> charcoal"):
         train(replace(config, text="charcoal"))
-    with pytest.raises(ValueError, match="text: ink wash -> None"):
+    with pytest.raises(ValueError, match=r"text: ink wash -> $"):
         train(replace(config, text=""))
 
 

@@ -19,7 +19,7 @@ from underdrawing.data.folders import Collection
 from underdrawing.experiments.recipes import RECIPES
 from underdrawing.models.encoder import Encoder
 from underdrawing.trainers import trainer
-from underdrawing.trainers.checkpoint import saved_step
+from underdrawing.trainers.checkpoint import checkpoints, saved_step
 from underdrawing.trainers.config import ContentConfig, TrainConfig
 from underdrawing.trainers.model_files import load_model, load_state
 from underdrawing.trainers.train_step import StepImages, TrainStep
@@ -148,6 +148,29 @@ def test_run_resumes_with_its_initial_model_elsewhere_but_not_with_another(
                 train(tiny(init=init, steps=4))
 
 
+def test_run_resumes_without_its_initial_model(tiny: Tiny, tmp_path: Path) -> None:
+    first = train(tiny(out=tmp_path / "first"))
+    run = train(tiny(init=first))
+    started = json.loads((run / "run.json").read_text())["init"]
+    shutil.rmtree(first)
+    train(tiny(init=first, steps=3))
+    assert [line["step"] for line in read_metrics(run)] == [1, 2, 3]
+    assert json.loads((run / "run.json").read_text())["init"] == started
+
+
+def test_run_without_an_intact_checkpoint_starts_from_its_initial_model_again(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    run = train(tiny(init=train(tiny(out=tmp_path / "first", seed=1))))
+    before = load_state(run)
+    (run / "model.safetensors").unlink()
+    for path in checkpoints(run):
+        path.write_bytes(b"")
+    with pytest.warns(UserWarning, match="starting over"):
+        train(tiny(init=tmp_path / "first"))
+    assert all(torch.equal(value, before[key]) for key, value in load_state(run).items())
+
+
 def test_other_encoder_weights_are_refused(tiny: Tiny) -> None:
     run = train(tiny())
     about = json.loads((run / "run.json").read_text())
@@ -165,6 +188,12 @@ def test_damaged_description_is_written_again(tiny: Tiny, content: str) -> None:
     with pytest.warns(UserWarning, match=r"run\.json is damaged; writing it again"):
         train(tiny(steps=3))
     assert json.loads((run / "run.json").read_text())["encoder"] == about["encoder"]
+
+
+def test_image_grid_is_written_after_the_last_step(tiny: Tiny) -> None:
+    events = EventAccumulator(str(train(tiny(image_every=99)) / "tensorboard")).Reload()
+    (name,) = events.Tags()["images"]
+    assert [image.step for image in events.Images(name)] == [2]
 
 
 def test_settings_of_accelerate_do_not_apply(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -159,6 +159,8 @@ def test_best_model_has_a_run_directory_of_its_own(tiny: Tiny) -> None:
     assert totals.keys() == {2, 4, 6}
     assert saved_step(run / "best") == best
     assert load_model(run / "best").config == replace(config, out=run / "best")
+    for name in ("manifest.json", "run.json"):  # so that its held-out images are known
+        assert (run / "best" / name).read_bytes() == (run / name).read_bytes()
     assert saved_step(train(replace(config, out=run / "best", steps=7))) == 7  # it can be resumed
 
 
