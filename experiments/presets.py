@@ -93,8 +93,8 @@ def cpu() -> StudyConfig:
     Command:  underdrawing reproduce --preset cpu --photos PHOTOS --paintings PAINTINGS
     Time:     about 45 min in two processes on two CPU cores (2.7 s per step and 1.8 min of scoring
               per row of a seed, in each), twice that beside other work
-    Expected: with the first model as --init (docs/results.md), its first table: SSIM worst tenth
-              0.42 with content features, 0.27 with the pixel loss, at matched style
+    Expected: SSIM worst tenth 0.41 with content features, 0.22 with the pixel loss, at matched
+              style (docs/results.md)
     """
     return replace(
         quick(), preset="cpu", out=Path("runs/reproduce-cpu"), steps=80, size=128, seeds=3,
