@@ -338,9 +338,9 @@ def validation_message(error: ValidationError) -> str:
     return f"{name} is {reprlib.repr(first['input'])}; {allowed}"
 
 
-#: Settings that may change when a run is resumed: they do not affect the result (accumulate: with
-#: some settings it does), or name a place whose content is compared instead (images, initial model,
-#: weights of the encoder).
+#: Settings that may change when a run is resumed: they do not affect the result (for ``accumulate``
+#: see also ``identity_settings``), or name a place whose content is compared instead (images,
+#: initial model, weights of the encoder).
 RUNTIME_ONLY = {
     "photos", "paintings", "init", "encoder.weights_dir", "recipe", "out", "device", "compile",
     "cuda_graphs", "cache_images", "workers", "accumulate", "log_every", "image_every",

@@ -156,7 +156,8 @@ class Stylizer:
             total = sum(weights.values()) if valid else 0
             if not 0 < total < math.inf:
                 raise ValueError(
-                    f"weights of a mixture must be numbers >= 0 with a sum > 0, not {weights}"
+                    "weights of a mixture must be numbers >= 0 with a finite sum > 0, not "
+                    f"{weights}"
                 )
             shares = [weight / total * self.code(one) for one, weight in weights.items()]
             return torch.stack(shares).sum(dim=0)

@@ -173,7 +173,7 @@ def make_table_row(
         values = [getattr(scores, column.key) for scores in seeds]
         entries[column.key] = Entry(*mean_and_interval(values), reference)
     gap, _ = mean_and_interval([scores.style_gap for scores in seeds])
-    stylized = control or (gap or 0.0) >= minimum_gap
+    stylized = control or gap is None or gap >= minimum_gap  # None: no pair has a style gap
     return TableRow(title, control, entries, "" if stylized else "below minimum stylization")
 
 

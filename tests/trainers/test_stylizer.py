@@ -130,7 +130,7 @@ def test_mixture_is_the_weighted_mean_of_codes(stylizer: Stylizer, paintings: li
 def test_weights_of_a_mixture_are_finite_numbers(
     stylizer: Stylizer, paintings: list[str], weights: tuple[Any, ...]
 ) -> None:
-    with pytest.raises(ValueError, match="weights of a mixture"):
+    with pytest.raises(ValueError, match="with a finite sum > 0"):
         stylizer.code(dict(zip(paintings, weights, strict=False)))
 
 

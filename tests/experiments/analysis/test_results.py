@@ -141,6 +141,7 @@ def test_pairs_without_a_style_gap_are_reported(
     result = make_result(points={"black": none}, controls=dict.fromkeys(CONTROLS, none))
     assert "40 of 40 pairs have no style gap" in result_markdown(result)
     assert result.sections == []
+    assert [row.note for row in result.full.rows if row.title == "black"] == [""]
     tree = result_tree(result)
     assert tree["controls"]["identity"]["style_gap"] is None
     assert "NaN" not in json.dumps(tree)
