@@ -28,14 +28,6 @@ def test_a_logit_depends_on_exactly_its_receptive_field(layers: int, side: int) 
     assert seen.sum() == side**2
 
 
-def test_output_shapes() -> None:
-    logits, features = small(style_size=None)(torch.rand(2, 3, 128, 160))
-    assert logits.shape == (2, 1, 14, 18)
-    assert [tuple(f.shape) for f in features] == [
-        (2, 4, 64, 80), (2, 8, 32, 40), (2, 16, 16, 20), (2, 32, 15, 19)
-    ]  # fmt: skip
-
-
 @either_norm
 @pytest.mark.parametrize("layers", [1, 2, 3])
 def test_min_side_gives_one_logit_that_depends_on_the_image(
@@ -92,20 +84,6 @@ def test_instance_norm_applies_from_the_second_layer_on_without_spectral_norm() 
         torch.testing.assert_close(std, torch.ones_like(std), rtol=0, atol=0.01)
 
 
-def test_projection_changes_logits_only_and_is_linear_in_the_embedded_style() -> None:
-    discriminator = small()
-    assert isinstance(discriminator.embed, nn.Linear)
-    nn.init.zeros_(discriminator.embed.bias)
-    image, (a, b) = torch.rand(1, 3, 64, 64), torch.randn(2, 1, STYLE)
-    base = discriminator(image, torch.zeros(1, STYLE))
-    outputs = [discriminator(image, style) for style in (a, b, a + b)]
-    for output in outputs:
-        assert all(torch.equal(x, y) for x, y in zip(output.features, base.features, strict=True))
-    change = [output.logits - base.logits for output in outputs]
-    assert change[0].abs().max() > 1e-4
-    torch.testing.assert_close(change[0] + change[1], change[2])
-
-
 def test_projection_is_the_product_of_features_and_style_over_the_root_of_its_length() -> None:
     discriminator = small()
     assert isinstance(discriminator.embed, nn.Linear)
@@ -115,6 +93,7 @@ def test_projection_is_the_product_of_features_and_style_over_the_root_of_its_le
     match = torch.einsum("chw,c->hw", features[-1][0], embedded) / len(embedded) ** 0.5
     expected = (match[1:, 1:] + match[1:, :-1] + match[:-1, 1:] + match[:-1, :-1]) / 4
     torch.testing.assert_close((logits - discriminator.head(features[-1]))[0, 0], expected)
+    assert expected.abs().max() > 1e-4
 
 
 @either_norm
