@@ -19,7 +19,7 @@ from PIL import Image, ImageCms
 from underdrawing.data import images
 from underdrawing.data.images import SUFFIXES, ImageError, read_image
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "100"))  # per group
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "50"))  # per group
 Damaged = Callable[[list[bytes]], st.SearchStrategy[bytes]]  # the fixture of that name
 LIMIT = 10**6  # pixels; a file just below the real limit takes a second
 
