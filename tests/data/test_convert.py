@@ -33,13 +33,10 @@ def test_as_given_inverts_to_batch(given: ImageLike) -> None:
         np.testing.assert_allclose(back, given, atol=1e-6)  # type: ignore[arg-type]
 
 
-def test_to_batch_accepts_read_only_views() -> None:
+def test_to_batch_accepts_read_only_views_and_paths(tmp_path: Path) -> None:
     view = PIXELS[::-1, ::-1]
     view.flags.writeable = False
     assert torch.equal(to_batch(view)[0], TENSOR.flip(-1, -2))
-
-
-def test_to_batch_reads_paths_and_as_given_returns_images(tmp_path: Path) -> None:
     Image.fromarray(PIXELS).save(tmp_path / "a.png")
     for given in (tmp_path / "a.png", str(tmp_path / "a.png")):
         assert torch.equal(to_batch(given)[0], TENSOR)

@@ -1,5 +1,3 @@
-import subprocess
-import sys
 import warnings
 from collections.abc import Iterator
 from itertools import pairwise
@@ -172,19 +170,14 @@ def _measure_crop(rng: np.random.Generator, scale: float) -> tuple[float, ...]:
 
 def test_crops_have_the_documented_areas_aspects_and_places() -> None:
     rng = np.random.default_rng(0)
-    crops = np.array([_measure_crop(rng, 0.4) for _ in range(400)])
-    left, top, width, height, mirrored = crops.T
+    left, top, width, height, mirrored = np.array([_measure_crop(rng, 0.4) for _ in range(400)]).T
     area, aspect = width * height / 180**2, width / height
-    assert area.min() > 0.38
-    assert area.max() < 1.02
+    assert ((area > 0.38) & (area < 1.02) & (aspect > 0.73) & (aspect < 1.36)).all()
     assert np.quantile(area, [0.1, 0.5, 0.9]) == pytest.approx([0.46, 0.69, 0.92], abs=0.05)
-    assert aspect.min() > 0.73
-    assert aspect.max() < 1.36
     assert np.quantile(aspect, [0.1, 0.5, 0.9]) == pytest.approx([0.80, 1, 1.26], abs=0.05)
     assert mirrored.mean() == pytest.approx(0.5, abs=0.08)
     for start, extent, side in ((left, width, 240), (top, height, 180)):
-        assert start.min() > -2
-        assert (start + extent).max() < side + 2
+        assert ((start > -2) & (start + extent < side + 2)).all()
         roomy = side - extent > 20
         place = start[roomy] / (side - extent)[roomy]
         assert np.quantile(place, [0.1, 0.9]) == pytest.approx([0.1, 0.9], abs=0.1)
@@ -280,31 +273,3 @@ def test_workers_and_cache_do_not_change_the_batches(paths: Paths, tmp_path: Pat
     assert all(same(a, b) for a, b in zip(alone, with_workers, strict=True))
     assert all(same(a, b) for a, b in zip(alone, from_cache, strict=True))
     assert alone[0]["content"].shape == (4, 3, 16, 16)
-
-
-SCRIPT = """
-import multiprocessing, sys, time
-from pathlib import Path
-import numpy as np
-from underdrawing.data.dataset import PairDataset, PositionSampler, make_loader
-
-def other(path):
-    time.sleep(1)
-    path.touch()
-
-if __name__ == "__main__":
-    multiprocessing.Process(target=other, args=[Path(sys.argv[1])]).start()
-    images = [np.zeros((20, 20, 3), np.uint8)]
-    batches = iter(make_loader(PairDataset(images, images, 16, 0), PositionSampler(0, 99, 2), 2))
-    next(batches)
-    sys.modules["batches"] = batches  # the workers are alive at exit
-"""
-
-
-@pytest.mark.timeout(60)
-def test_workers_end_with_the_process_and_its_other_children_do_not(tmp_path: Path) -> None:
-    (tmp_path / "script.py").write_text(SCRIPT)
-    command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "written")]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert (tmp_path / "written").exists()

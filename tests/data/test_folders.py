@@ -1,4 +1,3 @@
-import json
 import os
 import shutil
 import warnings
@@ -277,23 +276,6 @@ def test_a_record_that_cannot_be_written_is_no_error(images: Path, tmp_path: Pat
     assert read_collection(images, tmp_path / "cache") == read_collection(images)
 
 
-@small
-@pytest.mark.skipif(os.name == "nt", reason="names are bytes on POSIX only")
-def test_unprintable_names_are_read_recorded_and_escaped(tmp_path: Path) -> None:
-    folder = tmp_path / "λ絵画"
-    paths = write_images(folder, 9)
-    for number, name in enumerate([b"\xff\xfe.png", b"a\nb.png", b"\x1b[31m.png"]):
-        paths[number] = paths[number].rename(folder / os.fsdecode(name))
-    for _ in range(2):
-        collection = read_collection(folder, tmp_path / "cache")
-        assert split_of(collection).keys() == set(paths)
-        json.dumps(collection.manifest()).encode()
-    paths[1].write_bytes(b"not an image")
-    with pytest.warns(UserWarning, match=r"1 of 9 .*\n.*a\\nb\.png") as caught:
-        read_collection(folder, tmp_path / "cache")
-    assert len(str(caught[0].message).splitlines()) == 2
-
-
 # --- the manifest -----------------------------------------------------------------------------
 
 
@@ -302,19 +284,16 @@ def test_hash_ignores_where_the_images_are_and_what_they_are_called(tmp_path: Pa
     folder = tmp_path / "photos"
     write_images(folder, 30)
     original = read_collection(folder, tmp_path / "cache")
-    copied = Path(shutil.copytree(folder, tmp_path / "a" / "b", copy_function=shutil.copyfile))
+    copied = Path(shutil.copytree(folder, tmp_path / "copied", copy_function=shutil.copyfile))
     for number, path in enumerate(sorted(copied.iterdir())):
-        os.utime(path, ns=(number, number))
         path.rename(copied / f"renamed-{number}.png")
     (tmp_path / "link").symlink_to(folder, target_is_directory=True)
-    spelled = tmp_path / "a" / ".." / "photos"
-    for same in (copied, tmp_path / "link", spelled, Path(os.path.relpath(folder))):
+    for same in (copied, tmp_path / "link", Path(os.path.relpath(folder))):
         collection = read_collection(same)
         assert collection.sha256 == collection.manifest()["sha256"] == original.sha256
-        for paths, expected in zip(
-            collection.splits.values(), original.splits.values(), strict=True
-        ):
-            assert [path.read_bytes() for path in paths] == [p.read_bytes() for p in expected]
+        for name, paths in collection.splits.items():
+            expected = [path.read_bytes() for path in original.splits[name]]
+            assert [path.read_bytes() for path in paths] == expected
 
 
 @small
