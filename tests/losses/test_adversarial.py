@@ -30,7 +30,7 @@ FORMULAS: dict[tuple[str, str], Callable[[float], float]] = {
 
 
 @pytest.mark.parametrize(("gan_loss", "side"), FORMULAS)
-def test_each_loss_is_its_formula_averaged_over_patches(
+def test_losses_are_formulas_averaged_over_patches(
     gan_loss: str, side: str, dtype: torch.dtype
 ) -> None:
     logits = 3 * torch.randn(2, 1, 3, 4, dtype=dtype)

@@ -47,7 +47,7 @@ def test_loss_is_the_papers_sum_times_a_factor(normalization: str) -> None:
 
 
 @each_normalization
-def test_multi_scale_loss_is_the_weighted_sum_of_layers(
+def test_multi_scale_loss_is_a_weighted_sum_of_layers(
     normalization: str, dtype: torch.dtype
 ) -> None:
     f, p, normalize = features(dtype), features(dtype), NORMALIZATIONS[normalization]
@@ -96,7 +96,7 @@ def test_content_error_is_the_mean_over_weighted_channels() -> None:
 
 
 @pytest.mark.parametrize("size", [(4, 4), (1, 1), (12, 14), (31, 17)])
-def test_resized_attention_has_mean_one_and_its_peak_at_the_same_place(
+def test_resized_attention_keeps_mean_one_and_the_place_of_its_peak(
     size: tuple[int, int],
 ) -> None:
     a = torch.zeros(2, 1, 8, 8, dtype=F64)
