@@ -31,9 +31,7 @@ def test_frechet_distance_is_finite_for_singular_covariances() -> None:
     ("outputs", "paintings", "available"),
     [(999, 999, False), (1000, 19, False), (1000, 20, True), (20, 1000, False)],
 )
-def test_frechet_distance_needs_a_thousand_outputs(
-    outputs: int, paintings: int, available: bool
-) -> None:
+def test_frechet_distance_needs_1000_outputs(outputs: int, paintings: int, available: bool) -> None:
     distance = frechet_distance(correlated(outputs, 4, 0), correlated(paintings, 4, 1))
     assert (distance is not None) == available
 
