@@ -243,9 +243,7 @@ def test_strengths_are_upsampled_smoothly_and_constant_ones_stay_exact() -> None
 
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(st.integers(0, 50), st.integers(0, 10), st.integers(1, 3), st.sampled_from([1, 2, 4]))
-def test_ranks_share_the_batches_of_a_single_process(
-    start: int, steps: int, share: int, world: int
-) -> None:
+def test_ranks_share_the_batches_of_one(start: int, steps: int, share: int, world: int) -> None:
     batch, stop = 4 * share, start + steps
     ranks = [PositionSampler(start, stop, batch, rank, world) for rank in range(world)]
     shares = [np.reshape([*rank], (steps, batch // world)) for rank in ranks]

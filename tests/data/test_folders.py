@@ -158,7 +158,7 @@ def test_copies_are_in_one_split(count: int, tmp_path: Path) -> None:
         (2, "has only one or two distinct images, so all are for training", [2, 0, 0]),
     ],
 )
-def test_a_small_folder_is_one_warning(
+def test_small_folders_warn_once(
     count: int, message: str, sizes: list[int], tmp_path: Path
 ) -> None:
     write_images(tmp_path, count)
@@ -257,7 +257,7 @@ def test_unreadable_files_are_checked_again_each_time(
 
 @small
 @pytest.mark.parametrize("damage", [b"{", b"\xff\xfe", b"[1, 2]", b'{"a/1.png": null}'])
-def test_a_damaged_record_is_rewritten(
+def test_a_damaged_record_heals(
     damage: bytes, images: Path, tmp_path: Path, checked: list[str]
 ) -> None:
     first = read_collection(images, tmp_path / "cache")

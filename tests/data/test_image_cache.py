@@ -161,7 +161,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_entry_is_rebuilt(
+def test_a_damaged_entry_heals(
     damage: str, paths: list[Path], cache: Path, decoded: list[Path]
 ) -> None:
     images = build(paths, cache)

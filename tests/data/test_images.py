@@ -298,7 +298,7 @@ CONVERTED: dict[str, tuple[Image.Image, dict[str, Any], list[Pixel], int]] = {
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", CONVERTED)
-def test_images_are_converted_to_8_bit_srgb_over_white(name: str, tmp_path: Path) -> None:
+def test_images_are_read_as_8_bit_srgb_over_white(name: str, tmp_path: Path) -> None:
     image, options, expected, tolerance = CONVERTED[name]
     image.save(tmp_path / name, **options)
     found = pixels(tmp_path / name)
@@ -348,9 +348,7 @@ UNREADABLE: dict[str, tuple[bytes, str, str]] = {
 
 @pytest.mark.parametrize("at_least", [None, 32])
 @pytest.mark.parametrize("name", UNREADABLE)
-def test_an_unreadable_file_is_one_error_in_one_line(
-    name: str, at_least: int | None, tmp_path: Path
-) -> None:
+def test_unreadable_files_are_one_line(name: str, at_least: int | None, tmp_path: Path) -> None:
     path = tmp_path / name
     content, message, kind = UNREADABLE[name]
     path.write_bytes(content)
@@ -376,7 +374,7 @@ JPEGS = {
 
 
 @pytest.mark.parametrize("kind", JPEGS)
-def test_a_jpeg_without_its_end_loses_one_row_of_blocks_or_is_refused(
+def test_a_jpeg_without_its_end_loses_a_row_of_blocks_or_is_refused(
     kind: str, tmp_path: Path
 ) -> None:
     path, content = tmp_path / "cut.jpg", JPEGS[kind]
