@@ -17,9 +17,7 @@ def kl(a: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 5, 9), (1, 32, 20), (12,)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_map_is_nonnegative_float32_with_mean_one(
-    shape: tuple[int, ...], dtype: torch.dtype
-) -> None:
+def test_maps_are_nonnegative_with_mean_one(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     a = attention_map(5 * torch.randn(2, *shape).to(dtype), 0.5)
     assert a.shape == (2, *shape)
     assert a.dtype == torch.float32
@@ -39,7 +37,7 @@ def test_a_map_is_a_softmax_of_the_error() -> None:
 @pytest.mark.parametrize("budget", [0.1, 0.5, 1.0])
 @pytest.mark.parametrize(("scale", "offset"), [(0.2, 0.0), (1.0, -3.0), (1e3, 1e3)])
 @pytest.mark.parametrize("power", [1, 3])  # Gaussian and heavy-tailed
-def test_the_kl_of_a_map_is_the_budget(
+def test_the_kl_of_a_map_is_its_budget(
     budget: float, scale: float, offset: float, power: int
 ) -> None:
     g = torch.cat([torch.randn(2, 1, 20, 30) ** power, torch.randn(1, 1, 20, 30).abs() ** power])

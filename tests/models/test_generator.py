@@ -72,9 +72,7 @@ def has_gradient(module: nn.Module | None) -> bool:
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
 @pytest.mark.parametrize("attention", [True, False])
-def test_output_has_the_photos_size_and_a_map_at_stride_8(
-    height: int, width: int, attention: bool
-) -> None:
+def test_output_has_the_photos_size_and_a_map(height: int, width: int, attention: bool) -> None:
     photo = photos(2, height, width)
     image, a, predicted = trained(attention=attention)(photo, codes())
     assert image.shape == photo.shape
@@ -185,7 +183,7 @@ def test_modulated_strength_conditions_the_network_in_use_as_in_training() -> No
 
 @pytest.mark.parametrize("strength", [0.0, torch.zeros(2), torch.zeros(2, 1, 40, 48)])
 @pytest.mark.parametrize("modulates_strength", [False, True])
-def test_strength_zero_returns_the_photo_exactly(
+def test_strength_zero_returns_the_photo(
     strength: Tensor | float, modulates_strength: bool
 ) -> None:
     photo = photos()
@@ -225,9 +223,7 @@ def test_a_loss_on_attention_trains_only_the_branches(gates_decoder: bool) -> No
         ({"modulates_strength": True}, False),
     ],
 )
-def test_the_image_trains_attention_only_through_the_gate(
-    options: dict[str, bool], trains: bool
-) -> None:
+def test_images_train_attention_only_by_the_gate(options: dict[str, bool], trains: bool) -> None:
     generator = trained(**options)
     generator(photos(), codes(), 0.5).image.square().sum().backward()
     assert has_gradient(generator.attention) == trains
@@ -240,18 +236,6 @@ def test_the_gate_changes_the_image_and_detaching_it_does_not() -> None:
     detached = with_weights_of(gated, gates_decoder=True, gate_trains_attention=False)
     assert torch.equal(detached(photo, code).image, image)
     assert (with_weights_of(gated)(photo, code).image - image).abs().mean() > 1e-3
-
-
-def test_the_gate_keeps_the_photos_features_where_attention_is_high() -> None:
-    generator = trained(gates_decoder=True)
-    x4, x8, style = torch.rand(1, 4, 16, 16), torch.rand(1, 8, 8, 8), torch.rand(1, 24)
-    mixed: list[Tensor] = []
-    generator.up1.register_forward_pre_hook(lambda _, inputs: mixed.append(inputs[0]))
-    attention = torch.tensor([[[[0.0, 1e9]]]]).expand(1, 1, 8, 2).repeat_interleave(4, dim=3)
-    generator.styled_blocks(x4, x8, style, attention, noise=None)
-    (x,) = mixed
-    torch.testing.assert_close(x[..., -4:], x8[..., -4:])
-    assert (x[..., :4] - x8[..., :4]).abs().mean() > 0.1
 
 
 def test_a_gate_without_a_branch_equals_uniform_attention() -> None:

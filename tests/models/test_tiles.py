@@ -13,6 +13,10 @@ from underdrawing.models.generator import (
 from underdrawing.models.tiles import stylize_in_tiles
 
 CODE = 20
+OPTIONS: list[dict[str, Any]] = [
+    {}, {"gates_decoder": True}, {"modulates_strength": True}, {"base": "channelwise"},
+    {"attention": False, "noise": False},
+]  # fmt: skip
 SIZES = [(32, 32), (33, 47), (97, 55), (281, 43)]  # one is longer than the noise field
 
 
@@ -28,16 +32,7 @@ def make_generator(**options: Any) -> Generator:
     return generator
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"gates_decoder": True},
-        {"modulates_strength": True},
-        {"attention": False, "noise": False},
-        {"base": "channelwise"},
-    ],
-)
+@pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("positions", [1, 300, 10**9])
 @pytest.mark.parametrize(("height", "width"), SIZES)
 def test_tiled_output_equals_the_generators(
@@ -66,7 +61,7 @@ def test_tiled_output_of_a_reduced_photo(stroke_size: float, positions: int) -> 
     torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-5)
 
 
-def test_strength_zero_returns_the_photo_exactly() -> None:
+def test_strength_zero_returns_the_photo() -> None:
     photo = torch.rand(1, 3, 40, 50)
     image = stylize_in_tiles(make_generator(), photo, torch.rand(1, CODE), 0.0, positions=50).image
     assert torch.equal(image, photo)
