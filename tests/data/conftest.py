@@ -41,7 +41,7 @@ def messy_folder(tmp_path: Path) -> Path:
     contents = {
         "zero.jpg": b"",
         "text.jpg": b"This is not an image.",
-        "cut.jpg": photo[: len(photo) // 2],
+        "cut\n.jpg": photo[: len(photo) // 2],
         "bomb.ppm": b"P6 30000 30000 255\n" + bytes(99),
         "phone.heic": b"\0\0\0\x18ftypheic",
         "notes.txt": b"not an image",

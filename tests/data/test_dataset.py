@@ -1,5 +1,3 @@
-import subprocess
-import sys
 import warnings
 from collections.abc import Iterator
 from itertools import pairwise
@@ -68,14 +66,12 @@ def test_examples_have_the_documented_shapes_and_ranges(paths: Paths) -> None:
         pair = dataset[position]
         assert pair["content"].shape == pair["style"].shape == (3, 16, 16)
         assert pair["content"].dtype == pair["style"].dtype == torch.uint8
-        assert pair["strength"].shape == (1, 4, 4)
-        assert pair["uniform"].shape == (AUGMENT_NUMBERS,)
+        assert (pair["strength"].shape, pair["uniform"].shape) == ((1, 4, 4), (AUGMENT_NUMBERS,))
         assert pair["full"] == pair["strength"].eq(1).all()
         assert pair["position"] == position
         for values in (pair["strength"], pair["uniform"]):
             assert values.dtype == torch.float32
-            assert values.min() >= 0
-            assert values.max() <= 1
+            assert (values.min() >= 0) & (values.max() <= 1)
 
 
 def test_an_example_depends_on_seed_and_position_alone(paths: Paths) -> None:
@@ -130,12 +126,9 @@ def test_a_fraction_of_the_photos_are_other_paintings(paths: Paths) -> None:
         example = mixed[position]
         assert (number(example["content"]), number(example["style"])) == (photo, painting)
         assert is_painting or same(example, plain[position])
-
-
-def test_a_single_painting_is_never_its_own_photo(paths: Paths) -> None:
-    dataset = pairs((paths[0], paths[1][:1]))
-    dataset.paintings_as_photos = 1.0
-    assert not any(dataset.indices(position)[0] for position in range(50))
+    single = pairs((paths[0], paths[1][:1]))  # is never its own photo
+    single.paintings_as_photos = 1.0
+    assert not any(single.indices(position)[0] for position in range(50))
 
 
 def test_many_unreadable_images_in_a_row_are_skipped(paths: Paths) -> None:
@@ -177,25 +170,20 @@ def _measure_crop(rng: np.random.Generator, scale: float) -> tuple[float, ...]:
 
 def test_crops_have_the_documented_areas_aspects_and_places() -> None:
     rng = np.random.default_rng(0)
-    crops = np.array([_measure_crop(rng, 0.4) for _ in range(400)])
-    left, top, width, height, mirrored = crops.T
+    left, top, width, height, mirrored = np.array([_measure_crop(rng, 0.4) for _ in range(400)]).T
     area, aspect = width * height / 180**2, width / height
-    assert area.min() > 0.38
-    assert area.max() < 1.02
+    assert ((area > 0.38) & (area < 1.02) & (aspect > 0.73) & (aspect < 1.36)).all()
     assert np.quantile(area, [0.1, 0.5, 0.9]) == pytest.approx([0.46, 0.69, 0.92], abs=0.05)
-    assert aspect.min() > 0.73
-    assert aspect.max() < 1.36
     assert np.quantile(aspect, [0.1, 0.5, 0.9]) == pytest.approx([0.80, 1, 1.26], abs=0.05)
     assert mirrored.mean() == pytest.approx(0.5, abs=0.08)
     for start, extent, side in ((left, width, 240), (top, height, 180)):
-        assert start.min() > -2
-        assert (start + extent).max() < side + 2
+        assert ((start > -2) & (start + extent < side + 2)).all()
         roomy = side - extent > 20
         place = start[roomy] / (side - extent)[roomy]
         assert np.quantile(place, [0.1, 0.9]) == pytest.approx([0.1, 0.9], abs=0.1)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (3, 200), (200, 3), (15, 17)])
+@pytest.mark.parametrize("size", [(1, 1), (3, 200), (200, 3)])
 def test_images_of_any_size_can_be_cropped(size: tuple[int, int]) -> None:
     rng, color = np.random.default_rng(0), np.array([255, 128, 0], np.uint8)
     for _ in range(50):
@@ -229,34 +217,23 @@ def test_unpack_converts_images_as_to_tensor_does() -> None:
     raw = raw_batch(strengths(5))
     batch = unpack(raw, CPU)
     for images, source in ((batch["content"], raw["content"]), (batch["style"], raw["style"])):
-        assert images.dtype == torch.float32
         assert images.is_contiguous(memory_format=torch.channels_last)
         for image, pixels in zip(images, source, strict=True):
             expected = to_tensor(Image.fromarray(pixels.permute(1, 2, 0).numpy()))
             assert torch.equal(image, expected)
-    assert raw["content"].dtype == torch.uint8
-    for key in ("full", "uniform", "position"):
-        assert torch.equal(batch[key], raw[key])
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
-@given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=5))
-def test_constant_strengths_stay_exact(values: list[float]) -> None:
-    constant = torch.tensor(values).view(-1, 1, 1, 1)
-    strength = unpack(raw_batch(constant.expand(-1, 1, 4, 4)), CPU)["strength"]
-    assert torch.equal(strength, constant.expand(-1, 1, 24, 24))
-
-
-def test_strength_maps_are_upsampled_smoothly_per_example() -> None:
+def test_strengths_are_upsampled_smoothly_and_constant_ones_stay_exact() -> None:
     coarse = strengths(200)
     maps = unpack(raw_batch(coarse), CPU)["strength"]
     assert maps.shape == (200, 1, 24, 24)
-    assert maps.min() >= 0
-    assert maps.max() <= 1
-    assert maps.diff(dim=-1).abs().max() < 0.35
-    assert maps.diff(dim=-2).abs().max() < 0.35
+    assert (maps.min() >= 0) & (maps.max() <= 1)
+    assert max(maps.diff(dim=dim).abs().max() for dim in (-1, -2)) < 0.35
     centers = maps.unfold(2, 6, 6).unfold(3, 6, 6)[..., 2:4, 2:4].mean((-1, -2))
     assert (centers - coarse).abs().max() < 0.15
+    constant = coarse.amin((1, 2, 3)) == coarse.amax((1, 2, 3))
+    assert constant.sum() > 50
+    assert torch.equal(maps[constant], coarse[constant, :, :1, :1].expand(-1, 1, 24, 24))
     alone = [unpack(raw_batch(strength[None]), CPU)["strength"] for strength in coarse[:9]]
     assert torch.equal(torch.cat(alone), maps[:9])
 
@@ -266,9 +243,7 @@ def test_strength_maps_are_upsampled_smoothly_per_example() -> None:
 
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(st.integers(0, 50), st.integers(0, 10), st.integers(1, 3), st.sampled_from([1, 2, 4]))
-def test_ranks_share_the_batches_of_a_single_process(
-    start: int, steps: int, share: int, world: int
-) -> None:
+def test_ranks_share_the_batches_of_one(start: int, steps: int, share: int, world: int) -> None:
     batch, stop = 4 * share, start + steps
     ranks = [PositionSampler(start, stop, batch, rank, world) for rank in range(world)]
     shares = [np.reshape([*rank], (steps, batch // world)) for rank in ranks]
@@ -296,31 +271,3 @@ def test_workers_and_cache_do_not_change_the_batches(paths: Paths, tmp_path: Pat
     assert all(same(a, b) for a, b in zip(alone, with_workers, strict=True))
     assert all(same(a, b) for a, b in zip(alone, from_cache, strict=True))
     assert alone[0]["content"].shape == (4, 3, 16, 16)
-
-
-SCRIPT = """
-import multiprocessing, sys, time
-from pathlib import Path
-import numpy as np
-from underdrawing.data.dataset import PairDataset, PositionSampler, make_loader
-
-def other(path):
-    time.sleep(1)
-    path.touch()
-
-if __name__ == "__main__":
-    multiprocessing.Process(target=other, args=[Path(sys.argv[1])]).start()
-    images = [np.zeros((20, 20, 3), np.uint8)]
-    batches = iter(make_loader(PairDataset(images, images, 16, 0), PositionSampler(0, 99, 2), 2))
-    next(batches)
-    sys.modules["batches"] = batches  # the workers are alive at exit
-"""
-
-
-@pytest.mark.timeout(60)
-def test_workers_end_with_the_process_and_its_other_children_do_not(tmp_path: Path) -> None:
-    (tmp_path / "script.py").write_text(SCRIPT)
-    command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "written")]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert (tmp_path / "written").exists()

@@ -11,7 +11,6 @@ from underdrawing.data.files import (
     locked,
     one_line,
     remove_stale_parts,
-    short_hash,
     write_atomic,
 )
 
@@ -28,6 +27,7 @@ def test_write_atomic_replaces_the_file(content: str | bytes, tmp_path: Path) ->
 def test_names_of_files_that_are_no_valid_text_are_escaped(tmp_path: Path) -> None:
     write_atomic(tmp_path / "file", "images of " + os.fsdecode(b"caf\xe9"))
     assert (tmp_path / "file").read_text() == r"images of caf\udce9"
+    assert one_line("λ 絵 two\nlines\x1b \udcff") == r"λ 絵 two\nlines\x1b \udcff"
 
 
 def _disk_full(descriptor: int) -> None:
@@ -85,18 +85,3 @@ def test_a_lock_of_a_process_is_released_when_it_is_killed(tmp_path: Path) -> No
         process.kill()
     with locked(path):
         pass
-
-
-def test_short_hash_identifies_the_absolute_path(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert short_hash(Path("a")) == short_hash(tmp_path / "a") != short_hash(tmp_path / "b")
-
-
-@pytest.mark.parametrize(
-    ("text", "line"),
-    [("plain λ 絵", "plain λ 絵"), ("two\nlines\x1b", r"two\nlines\x1b"), ("\udcff", r"\udcff")],
-)
-def test_one_line_escapes_unprintable_characters(text: str, line: str) -> None:
-    assert one_line(text) == line

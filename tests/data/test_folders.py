@@ -1,4 +1,3 @@
-import json
 import os
 import shutil
 import warnings
@@ -56,61 +55,53 @@ def test_find_images_searches_subfolders_and_sorts(tmp_path: Path) -> None:
     assert find_images(tmp_path / ".git") == [tmp_path / ".git" / "a.jpg"]  # named explicitly
 
 
-def test_find_images_rejects_folders_that_are_missing_or_without_images(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("missing", "there is no folder .*missing"),
+        ("a.jpg", r"there is no folder .*a\.jpg"),
+        ("empty", r"empty contains no images .*\.jpeg.*\.webp"),
+    ],
+)
+def test_folders_that_are_missing_or_without_images_are_refused(
+    name: str, message: str, tmp_path: Path
+) -> None:
     touch(tmp_path, "a.jpg", "empty/notes.txt", "empty/.hidden.jpg")
-    for name, message in {
-        "missing": "there is no folder .*missing",
-        "a.jpg": r"there is no folder .*a\.jpg",
-        "empty": r"empty contains no images .*\.jpeg.*\.webp",
-    }.items():
-        with pytest.raises(ValueError, match=message):
-            find_images(tmp_path / name)
+    with pytest.raises(ValueError, match=message):
+        find_images(tmp_path / name)
 
 
 @pytest.mark.timeout(10)
 def test_links_are_followed_and_each_folder_is_listed_once(tmp_path: Path) -> None:
-    touch(tmp_path / "elsewhere", "a.jpg", "deep/b.jpg")
-    folder = tmp_path / "images"
-    touch(folder, "c.jpg")
-    for name in ("first", "second"):
-        (folder / name).symlink_to(tmp_path / "elsewhere", target_is_directory=True)
-    (folder / "circle").symlink_to(folder, target_is_directory=True)
-    (tmp_path / "link").symlink_to(folder, target_is_directory=True)
-    for root in (folder, tmp_path / "link"):
-        found = [str(path.relative_to(root)) for path in find_images(root)]
-        assert found == ["c.jpg", "first/a.jpg", "first/deep/b.jpg"]
+    touch(tmp_path, "elsewhere/a.jpg", "elsewhere/deep/b.jpg", "images/c.jpg")
+    folder, root = tmp_path / "images", tmp_path / "link"
+    for link, target in (
+        (folder / "first", tmp_path / "elsewhere"),
+        (folder / "second", tmp_path / "elsewhere"),
+        (folder / "circle", folder),
+        (root, folder),
+    ):
+        link.symlink_to(target, target_is_directory=True)
+    found = [str(path.relative_to(root)) for path in find_images(root)]
+    assert found == ["c.jpg", "first/a.jpg", "first/deep/b.jpg"]
 
 
-@pytest.fixture
-def forbidden(monkeypatch: pytest.MonkeyPatch) -> set[Path]:
-    """Folders that cannot be read; permissions would not stop root."""
-    folders: set[Path] = set()
-    scandir = os.scandir
+def test_an_unreadable_folder_is_an_error_and_subfolders_are_one_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scandir, (found, *_) = os.scandir, touch(tmp_path, "a.jpg", "b/d.jpg", "c/d.jpg")
 
-    def guarded(path: str) -> object:
-        if Path(path) in folders:
+    def guarded(path: str) -> object:  # permissions would not stop root
+        if Path(path) != tmp_path:
             raise PermissionError(13, "Permission denied", path)
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", guarded)
-    return folders
-
-
-def test_an_unreadable_folder_is_an_error(tmp_path: Path, forbidden: set[Path]) -> None:
-    touch(tmp_path, "a.jpg")
-    forbidden.add(tmp_path)
-    with pytest.raises(ValueError, match=r"the folder .* cannot be read: Permission denied"):
-        find_images(tmp_path)
-
-
-def test_unreadable_subfolders_are_one_warning(tmp_path: Path, forbidden: set[Path]) -> None:
-    (found,) = touch(tmp_path, "a.jpg")
-    for name in ("b", "c"):
-        touch(tmp_path / name, "d.jpg")
-        forbidden.add(tmp_path / name)
     with pytest.warns(UserWarning, match=r"some folders in .*:\n.*/b: .*\n.*/c: ") as caught:
         assert find_images(tmp_path) == [found]
     assert len(caught) == 1
+    with pytest.raises(ValueError, match=r"the folder .* cannot be read: Permission denied"):
+        find_images(tmp_path / "b")
 
 
 # --- splits -----------------------------------------------------------------------------------
@@ -160,38 +151,30 @@ def test_copies_are_in_one_split(count: int, tmp_path: Path) -> None:
     assert {splits[copy] for copy in copies} == {"train", "validation", "test"}
 
 
-def test_a_small_folder_is_one_warning(tmp_path: Path) -> None:
-    write_images(tmp_path, 20)
-    with pytest.warns(UserWarning, match=r"has only 20 images.* add or remove .* move") as caught:
-        collection = read_collection(tmp_path)
-    assert len(caught) == 1
-    assert counts(collection) == [14, 3, 3]
-
-
-@pytest.mark.parametrize("hash_of_first", ["00" * 32, "ff" * 32])
-def test_one_or_two_images_all_train_with_a_warning(
-    hash_of_first: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("count", "message", "sizes"),
+    [
+        (20, r"has only 20 images.* add or remove .* move", [14, 3, 3]),
+        (2, "has only one or two distinct images, so all are for training", [2, 0, 0]),
+    ],
+)
+def test_small_folders_warn_once(
+    count: int, message: str, sizes: list[int], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(folders, "content_hash", lambda path: hash_of_first)
-    write_images(tmp_path, 2)
-    with pytest.warns(UserWarning, match="has only one or two distinct images, so all are for tra"):
-        assert counts(read_collection(tmp_path)) == [2, 0, 0]
+    write_images(tmp_path, count)
+    with pytest.warns(UserWarning, match=message) as caught:
+        assert counts(read_collection(tmp_path)) == sizes
+    assert len(caught) == 1
 
 
 # --- reading ----------------------------------------------------------------------------------
 
 
-def test_good_folder_is_read_without_warnings(tmp_path: Path) -> None:
-    paths = write_images(tmp_path / "monet", 80) + write_images(tmp_path / "nolde", 1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        collection = read_collection(tmp_path)
-    assert split_of(collection).keys() == set(paths)
-
-
 def test_unreadable_files_are_left_out_and_others_keep_their_split(tmp_path: Path) -> None:
     write_images(tmp_path, 80)
-    whole = read_collection(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        whole = read_collection(tmp_path)
     broken = [whole.train[4], whole.validation[0], whole.test[1]]
     for path in broken:
         path.write_bytes(b"not an image")
@@ -273,8 +256,8 @@ def test_unreadable_files_are_checked_again_each_time(
 
 
 @small
-@pytest.mark.parametrize("damage", [b"", b"{", b"\xff\xfe", b"[1, 2]", b'{"a/1.png": null}', b"7"])
-def test_a_damaged_record_is_rewritten(
+@pytest.mark.parametrize("damage", [b"{", b"\xff\xfe", b"[1, 2]", b'{"a/1.png": null}'])
+def test_a_damaged_record_heals(
     damage: bytes, images: Path, tmp_path: Path, checked: list[str]
 ) -> None:
     first = read_collection(images, tmp_path / "cache")
@@ -293,23 +276,6 @@ def test_a_record_that_cannot_be_written_is_no_error(images: Path, tmp_path: Pat
     assert read_collection(images, tmp_path / "cache") == read_collection(images)
 
 
-@small
-@pytest.mark.skipif(os.name == "nt", reason="names are bytes on POSIX only")
-def test_unprintable_names_are_read_recorded_and_escaped(tmp_path: Path) -> None:
-    folder = tmp_path / "λ絵画"
-    paths = write_images(folder, 9)
-    for number, name in enumerate([b"\xff\xfe.png", b"a\nb.png", b"\x1b[31m.png"]):
-        paths[number] = paths[number].rename(folder / os.fsdecode(name))
-    for _ in range(2):
-        collection = read_collection(folder, tmp_path / "cache")
-        assert split_of(collection).keys() == set(paths)
-        json.dumps(collection.manifest()).encode()
-    paths[1].write_bytes(b"not an image")
-    with pytest.warns(UserWarning, match=r"1 of 9 .*\n.*a\\nb\.png") as caught:
-        read_collection(folder, tmp_path / "cache")
-    assert len(str(caught[0].message).splitlines()) == 2
-
-
 # --- the manifest -----------------------------------------------------------------------------
 
 
@@ -318,33 +284,26 @@ def test_hash_ignores_where_the_images_are_and_what_they_are_called(tmp_path: Pa
     folder = tmp_path / "photos"
     write_images(folder, 30)
     original = read_collection(folder, tmp_path / "cache")
-    copied = Path(shutil.copytree(folder, tmp_path / "a" / "b", copy_function=shutil.copyfile))
+    copied = Path(shutil.copytree(folder, tmp_path / "copied", copy_function=shutil.copyfile))
     for number, path in enumerate(sorted(copied.iterdir())):
-        os.utime(path, ns=(number, number))
         path.rename(copied / f"renamed-{number}.png")
     (tmp_path / "link").symlink_to(folder, target_is_directory=True)
-    spelled = tmp_path / "a" / ".." / "photos"
-    for same in (copied, tmp_path / "link", spelled, Path(os.path.relpath(folder))):
+    for same in (copied, tmp_path / "link", Path(os.path.relpath(folder))):
         collection = read_collection(same)
         assert collection.sha256 == collection.manifest()["sha256"] == original.sha256
-        for paths, expected in zip(
-            collection.splits.values(), original.splits.values(), strict=True
-        ):
-            assert [path.read_bytes() for path in paths] == [p.read_bytes() for p in expected]
+        for name, paths in collection.splits.items():
+            expected = [path.read_bytes() for path in original.splits[name]]
+            assert [path.read_bytes() for path in paths] == expected
 
 
 @small
 def test_hash_depends_on_content_and_splits(tmp_path: Path) -> None:
     paths = write_images(tmp_path, 30)
     collection = read_collection(tmp_path)
-    hashes = [collection.sha256]
-    hashes.append(replace(collection, test=collection.validation, validation=()).sha256)
-    image = Image.open(paths[0])
-    image.putpixel((1, 1), (0, 0, 1))
-    image.save(paths[0])
-    hashes.append(read_collection(tmp_path).sha256)
+    moved = replace(collection, test=collection.validation, validation=())
+    hashes = {collection.sha256, moved.sha256}
     shutil.copy(paths[1], tmp_path / "copy.png")
-    hashes.append(read_collection(tmp_path).sha256)
-    Image.new("RGB", (3, 3)).save(tmp_path / "new.png")
-    hashes.append(read_collection(tmp_path).sha256)
-    assert len(set(hashes)) == 5
+    hashes.add(read_collection(tmp_path).sha256)
+    Image.new("RGB", (3, 3)).save(paths[0])
+    hashes.add(read_collection(tmp_path).sha256)
+    assert len(hashes) == 4

@@ -13,7 +13,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 from PIL import ExifTags, Image, ImageCms
 from underdrawing.data.images import (
     ImageError,
@@ -60,8 +59,7 @@ UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     6: lambda a: np.rot90(a, -1),
     7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
     8: lambda a: np.rot90(a, 1),
-    0: lambda a: a,  # 0 and 9 do not exist
-    9: lambda a: a,
+    9: lambda a: a,  # does not exist
 }
 
 
@@ -87,10 +85,8 @@ def ifd(start: int, *tags: bytes) -> bytes:
 
 ROTATED = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)
 DAMAGED_EXIF = {
-    "text in the place of a number": (ifd(8, struct.pack("<HHI4s", 0x0154, 2, 4, b"abc")), 1),
     "offset beyond the end": (ifd(2**31), 1),
-    "tag beyond the end": (ifd(8, struct.pack("<HHII", 0x0112, 3, 10**6, 10**6)), 1),
-    "orientation beside a damaged tag": (
+    "orientation beside text in the place of a number": (
         ifd(8, ROTATED, struct.pack("<HHI4s", 0x0154, 2, 4, b"abc")), 6,
     ),
 }  # fmt: skip
@@ -143,13 +139,11 @@ FIFTH = (51, 51, 51)
     "content",
     [
         tiff(U8, BitsPerSample=8, **GRAY),
-        tiff(~U8, BitsPerSample=8, PhotometricInterpretation=0),
         tiff(~U16, BitsPerSample=16, PhotometricInterpretation=0),
         tiff(U16.astype(">u2"), order=">", BitsPerSample=16, **GRAY),
         tiff(bytes.fromhex("000333fff0"), BitsPerSample=12, **GRAY),
         tiff(U32, BitsPerSample=32, **GRAY),
         tiff(U16.astype("<i4"), BitsPerSample=32, SampleFormat=2, **GRAY),
-        tiff(F32, BitsPerSample=32, SampleFormat=3, **GRAY),
         tiff(1 - F32, BitsPerSample=32, SampleFormat=3, PhotometricInterpretation=0),
         tiff(F32.astype(">f4"), order=">", BitsPerSample=32, SampleFormat=3, **GRAY),
         tiff(U8, U8, U8, BitsPerSample=(8, 8, 8), **PLANES),
@@ -165,14 +159,11 @@ def test_tiffs_of_any_encoding_are_decoded_exactly(content: bytes, tmp_path: Pat
 
 
 WRONGLY_DECODED = {
-    "signed": tiff(U8 // 2, BitsPerSample=8, SampleFormat=2, **GRAY),
-    "signed ": tiff(U16 // 2, BitsPerSample=16, SampleFormat=2, **GRAY),
+    "signed": tiff(U16 // 2, BitsPerSample=16, SampleFormat=2, **GRAY),
     "32-bit integers": tiff(U32 // 2, BitsPerSample=32, SampleFormat=2, **GRAY),
-    "32-bit integers ": tiff(U8.astype("<u4"), BitsPerSample=32, **GRAY),
+
     "separate planes of 16 bits": tiff(U16, U16, U16, BitsPerSample=(16, 16, 16), **PLANES),
-    "separate planes of YCbCr": tiff(
-        U8, U8, U8, BitsPerSample=(8, 8, 8), **PLANES | {"PhotometricInterpretation": 6}
-    ),
+
     "compressed big-endian": tiff(
         zlib.compress(F32.astype(">f4").tobytes()), order=">", BitsPerSample=32, SampleFormat=3,
         Compression=8, **GRAY,
@@ -181,13 +172,10 @@ WRONGLY_DECODED = {
         U8.repeat(4), BitsPerSample=(8, 8, 8, 8), PhotometricInterpretation=5, SamplesPerPixel=4,
         DotRange=(255, 0),
     ),
-    "color map": tiff(
-        U8, BitsPerSample=8, PhotometricInterpretation=3, ColorMap=tuple(range(256)) * 3
-    ),
+
     "photometric interpretation": tiff(U8, BitsPerSample=8),
     "must lie in": tiff(255 * F32, BitsPerSample=32, SampleFormat=3, **GRAY),
-    "must lie in ": tiff(F32 - 0.5, BitsPerSample=32, SampleFormat=3, **GRAY),
-    "must lie in  ": tiff(F32 * np.float32(np.nan), BitsPerSample=32, SampleFormat=3, **GRAY),
+    "must lie in ": tiff(F32 * np.float32(np.nan), BitsPerSample=32, SampleFormat=3, **GRAY),
     "transparent color of 16 bits": encode(Image.fromarray(U16), "PNG", transparency=13107),
 }  # fmt: skip
 
@@ -248,15 +236,11 @@ def row(*values: object, dtype: type[np.generic] = np.uint8) -> Image.Image:
     return Image.fromarray(np.array([values], dtype))
 
 
-def flat(mode: str, color: tuple[int, ...]) -> Image.Image:
-    return Image.new(mode, (16, 16), color)
-
-
 def gray(*levels: int) -> list[Pixel]:
     return [(level,) * 3 for level in levels]
 
 
-INKS = flat("CMYK", (0, 255, 255, 0))
+INKS, RED_IMAGE = Image.new("CMYK", (16, 16), (0, 255, 255, 0)), Image.new("RGB", (16, 16), RED)
 ALPHA = row((*RED, 0), (*RED, 255), (*RED, 51))
 PALETTE = row(0, 1).convert("P")
 PALETTE.putpalette([*BLUE, *RED])
@@ -274,8 +258,10 @@ INVALID_PROFILES = [
 CONVERTED: dict[str, tuple[Image.Image, dict[str, Any], list[Pixel], int]] = {
     "1 bit.png": (row(True, False, dtype=np.bool_).convert("1"), {}, gray(255, 0), 0),
     "8 bits.png": (row(0, 77, 255), {}, gray(0, 77, 255), 0),
-    "16 bits.png": (row(0, 257, 32768, 65535, dtype=np.uint16), {}, gray(0, 1, 128, 255), 0),
-    "16 bits.tif": (row(0, 257, 32768, 65535, dtype=np.uint16), {}, gray(0, 1, 128, 255), 0),
+    **{
+        f"16 bits.{kind}": (row(0, 257, 32768, dtype=np.uint16), {}, gray(0, 1, 128), 0)
+        for kind in ("png", "tif")
+    },
     "16 in 32 bits.tif": (row(0, 13107, 65535, dtype=np.int32), {}, gray(0, 51, 255), 0),
     "float.tif": (row(-0.1, 0, 0.2, 1, 1.1, dtype=np.float32), {}, gray(0, 0, 51, 255, 255), 0),
     **{f"inks.{kind}": (INKS, {}, [RED], 3) for kind in ("jpg", "tif")},
@@ -284,26 +270,25 @@ CONVERTED: dict[str, tuple[Image.Image, dict[str, Any], list[Pixel], int]] = {
         for kind in ("jpg", "tif")
     },
     **{
-        f"profile.{kind}": (flat("RGB", RED), WIDE, [GREEN], 5)
+        f"profile.{kind}": (RED_IMAGE, WIDE, [GREEN], 5)
         for kind in ("png", "jpg", "webp", "tif", "avif")
     },
-    "gray profile.png": (row(0, 55, 255), LINEAR, gray(0, 128, 255), 1),
+
     "deep gray profile.png": (
         row(0, 55 * 257, 65535, dtype=np.uint16), LINEAR, gray(0, 128, 255), 1,
     ),
     "gray with a color profile.png": (row(0, 55, 255), WIDE, gray(0, 55, 255), 0),
     "alpha.png": (ALPHA, {}, [WHITE, RED, (255, 204, 204)], 0),
     "gray alpha.png": (row((0, 0), (0, 255), (0, 51)), {}, gray(255, 0, 204), 0),
-    "alpha and profile.png": (ALPHA, WIDE, [WHITE, GREEN, (204, 255, 204)], 1),
+
     "palette with alpha and profile.png": (
         ALPHA.quantize(3), WIDE, [WHITE, GREEN, (204, 255, 204)], 1,
     ),
-    "palette.png": (PALETTE, BESIDE_WHITE, [WHITE, RED], 0),
+
     "palette.gif": (PALETTE, BESIDE_WHITE, [WHITE, RED], 0),
     "transparent color.png": (row(BLUE, RED), {"transparency": BLUE}, [WHITE, RED], 0),
-    "film.gif": (
-        flat("RGB", RED), {"save_all": True, "append_images": [flat("RGB", BLUE)]}, [RED], 0,
-    ),
+    "film.gif": (RED_IMAGE, {"save_all": True, "append_images": [row(BLUE)]}, [RED], 0),
+    "sRGB profile.png": (row(*COLORS), {"icc_profile": SRGB}, COLORS, 0),
     **{
         f"invalid profile {number}.tif": (row(*COLORS), {"icc_profile": profile}, COLORS, 0)
         for number, profile in enumerate(INVALID_PROFILES)
@@ -313,17 +298,11 @@ CONVERTED: dict[str, tuple[Image.Image, dict[str, Any], list[Pixel], int]] = {
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", CONVERTED)
-def test_images_are_converted_to_8_bit_srgb_over_white(name: str, tmp_path: Path) -> None:
+def test_images_are_read_as_8_bit_srgb_over_white(name: str, tmp_path: Path) -> None:
     image, options, expected, tolerance = CONVERTED[name]
     image.save(tmp_path / name, **options)
     found = pixels(tmp_path / name)
     np.testing.assert_allclose(found, expected * (len(found) // len(expected)), atol=tolerance)
-
-
-def test_an_srgb_profile_changes_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "photo.png"
-    noise(64, 64).save(path, icc_profile=SRGB)
-    assert read_image(path).tobytes() == noise(64, 64).tobytes()
 
 
 # --- unreadable files -------------------------------------------------------------------------
@@ -358,11 +337,9 @@ UNREADABLE: dict[str, tuple[bytes, str, str]] = {
     "half.jpg": (encode(noise(64, 64), "JPEG")[:1500], "cannot be read", "damaged"),
     "start.png": (encode(noise(64, 64), "PNG")[:30], "is not an image", "not an image"),
     "half.png": (encode(noise(64, 64), "PNG")[:6000], "cannot be read", "damaged"),
-    "half.gif": (encode(noise(64, 64), "GIF")[:2000], "cannot be read", "damaged"),
     "half.webp": (encode(noise(64, 64), "WEBP")[:1000], "cannot be read", "damaged"),
     "x.avif": (encode(noise(64, 64), "AVIF").replace(b"iloc", b"free"), "cannot", "damaged"),
-    "bomb.png": (png_header(40_000, 40_000), "more than 100 million pixels", "too large"),
-    "large.png": (png_header(10_001, 10_000), "more than 100 million pixels", "too large"),
+    "bomb.png": (png_header(10_001, 10_000), "more than 100 million pixels", "too large"),
     "tile.tif": (tiled(32_768, 32_768), "more than 100 million pixels", "too large"),
     "small tile.tif": (tiled(256, 16), "cannot be read", "damaged"),
     "scans.jpg": (PROGRESSIVE[:-2] + SCANS, "more than 100 scans", "damaged"),
@@ -371,9 +348,7 @@ UNREADABLE: dict[str, tuple[bytes, str, str]] = {
 
 @pytest.mark.parametrize("at_least", [None, 32])
 @pytest.mark.parametrize("name", UNREADABLE)
-def test_an_unreadable_file_is_one_error_in_one_line(
-    name: str, at_least: int | None, tmp_path: Path
-) -> None:
+def test_unreadable_files_are_one_line(name: str, at_least: int | None, tmp_path: Path) -> None:
     path = tmp_path / name
     content, message, kind = UNREADABLE[name]
     path.write_bytes(content)
@@ -390,19 +365,16 @@ THUMBNAIL = exif(1)
 THUMBNAIL[0x927C] = encode(noise(16, 16), "JPEG")
 JPEGS = {
     "baseline": encode(SHADES, "JPEG"),
-    "full color": encode(SHADES, "JPEG", subsampling=0),
     "gray": encode(SHADES.convert("L"), "JPEG"),
     "CMYK": encode(SHADES.convert("CMYK"), "JPEG"),
     "restart markers": encode(SHADES, "JPEG", restart_marker_rows=1),
-    "progressive with restart markers": encode(
-        SHADES, "JPEG", progressive=True, restart_marker_rows=1
-    ),
+    "progressive with both": encode(SHADES, "JPEG", progressive=True, restart_marker_rows=4),
     "progressive": encode(SHADES, "JPEG", progressive=True, exif=THUMBNAIL),
 }
 
 
 @pytest.mark.parametrize("kind", JPEGS)
-def test_a_jpeg_without_its_end_loses_one_row_of_blocks_or_is_refused(
+def test_a_jpeg_without_its_end_loses_a_row_of_blocks_or_is_refused(
     kind: str, tmp_path: Path
 ) -> None:
     path, content = tmp_path / "cut.jpg", JPEGS[kind]
@@ -433,14 +405,6 @@ def test_a_jpeg_without_its_end_loses_one_row_of_blocks_or_is_refused(
     assert read_image(path, content=content[:-9], at_least=32).info["incomplete"]
 
 
-def test_a_small_jpeg_may_lose_an_eighth_of_its_rows() -> None:
-    for height, cut in ((72, 9), (56, 2)):
-        image = encode(SHADES.crop((0, 0, 96, height)), "JPEG", subsampling=0)
-        assert min(read_image(Path("a.jpg"), 32, image[:-cut]).size) >= 32
-    with pytest.raises(ImageError, match="much of its end is missing"):  # 8 of 56 rows
-        read_image(Path("a.jpg"), 32, image[:-9])
-
-
 def test_a_file_without_permission_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -461,7 +425,7 @@ def test_an_enormous_file_is_not_loaded(tmp_path: Path) -> None:
         read_image(path)
 
 
-@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "GIF", "BMP", "TIFF"])
+@pytest.mark.parametrize("image_format", ["JPEG", "GIF"])
 def test_the_format_is_that_of_the_content(image_format: str, tmp_path: Path) -> None:
     path = tmp_path / "misnamed.webp"
     path.write_bytes(encode(Image.new("RGB", (16, 16), BLUE), image_format, progressive=True))
@@ -480,37 +444,29 @@ def test_unlisted_formats_are_not_decoded(image_format: str, tmp_path: Path) -> 
 
 
 @settings(max_examples=15, deadline=None, derandomize=True)
-@given(st.integers(8, 700), st.integers(8, 700), st.integers(1, 300))
-def test_reduced_decoding_keeps_the_shorter_side(
-    tmp_path_factory: pytest.TempPathFactory, width: int, height: int, at_least: int
-) -> None:
-    path = tmp_path_factory.mktemp("draft") / "photo.jpg"
-    Image.new("RGB", (width, height)).save(path)
-    size = read_image(path, at_least).size
+@given(st.integers(8, 500), st.integers(8, 500), st.integers(1, 300))
+def test_reduced_decoding_keeps_the_shorter_side(width: int, height: int, at_least: int) -> None:
+    photo = Image.new("RGB", (width, height))
+    size = read_image(Path("a.jpg"), at_least, encode(photo, "JPEG")).size
     assert min(size) >= min(at_least, width, height)
     assert (
         min(size) < 2 * at_least or min(width, height) // at_least >= 16 or size == (width, height)
     )
     assert size[0] / size[1] == pytest.approx(width / height, rel=1 / min(size))
-    Image.new("RGB", (width, height)).save(path, exif=exif(6))
-    assert read_image(path, at_least).size == size[::-1]
+    rotated = read_image(Path("a.jpg"), at_least, encode(photo, "JPEG", exif=exif(6)))
+    assert rotated.size == size[::-1]
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
-@given(arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9), st.just(3))))
-def test_to_image_inverts_to_tensor(array: np.ndarray) -> None:
+def test_to_image_inverts_to_tensor() -> None:
+    array = np.arange(256 * 3, dtype=np.uint16).reshape(16, 16, 3).astype(np.uint8)  # every value
     tensor = to_tensor(Image.fromarray(array))
-    assert tensor.shape == (3, *array.shape[:2])
-    assert tensor.dtype == torch.float32
+    assert (tensor.shape, tensor.dtype) == ((3, 16, 16), torch.float32)
     np.testing.assert_array_equal(np.asarray(to_image(tensor)), array)
-    assert torch.equal(to_tensor(to_image(tensor)), tensor)
 
 
 def test_to_image_rounds_and_clamps() -> None:
     tensor = torch.tensor([-3.0, 0.4, 0.6, 254.4, 254.6, 300.0]).div(255).expand(3, 1, 6)
     assert np.asarray(to_image(tensor))[0, :, 0].tolist() == [0, 0, 1, 254, 255, 255]
-    every = torch.arange(256).div(255).expand(3, 1, 256)
-    assert np.asarray(to_image(every))[0, :, 0].tolist() == list(range(256))
 
 
 @pytest.mark.parametrize("suffix", [".png", ".PNG", ".bmp", ".jpg"])
@@ -529,5 +485,4 @@ def test_square_is_the_center() -> None:
     red = torch.tensor(RED)[:, None, None] / 255
     for image in (wide, wide.rotate(90, expand=True)):
         assert (square(image, 10) - red).abs().mean() < 0.01  # the filter crosses the crop's edge
-    assert torch.equal(square(noise(16, 16), 16), to_tensor(noise(16, 16)))
     assert square(noise(300, 2), 12).shape == square(noise(5, 9), 12).shape == (3, 12, 12)

@@ -10,7 +10,6 @@ from underdrawing.losses.adversarial import (
     feature_matching,
     fraction_real,
     generator_loss,
-    mean_logit,
     r1_penalty,
     real_loss,
 )
@@ -31,7 +30,7 @@ FORMULAS: dict[tuple[str, str], Callable[[float], float]] = {
 
 
 @pytest.mark.parametrize(("gan_loss", "side"), FORMULAS)
-def test_each_loss_is_its_formula_averaged_over_patches(
+def test_losses_are_formulas_averaged_over_patches(
     gan_loss: str, side: str, dtype: torch.dtype
 ) -> None:
     logits = 3 * torch.randn(2, 1, 3, 4, dtype=dtype)
@@ -56,42 +55,30 @@ def test_fraction_real_counts_patches_above_the_threshold(gan_loss: str, thresho
     assert fraction_real(logits, gan_loss).tolist() == [0.5, 1.0]
 
 
-def test_mean_logit_averages_patches() -> None:
-    assert mean_logit(torch.tensor([1.0, 3.0, -1.0, -3.0]).view(2, 1, 1, 2)).tolist() == [2, -2]
-
-
-def test_r1_of_a_linear_discriminator_is_its_squared_weight_and_trains_it() -> None:
-    weight = torch.randn(3, 4, 5, requires_grad=True)
+def test_r1_is_the_squared_gradient_of_each_image_and_trains_the_weights() -> None:
+    weight = torch.randn(4, 5, requires_grad=True)
     real = torch.rand(2, 3, 4, 5, requires_grad=True)
-    penalty = r1_penalty((real * weight).sum(dim=(1, 2, 3), keepdim=True), real)
-    torch.testing.assert_close(penalty, weight.detach().square().sum().expand(2))
-    penalty.mean().backward()
-    torch.testing.assert_close(weight.grad, 2 * weight.detach())
-
-
-def test_r1_is_per_image() -> None:
-    real = torch.rand(3, 3, 4, 4, requires_grad=True)
-    logits = real.square().sum(dim=(1, 2, 3), keepdim=True) / 2  # has gradient real
+    logits = (weight * real.square()).sum(dim=(1, 2, 3), keepdim=True) / 2
     penalty = r1_penalty(logits, real)
-    torch.testing.assert_close(penalty, real.detach().square().sum(dim=(1, 2, 3)))
+    gradient = weight * real
+    torch.testing.assert_close(penalty, gradient.square().sum(dim=(1, 2, 3)))
+    penalty.sum().backward()
+    torch.testing.assert_close(weight.grad, (2 * weight * real.square()).sum(dim=(0, 1)))
 
 
 def features() -> list[Tensor]:
-    return [torch.randn(2, 4, 5, 5, dtype=F64), torch.randn(2, 6, 3, 3, dtype=F64)]
+    sizes = (2, 4, 5, 5), (2, 6, 3, 3)
+    return [torch.randn(size, dtype=F64, requires_grad=True) for size in sizes]
 
 
-def test_feature_matching_is_the_mean_relative_distance_of_layers() -> None:
+def test_feature_matching_is_the_mean_relative_distance_and_trains_the_output_only() -> None:
     output, photo = features(), features()
     terms = [
         (f - p).square().sum(dim=(1, 2, 3)) / p.square().sum(dim=(1, 2, 3))
         for f, p in zip(output, photo, strict=True)
     ]
-    torch.testing.assert_close(feature_matching(output, photo), torch.stack(terms).mean(0).float())
-    assert torch.equal(feature_matching(photo, photo), torch.zeros(2))
-
-
-def test_feature_matching_has_gradients_for_the_output_only() -> None:
-    output, photo = ([f.requires_grad_() for f in features()] for _ in range(2))
-    feature_matching(output, photo).sum().backward()
+    found = feature_matching(output, photo)
+    torch.testing.assert_close(found, torch.stack(terms).mean(0).float())
+    found.sum().backward()
     assert all(f.grad is not None and f.grad.abs().sum() > 0 for f in output)
     assert all(p.grad is None for p in photo)

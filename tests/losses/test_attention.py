@@ -1,4 +1,3 @@
-import math
 from typing import Any
 
 import pytest
@@ -10,7 +9,6 @@ from torch.distributions import Categorical, kl_divergence
 from underdrawing.losses.attention import (
     OBJECTIVES,
     attention_statistics,
-    collapse_warning,
     error_map,
     kl_to_uniform,
     learns_error,
@@ -25,7 +23,6 @@ from underdrawing.losses.attention import (
 F64 = torch.float64
 LAYERS = {"conv3_2": 0.3, "conv4_2": 0.7}
 GRID = (8, 8)
-BUDGET = 0.5
 
 
 def errors(h: int, w: int, batch: int = 2, dtype: torch.dtype = F64) -> Tensor:
@@ -35,11 +32,6 @@ def errors(h: int, w: int, batch: int = 2, dtype: torch.dtype = F64) -> Tensor:
 
 def random_attention(batch: int = 2) -> Tensor:
     return (torch.randn(batch, 64, dtype=F64).softmax(1) * 64).view(batch, 1, *GRID)
-
-
-def assert_mean_one(a: Tensor, tolerance: float = 1e-5) -> None:
-    assert (a >= 0).all()
-    assert a.mean(dim=(1, 2, 3)).sub(1).abs().max() < tolerance
 
 
 # --- maps -----------------------------------------------------------------------------------
@@ -56,10 +48,6 @@ def test_kl_to_uniform_is_that_of_the_distributions() -> None:
     uniform = Categorical(probs=torch.ones(2, 64, dtype=F64))
     expected = kl_divergence(Categorical(probs=a.flatten(1)), uniform)
     torch.testing.assert_close(kl_to_uniform(a), expected)
-    peak = torch.zeros(1, 1, 4, 4)
-    peak[..., 2, 1] = 16
-    kl = kl_to_uniform(torch.cat([torch.ones(1, 1, 4, 4), peak]))
-    torch.testing.assert_close(kl, torch.tensor([0.0, math.log(16)]))
 
 
 def test_error_map_is_the_weighted_sum_of_layers_each_with_mean_one() -> None:
@@ -74,19 +62,17 @@ def test_error_map_is_the_weighted_sum_of_layers_each_with_mean_one() -> None:
 def test_error_map_has_about_mean_one_on_any_grid(grid: tuple[int, int]) -> None:
     found = error_map({"conv3_2": errors(32, 32), "conv4_2": errors(16, 16)}, LAYERS, grid)
     assert found.shape == (2, 1, *grid)
-    assert_mean_one(found, 0.1)
+    torch.testing.assert_close(found.mean((1, 2, 3)), torch.ones(2, dtype=F64), rtol=0, atol=0.1)
 
 
 # --- log errors -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("grid", [(8, 8), (9, 13)])
-def test_log_structural_error_peaks_where_the_structure_is_damaged(grid: tuple[int, int]) -> None:
-    photo = torch.rand(2, 3, 65, 99)
+def test_log_structural_error_peaks_where_the_structure_is_damaged() -> None:
+    photo = torch.rand(2, 3, 65, 99)  # the grid is no divisor of it
     stylized = photo.clone()
     stylized[:, :, 33:, :49] = torch.rand(2, 3, 32, 49)
-    q = log_structural_error(stylized.requires_grad_(), photo, grid)
-    assert q.shape == (2, 1, *grid)
+    q = log_structural_error(stylized.requires_grad_(), photo, (9, 13))
     assert not q.requires_grad
     assert (F.adaptive_avg_pool2d(q, 2).flatten(1).argmax(1) == 2).all()
 
@@ -191,24 +177,5 @@ def test_statistics_are_peak_kl_and_pearson_correlation() -> None:
     torch.testing.assert_close(peak, a.flatten(1).max(1).values)
     torch.testing.assert_close(kl, kl_to_uniform(a))
     torch.testing.assert_close(correlation, torch.stack(pearson))
-
-
-def test_a_flat_map_has_correlation_zero() -> None:
-    statistics = attention_statistics(torch.ones(1, 1, *GRID), errors(*GRID, 1, torch.float32))
-    assert [x.item() for x in statistics.values()] == [1, 0, 0]
-
-
-@pytest.mark.parametrize(
-    ("peak", "kl", "message"),
-    [
-        (1.2, 0.024, "attention is flat"),
-        (3.0, 0.026, None),
-        (32.0, 1.5, None),
-        (33.0, 1.0, "attention has collapsed"),
-        (20.0, 1.6, "attention has collapsed"),
-    ],
-)
-def test_collapse_warning_thresholds(peak: float, kl: float, message: str | None) -> None:
-    warning = collapse_warning(peak, kl, positions=64, budget=0.5)
-    assert (warning is None) == (message is None)
-    assert warning is None or (warning.startswith(message or "") and "0.5" in warning)
+    flat = attention_statistics(torch.ones(1, 1, *GRID), errors(*GRID, 1, torch.float32))
+    assert [x.item() for x in flat.values()] == [1, 0, 0]

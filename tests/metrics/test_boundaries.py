@@ -40,16 +40,6 @@ def test_only_changes_near_the_drawn_lines_count() -> None:
     assert boundaries_kept(NEAR * other + (1 - NEAR) * PHOTO, PHOTO, DRAWN).max() < 0.5
 
 
-def test_lines_that_more_annotators_drew_weigh_more() -> None:
-    two_lines = DRAWN.clone()
-    two_lines[..., 48] = 0.2
-    near_first = NEAR * smooth_noise(1) + (1 - NEAR) * PHOTO
-    far = 1 - NEAR
-    near_second = far * smooth_noise(1) + (1 - far) * PHOTO
-    first, second = (boundaries_kept(x, PHOTO, two_lines) for x in (near_first, near_second))
-    assert (first < second).all()
-
-
 @pytest.mark.parametrize("missing", [torch.nan, 0.0])
 def test_photos_without_boundaries_have_no_value_and_change_no_other(missing: float) -> None:
     drawn = DRAWN.clone()

@@ -1,9 +1,9 @@
+from itertools import permutations
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from scipy.linalg import sqrtm
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from underdrawing.metrics.distribution import MIN_IMAGES, frechet_distance, kernel_distance
@@ -16,16 +16,6 @@ def normal(count: int, size: int, seed: int) -> Tensor:
 def correlated(count: int, size: int, seed: int) -> Tensor:
     """Correlated features with a nonzero mean."""
     return normal(count, size, seed) @ normal(size, size, seed + 100) + normal(1, size, seed + 200)
-
-
-@pytest.mark.parametrize("size", [2, 32])
-def test_frechet_distance_equals_the_formula_with_scipys_matrix_root(size: int) -> None:
-    a, b = correlated(1000, size, 0), correlated(1060, size, 1)
-    cov_a, cov_b = (np.cov(x.double().numpy(), rowvar=False) for x in (a, b))
-    means = (a.double().mean(0) - b.double().mean(0)).square().sum().item()
-    expected = means + np.trace(cov_a + cov_b - 2 * sqrtm(cov_a @ cov_b).real)
-    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-6)
-    assert frechet_distance(b, a) == pytest.approx(expected, rel=1e-6)
 
 
 def test_frechet_distance_is_finite_for_singular_covariances() -> None:
@@ -41,9 +31,7 @@ def test_frechet_distance_is_finite_for_singular_covariances() -> None:
     ("outputs", "paintings", "available"),
     [(999, 999, False), (1000, 19, False), (1000, 20, True), (20, 1000, False)],
 )
-def test_frechet_distance_needs_a_thousand_outputs(
-    outputs: int, paintings: int, available: bool
-) -> None:
+def test_frechet_distance_needs_1000_outputs(outputs: int, paintings: int, available: bool) -> None:
     distance = frechet_distance(correlated(outputs, 4, 0), correlated(paintings, 4, 1))
     assert (distance is not None) == available
 
@@ -54,14 +42,8 @@ def kernel(x: np.ndarray, y: np.ndarray) -> float:
 
 def unbiased_mmd(a: Tensor, b: Tensor) -> float:
     x, y = a.double().numpy(), b.double().numpy()
-
-    def within(z: np.ndarray) -> float:
-        n = len(z)
-        pairs = [kernel(z[i], z[j]) for i in range(n) for j in range(n) if i != j]
-        return sum(pairs) / (n * (n - 1))
-
-    between = [kernel(u, v) for u in x for v in y]
-    return within(x) + within(y) - 2 * sum(between) / len(between)
+    within = [np.mean([kernel(u, v) for u, v in permutations(z, 2)]) for z in (x, y)]
+    return float(sum(within) - 2 * np.mean([kernel(u, v) for u in x for v in y]))
 
 
 def test_kernel_distance_equals_the_double_loop_for_sets_of_unequal_size() -> None:
@@ -79,10 +61,11 @@ def test_kernel_distance_needs_a_minimum_of_images_per_set() -> None:
 def test_distances_equal_those_of_torch_fidelity() -> None:
     fid = pytest.importorskip("torch_fidelity.metric_fid", reason="torch-fidelity not installed")
     kid = pytest.importorskip("torch_fidelity.metric_kid", reason="torch-fidelity not installed")
-    a, b = correlated(1000, 16, 0), correlated(1000, 16, 1)
+    a, b = correlated(1000, 16, 0), correlated(1060, 16, 1)
     statistics = (fid.fid_features_to_statistics(x) for x in (a, b))
     expected = fid.fid_statistics_to_metric(*statistics, verbose=False)
     assert frechet_distance(a, b) == pytest.approx(expected[fid.KEY_METRIC_FID], rel=1e-5)
+    b = b[:1000]
     expected = kid.kid_features_to_metric(a, b, kid_subsets=1, kid_subset_size=1000, verbose=False)
     assert kernel_distance(a, b) == pytest.approx(expected[kid.KEY_METRIC_KID_MEAN], rel=1e-5)
 

@@ -48,17 +48,6 @@ def reference_statistics(image: Tensor) -> Tensor:
 # --- logit and color statistics -------------------------------------------------------------
 
 
-def test_logit_and_its_inverse_cancel() -> None:
-    x = torch.linspace(0, 1, 101, dtype=torch.float64)
-    torch.testing.assert_close(from_logit(to_logit(x)), x)
-    assert to_logit(x).abs().max() < 4
-
-
-def test_opponent_axes_are_orthonormal_with_luma_first() -> None:
-    torch.testing.assert_close(AXES @ AXES.T, torch.eye(3).double())
-    torch.testing.assert_close(AXES[1:].sum(dim=1), torch.zeros(2).double())
-
-
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_statistics_are_mean_and_cholesky_factor(layout: torch.memory_format) -> None:
     x = images().contiguous(memory_format=layout)
@@ -144,14 +133,9 @@ def test_keep_chroma_takes_luma_of_the_output_and_chroma_of_the_photo() -> None:
     torch.testing.assert_close(luma(combined), luma(stylized))
     for a, b in ((0, 1), (1, 2)):  # color differences determine the chroma
         torch.testing.assert_close(combined[:, a] - combined[:, b], photo[:, a] - photo[:, b])
-
-
-def test_keep_chroma_stays_in_range_and_returns_an_unchanged_photo_exactly() -> None:
-    photo, stylized = torch.rand(1, 3, 9, 9), torch.rand(1, 3, 9, 9).round()
-    combined = keep_chroma(stylized, photo)
-    assert combined.min() >= 0
-    assert combined.max() <= 1
     assert torch.equal(keep_chroma(photo, photo), photo)
+    extreme = keep_chroma(torch.rand(1, 3, 9, 9).round(), torch.rand(1, 3, 9, 9))
+    assert (extreme.min(), extreme.max()) == (0, 1)
 
 
 def test_with_colors_of_replaces_the_color_statistics_alone() -> None:

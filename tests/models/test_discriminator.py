@@ -28,19 +28,9 @@ def test_a_logit_depends_on_exactly_its_receptive_field(layers: int, side: int) 
     assert seen.sum() == side**2
 
 
-def test_output_shapes() -> None:
-    logits, features = small(style_size=None)(torch.rand(2, 3, 128, 160))
-    assert logits.shape == (2, 1, 14, 18)
-    assert [tuple(f.shape) for f in features] == [
-        (2, 4, 64, 80), (2, 8, 32, 40), (2, 16, 16, 20), (2, 32, 15, 19)
-    ]  # fmt: skip
-
-
 @either_norm
 @pytest.mark.parametrize("layers", [1, 2, 3])
-def test_min_side_gives_one_logit_that_depends_on_the_image(
-    layers: int, spectral_norm: bool
-) -> None:
+def test_min_side_gives_a_logit_that_depends_on_the_image(layers: int, spectral_norm: bool) -> None:
     discriminator = small(layers, spectral_norm)
     side = discriminator.min_side
     style = torch.randn(1, STYLE).expand(2, -1)
@@ -56,28 +46,19 @@ def test_an_image_below_min_side_is_refused() -> None:
         discriminator(torch.rand(1, 3, side - 1, side + 8), torch.randn(1, STYLE))
 
 
-def test_spectral_norm_of_every_weight_converges_to_one() -> None:
+def test_spectral_norms_converge_to_one_by_advance_spectral_norm_alone() -> None:
     discriminator = small()
     for module in weighted_modules(discriminator):
         nn.init.normal_(module.get_parameter("parametrizations.weight.original"))
+    before = {name: buffer.clone() for name, buffer in discriminator.named_buffers()}
+    discriminator(torch.rand(2, 3, 64, 64), torch.randn(2, STYLE))
+    assert all(torch.equal(before[name], b) for name, b in discriminator.named_buffers())
     for _ in range(50):
         discriminator.advance_spectral_norm()
     for module in weighted_modules(discriminator):
         assert isinstance(module.weight, Tensor)
         norm = torch.linalg.matrix_norm(module.weight.detach().flatten(1), 2)
         torch.testing.assert_close(norm, torch.tensor(1.0), rtol=0.02, atol=0)
-
-
-def test_only_advance_spectral_norm_changes_buffers() -> None:
-    discriminator = small()
-    before = {name: buffer.clone() for name, buffer in discriminator.named_buffers()}
-    discriminator(torch.rand(2, 3, 64, 64), torch.randn(2, STYLE))
-    assert all(torch.equal(before[name], b) for name, b in discriminator.named_buffers())
-    discriminator.advance_spectral_norm()
-    # The head has one row, so its left vector is 1 or -1 and stays so.
-    vectors = {name: b for name, b in discriminator.named_buffers() if "head" not in name}
-    assert not any(torch.equal(before[name], vector) for name, vector in vectors.items())
-    assert not discriminator.training
 
 
 def test_instance_norm_applies_from_the_second_layer_on_without_spectral_norm() -> None:
@@ -92,20 +73,6 @@ def test_instance_norm_applies_from_the_second_layer_on_without_spectral_norm() 
         torch.testing.assert_close(std, torch.ones_like(std), rtol=0, atol=0.01)
 
 
-def test_projection_changes_logits_only_and_is_linear_in_the_embedded_style() -> None:
-    discriminator = small()
-    assert isinstance(discriminator.embed, nn.Linear)
-    nn.init.zeros_(discriminator.embed.bias)
-    image, (a, b) = torch.rand(1, 3, 64, 64), torch.randn(2, 1, STYLE)
-    base = discriminator(image, torch.zeros(1, STYLE))
-    outputs = [discriminator(image, style) for style in (a, b, a + b)]
-    for output in outputs:
-        assert all(torch.equal(x, y) for x, y in zip(output.features, base.features, strict=True))
-    change = [output.logits - base.logits for output in outputs]
-    assert change[0].abs().max() > 1e-4
-    torch.testing.assert_close(change[0] + change[1], change[2])
-
-
 def test_projection_is_the_product_of_features_and_style_over_the_root_of_its_length() -> None:
     discriminator = small()
     assert isinstance(discriminator.embed, nn.Linear)
@@ -115,6 +82,7 @@ def test_projection_is_the_product_of_features_and_style_over_the_root_of_its_le
     match = torch.einsum("chw,c->hw", features[-1][0], embedded) / len(embedded) ** 0.5
     expected = (match[1:, 1:] + match[1:, :-1] + match[:-1, 1:] + match[:-1, :-1]) / 4
     torch.testing.assert_close((logits - discriminator.head(features[-1]))[0, 0], expected)
+    assert expected.abs().max() > 1e-4
 
 
 @either_norm

@@ -72,9 +72,7 @@ def has_gradient(module: nn.Module | None) -> bool:
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
 @pytest.mark.parametrize("attention", [True, False])
-def test_output_has_the_photos_size_and_a_map_at_stride_8(
-    height: int, width: int, attention: bool
-) -> None:
+def test_output_has_the_photos_size_and_a_map(height: int, width: int, attention: bool) -> None:
     photo = photos(2, height, width)
     image, a, predicted = trained(attention=attention)(photo, codes())
     assert image.shape == photo.shape
@@ -93,29 +91,19 @@ def test_a_photo_below_32_pixels_is_refused(height: int, width: int) -> None:
         untrained()(photos(1, height, width), codes(1))
 
 
-@pytest.mark.parametrize("strength", [0.5, 1.0])
-def test_training_starts_from_the_recolored_photo(strength: float) -> None:
-    """Strength interpolates logits; full strength is ``match_color``."""
-    photo, code = photos(), codes()
-    z = to_logit(photo)
-    recolored = recolor(z, color_statistics(photo), code[:, :COLOR_SIZE])
-    expected = from_logit(z + strength * (recolored - z))
-    image = untrained()(photo, code, strength).image
-    torch.testing.assert_close(image, expected, rtol=0, atol=1e-5)
-    if strength == 1:
-        torch.testing.assert_close(image, match_color(photo, code), rtol=0, atol=1e-5)
-
-
 @pytest.mark.parametrize("base", ["covariance", "channelwise", "none"])
-def test_base_sets_the_colors_that_training_starts_from(base: str) -> None:
+def test_training_starts_from_the_colors_of_the_base(base: str) -> None:
+    """Strength interpolates logits."""
     photo, code = photos(), codes()
-    own, target = color_statistics(photo), code[:, :COLOR_SIZE]
+    z, own, target = to_logit(photo), color_statistics(photo), code[:, :COLOR_SIZE]
     if base == "channelwise":
         own, target = without_covariance(own), without_covariance(target)
-    expected = photo if base == "none" else from_logit(recolor(to_logit(photo), own, target))
-    found = untrained(base=base)(photo, code).image
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
-    assert (trained(base=base)(photo, code).image - expected).abs().mean() > 0.01
+    recolored = z if base == "none" else recolor(z, own, target)
+    for strength in (0.5, 1.0):
+        expected = from_logit(z + strength * (recolored - z))
+        found = untrained(base=base)(photo, code, strength).image
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+        assert (trained(base=base)(photo, code, strength).image - expected).abs().mean() > 5e-3
 
 
 def test_the_residual_is_added_to_recolored_logits_before_clamping() -> None:
@@ -142,10 +130,8 @@ def test_an_image_does_not_depend_on_its_batch() -> None:
         alone = generator(photo[one], code[one], strength[one])
         torch.testing.assert_close(alone.image, together.image[one], rtol=0, atol=1e-6)
         torch.testing.assert_close(alone.attention, together.attention[one])
-        for layer in CHANNELS:
-            torch.testing.assert_close(
-                alone.predicted.channels[layer], together.predicted.channels[layer][one]
-            )
+        for layer, prediction in alone.predicted.channels.items():
+            torch.testing.assert_close(prediction, together.predicted.channels[layer][one])
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
@@ -178,17 +164,12 @@ def test_a_flat_photo_gives_finite_gradients(value: float, make: Callable[..., G
 
 
 def test_style_and_conditioning_strength_change_the_image() -> None:
-    generator, photo, code = trained(), photos(1), codes()
-    image = generator(photo, code[:1]).image
-    assert (image - generator(photo, code[1:]).image).abs().mean() > 0.01
-    weak = generator(photo, code[:1], cond_strength=0.2).image
-    assert (image - weak).abs().mean() > 1e-4
-
-
-def test_conditioning_strength_defaults_to_the_spatial_mean() -> None:
-    generator, photo, code, strength = trained(), photos(), codes(), torch.rand(2, 1, 40, 48)
-    expected = generator(photo, code, strength, cond_strength=strength.mean(dim=(1, 2, 3))).image
-    assert torch.equal(generator(photo, code, strength).image, expected)
+    """The conditioning strength is the mean of the strength by default."""
+    generator, photo, code, s = trained(), photos(1), codes(), torch.rand(1, 1, 40, 48)
+    image = generator(photo, code[:1], s).image
+    assert torch.equal(generator(photo, code[:1], s, cond_strength=s.mean()).image, image)
+    assert (image - generator(photo, code[:1], s, cond_strength=0.1).image).abs().mean() > 1e-4
+    assert (image - generator(photo, code[1:], s).image).abs().mean() > 5e-3
 
 
 def test_modulated_strength_conditions_the_network_in_use_as_in_training() -> None:
@@ -202,7 +183,7 @@ def test_modulated_strength_conditions_the_network_in_use_as_in_training() -> No
 
 @pytest.mark.parametrize("strength", [0.0, torch.zeros(2), torch.zeros(2, 1, 40, 48)])
 @pytest.mark.parametrize("modulates_strength", [False, True])
-def test_strength_zero_returns_the_photo_exactly(
+def test_strength_zero_returns_the_photo(
     strength: Tensor | float, modulates_strength: bool
 ) -> None:
     photo = photos()
@@ -242,9 +223,7 @@ def test_a_loss_on_attention_trains_only_the_branches(gates_decoder: bool) -> No
         ({"modulates_strength": True}, False),
     ],
 )
-def test_the_image_trains_attention_only_through_the_gate(
-    options: dict[str, bool], trains: bool
-) -> None:
+def test_images_train_attention_only_by_the_gate(options: dict[str, bool], trains: bool) -> None:
     generator = trained(**options)
     generator(photos(), codes(), 0.5).image.square().sum().backward()
     assert has_gradient(generator.attention) == trains
@@ -257,18 +236,6 @@ def test_the_gate_changes_the_image_and_detaching_it_does_not() -> None:
     detached = with_weights_of(gated, gates_decoder=True, gate_trains_attention=False)
     assert torch.equal(detached(photo, code).image, image)
     assert (with_weights_of(gated)(photo, code).image - image).abs().mean() > 1e-3
-
-
-def test_the_gate_keeps_the_photos_features_where_attention_is_high() -> None:
-    generator = trained(gates_decoder=True)
-    x4, x8, style = torch.rand(1, 4, 16, 16), torch.rand(1, 8, 8, 8), torch.rand(1, 24)
-    mixed: list[Tensor] = []
-    generator.up1.register_forward_pre_hook(lambda _, inputs: mixed.append(inputs[0]))
-    attention = torch.tensor([[[[0.0, 1e9]]]]).expand(1, 1, 8, 2).repeat_interleave(4, dim=3)
-    generator.styled_blocks(x4, x8, style, attention, noise=None)
-    (x,) = mixed
-    torch.testing.assert_close(x[..., -4:], x8[..., -4:])
-    assert (x[..., :4] - x8[..., :4]).abs().mean() > 0.1
 
 
 def test_a_gate_without_a_branch_equals_uniform_attention() -> None:
@@ -291,20 +258,16 @@ def test_modulated_strength_is_s_to_the_power_of_attention() -> None:
     torch.testing.assert_close(full, plain(photo, code, 1.0).image, rtol=0, atol=1e-6)
 
 
-def test_without_attend_the_image_is_the_same_and_attention_is_one() -> None:
-    generator, photo, code = trained(channels=CHANNELS), photos(), codes()
-    output = generator(photo, code, attend=False)
-    assert torch.equal(output.image, generator(photo, code).image)
-    assert torch.equal(output.attention, torch.ones(2, 1, 5, 6))
-    assert output.predicted.channels == {}
-
-
-@pytest.mark.parametrize("option", ["gates_decoder", "modulates_strength"])
-def test_attend_is_ignored_where_the_image_needs_attention(option: str) -> None:
-    generator, photo, code = trained(**{option: True}), photos(), codes()
+@pytest.mark.parametrize("option", ["channels", "gates_decoder", "modulates_strength"])
+def test_attention_is_left_out_on_request_if_the_image_does_not_need_it(option: str) -> None:
+    options = {option: CHANNELS if option == "channels" else True}
+    generator, photo, code = trained(**options), photos(), codes()
     without, output = generator(photo, code, 0.5, attend=False), generator(photo, code, 0.5)
     assert torch.equal(without.image, output.image)
-    assert torch.equal(without.attention, output.attention)
+    needed = option != "channels"
+    expected = output.attention if needed else torch.ones(2, 1, 5, 6)
+    assert torch.equal(without.attention, expected)
+    assert without.predicted.channels == {}
 
 
 # --- noise ----------------------------------------------------------------------------------
@@ -339,11 +302,8 @@ def test_a_photo_of_one_color_stays_one_color(value: float) -> None:
 
 
 def test_the_residual_of_a_nearly_flat_photo_fades() -> None:
-    generator, code, pattern = (
-        trained(noise=False, base="none"),
-        codes(1),
-        torch.randn(1, 3, 64, 64),
-    )
+    generator, code = trained(noise=False, base="none"), codes(1)
+    pattern = torch.randn(1, 3, 64, 64)
 
     def residual(std: float) -> Tensor:  # of the photo's logits, all axes together
         photo = from_logit(pattern * std / 3**0.5)

@@ -14,13 +14,13 @@ DTYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.b
 
 
 def large_planes(layout: torch.memory_format) -> Tensor:
-    """Return six megapixels of noise, a gradient and two levels, with means far from zero.
+    """Return two megapixels of noise, a gradient and two levels, with means far from zero.
 
     Rounding errors of noise average out; where neighbors are equal, they do not.
     """
-    x = torch.randn(1, 3, 3000, 2000)
-    x[:, 1] = torch.linspace(0, 1, 3000)[:, None] ** 4
-    x[:, 2] = torch.linspace(0, 1, 3000)[:, None] > 0.7
+    x = torch.randn(1, 3, 2000, 1000)
+    x[:, 1] = torch.linspace(0, 1, 2000)[:, None] ** 4
+    x[:, 2] = torch.linspace(0, 1, 2000)[:, None] > 0.7
     x += torch.tensor([-10.0, 3.3, 0.7])[:, None, None]
     return x.contiguous(memory_format=layout)
 
@@ -35,24 +35,21 @@ def reference(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @LAYOUTS
-def test_norms_of_large_planes_equal_float64(layout: torch.memory_format) -> None:
+def test_norms_and_statistics_of_large_planes_equal_float64(layout: torch.memory_format) -> None:
     x, scale, bias = large_planes(layout), torch.randn(1, 3), torch.randn(1, 3)
     mean, std = reference(x)
     expected = (x.double() - mean) / std
     assert (instance_norm(x) - expected).abs().max() < 1e-4
     expected = expected * (1 + scale[..., None, None]) + bias[..., None, None]
     assert (adain(x, scale, bias) - expected).abs().max() < 1e-4
+    for found, exact in zip(mean_std(x), (mean, std), strict=True):
+        torch.testing.assert_close(found.double(), exact[..., 0, 0], rtol=1e-5, atol=0)
 
 
-@LAYOUTS
-def test_statistics_of_large_planes_equal_float64(layout: torch.memory_format) -> None:
-    x = large_planes(layout)
-    mean, std = reference(x)
-    for found, expected in zip(mean_std(x), (mean, std), strict=True):
-        torch.testing.assert_close(found.double(), expected[..., 0, 0], rtol=1e-5, atol=0)
-
-
-def check_generator(height: int, width: int) -> None:
+@pytest.mark.parametrize(
+    ("height", "width"), [(768, 1024), pytest.param(3000, 4000, marks=pytest.mark.long)]
+)
+def test_generator_equals_float64_on_a_large_photo(height: int, width: int) -> None:
     generator = Generator(code_size({"relu1_1": 4}), width=4, blocks=1)
     nn.init.normal_(generator.to_residual.conv.weight, std=0.1)
     assert generator.attention is not None
@@ -66,19 +63,9 @@ def check_generator(height: int, width: int) -> None:
     tiles = stylize_in_tiles(generator, photo, code)
     for found in (whole, tiles):
         assert (found.image - expected.image).abs().max() < 3e-5
-        torch.testing.assert_close(
-            found.attention.double(), expected.attention.double(), rtol=5e-6, atol=0
-        )
+        a = found.attention.double()
+        torch.testing.assert_close(a, expected.attention.double(), rtol=5e-6, atol=0)
     assert (expected.image - photo).abs().mean() > 0.01
-
-
-def test_generator_equals_float64_on_a_large_photo() -> None:
-    check_generator(1536, 2048)
-
-
-@pytest.mark.long
-def test_generator_equals_float64_on_twelve_megapixels() -> None:
-    check_generator(3000, 4000)
 
 
 # --- any planes -----------------------------------------------------------------------------
@@ -127,18 +114,6 @@ def test_gradients_are_those_of_finite_differences(layout: torch.memory_format, 
     assert gradcheck(instance_norm, x.requires_grad_())
     assert gradcheck(adain, (x, scale.requires_grad_(), bias.requires_grad_()))
     assert gradcheck(mean_std, x)
-
-
-@LAYOUTS
-def test_float32_gradients_equal_float64(layout: torch.memory_format) -> None:
-    x = torch.randn(2, 3, 20, 30).contiguous(memory_format=layout)
-    weight = torch.randn_like(x)
-    single, double = x.clone().requires_grad_(), x.double().requires_grad_()
-    (instance_norm(single) * weight).sum().backward()
-    (F.instance_norm(double) * weight.double()).sum().backward()
-    assert single.grad is not None
-    assert double.grad is not None
-    torch.testing.assert_close(single.grad, double.grad.float(), rtol=1e-4, atol=1e-5)
 
 
 @LAYOUTS

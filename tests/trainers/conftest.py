@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +13,9 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from underdrawing.trainers.checkpoint import checkpoints
+from underdrawing.trainers.config import TrainConfig
 from underdrawing.trainers.tensor_files import read_tensors
+from underdrawing.trainers.trainer import train
 
 
 class Ended(NamedTuple):
@@ -25,6 +28,23 @@ class Ended(NamedTuple):
 
 def to_words(options: Mapping[str, object]) -> list[str]:
     return [str(word) for name, value in options.items() for word in (f"--{name}", value)]
+
+
+@pytest.fixture(scope="session")
+def trained_runs() -> list[Path]:
+    return []
+
+
+@pytest.fixture
+def finished(
+    tiny: Callable[..., TrainConfig], trained_runs: list[Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:  # fmt: skip
+    """The run directory of ``tiny()`` after its last step; the training is done once."""
+    if not trained_runs:
+        folder = tmp_path_factory.mktemp("trained")
+        trained_runs.append(train(tiny(out=folder / "run", image_every=99, validate_every=2)))
+    return Path(shutil.copytree(trained_runs[0], tiny().out))
 
 
 @pytest.fixture(scope="session")

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from accelerate import Accelerator
@@ -24,6 +26,11 @@ def terms(image: Tensor) -> dict[str, Tensor]:
     }
 
 
+def measure(balance: Balance, terms: dict[str, Tensor], image: Tensor, photo: Tensor) -> None:
+    balance.measure(terms, image, photo)
+    balance.update(Accelerator(cpu=True), 1)
+
+
 def measured(config: BalanceConfig, image: Tensor, parts: int = 1) -> Balance:
     balance = Balance(config, CPU)
     for part in image.chunk(parts):
@@ -32,16 +39,12 @@ def measured(config: BalanceConfig, image: Tensor, parts: int = 1) -> Balance:
     return balance
 
 
-def test_fixed_weights_are_those_of_the_config() -> None:
-    weights = Balance(BalanceConfig("fixed", 1.0, 2.0, 3.0), CPU).weights(0.7)
-    assert [float(w) for w in weights.values()] == [1, 2, 3]
-
-
-def test_schedule_lowers_the_content_weight_only() -> None:
-    balance = Balance(BalanceConfig("schedule", 1.0, 2.0, 3.0, shift=4.0), CPU)
-    content = [float(balance.weights(progress)["content"]) for progress in (0, 0.5, 1)]
-    assert content == pytest.approx([2, 1, 0.5])
-    assert float(balance.weights(0.0)["style"]) == 2
+@pytest.mark.parametrize(("kind", "content"), [("fixed", [1, 1, 1]), ("schedule", [2, 1, 0.5])])
+def test_schedule_lowers_the_content_weight_only(kind: Any, content: list[float]) -> None:
+    balance = Balance(BalanceConfig(kind, 1.0, 2.0, 3.0, shift=4.0), CPU)
+    for progress, expected in zip((0, 0.5, 1), content, strict=True):
+        weights = [float(w) for w in balance.weights(progress).values()]
+        assert weights == pytest.approx([expected, 2, 3])
 
 
 def test_gradient_shares_become_those_of_the_config(image: Tensor) -> None:
@@ -62,43 +65,27 @@ def test_norms_do_not_depend_on_micro_batches(image: Tensor) -> None:
 
 
 def test_norms_are_a_running_mean_that_forgets_a_tenth_each_time(image: Tensor) -> None:
+    """Non-finite ones and those of a missing term are left out."""
     balance = measured(BalanceConfig("gradient"), image)
-    first = balance.norms.clone()
-    larger = {name: 5 * term for name, term in terms(image).items()}
-    balance.measure(larger, image, torch.zeros_like(image))
-    balance.update(Accelerator(cpu=True), 1)
-    torch.testing.assert_close(balance.norms, 0.9 * first + 0.1 * 5 * first)
-
-
-def test_non_finite_norms_are_ignored(image: Tensor) -> None:
-    balance = measured(BalanceConfig("gradient"), image)
-    before = balance.norms.clone()
-    infinite = {name: term * torch.inf for name, term in terms(image).items()}
-    balance.measure(infinite, image, torch.zeros_like(image))
-    balance.update(Accelerator(cpu=True), 1)
-    assert torch.equal(balance.norms, before)
+    first, photo = balance.norms.clone(), torch.zeros_like(image)
+    measure(balance, {name: 5 * term for name, term in terms(image).items()}, image, photo)
+    expected = 0.9 * first + 0.1 * 5 * first
+    torch.testing.assert_close(balance.norms, expected)
+    measure(balance, {name: term * torch.inf for name, term in terms(image).items()}, image, photo)
+    measure(balance, {"content": 0 * terms(image)["content"]}, image, photo)
+    torch.testing.assert_close(balance.norms, expected)
 
 
 def test_content_norm_is_not_measured_while_the_output_is_the_photo(image: Tensor) -> None:
     """Its gradient is rounding error there, by which the weight would be divided."""
     balance, photo = Balance(BalanceConfig("gradient", 0.3, 0.6, 0.1), CPU), image.detach() + 1e-6
     content = (image - photo).square().mean(dim=(1, 2, 3))
-    balance.measure(terms(image) | {"content": content}, image, photo)
-    balance.update(Accelerator(cpu=True), 1)
+    measure(balance, terms(image) | {"content": content}, image, photo)
     assert float(balance.norms[0]) == 0
     assert float(balance.weights(0)["content"]) == pytest.approx(0.3)
     assert float(balance.weights(0)["style"] * balance.norms[1]) == pytest.approx(0.6)
 
     balance = measured(BalanceConfig("gradient"), image)
     before = balance.norms.clone()
-    balance.measure(terms(image), image, photo)
-    balance.update(Accelerator(cpu=True), 1)
+    measure(balance, terms(image), image, photo)
     torch.testing.assert_close(balance.norms, before)  # kept, not mixed with 0
-
-
-def test_missing_term_has_no_share(image: Tensor) -> None:
-    balance = Balance(BalanceConfig("gradient", 0.5, 0.5, 0.0), CPU)
-    two = {name: term for name, term in terms(image).items() if name != "adversarial"}
-    balance.measure(two, image, torch.zeros_like(image))
-    balance.update(Accelerator(cpu=True), 1)
-    assert float(balance.shares(0.0)["adversarial"]) == 0

@@ -34,9 +34,9 @@ CHANGES: dict[str, Any] = {
 }
 
 
-def changed(config: TrainConfig, settings: set[str]) -> TrainConfig:
-    tree = json.loads(to_json(config))
-    for setting in settings:
+def changed(names: set[str]) -> TrainConfig:
+    tree = json.loads(to_json(TrainConfig()))
+    for setting in names:
         *sections, name = setting.split(".")
         (tree[sections[0]] if sections else tree)[name] = CHANGES[setting]
     return from_json(json.dumps(tree))
@@ -70,39 +70,22 @@ def test_missing_settings_get_their_defaults_and_types() -> None:
     [
         ('{"stepps": 3}', "unknown setting 'stepps'"),
         ('{"balance": {"sytle": 3}}', "unknown setting 'balance.sytle'"),
-        ('{"steps": "3"}', "steps is '3'; it must be a valid integer"),
-        ('{"steps": 3.0}', "steps is 3.0; it must be a valid integer"),
         ('{"steps": true}', "steps is True; it must be a valid integer"),
-        ('{"crop_scale": "0.5"}', "crop_scale is '0.5'; it must be a valid number"),
-        ('{"photos": 3}', "photos is 3; it must be a valid string"),
         ('{"out": null}', "out is None; it must be a valid string"),
         ('{"attention": {"channels": 1}}', "attention.channels is 1; it must be a valid boolean"),
         ('{"encoder": {"name": "vgg11"}}', "encoder.name is 'vgg11'; it must be 'vgg16', "),
-        ('{"encoder": []}', "encoder is []; it must be an object"),
         ('{"content": {"layers": [["conv4_2"]]}}', "content.layers.0.1 is ['conv4_2']; "),
-        ('{"style": {"layers": "relu1_1"}}', "style.layers is 'relu1_1'; it must be a valid array"),
         ('{"steps": 0}', "steps is 0; it must be greater than or equal to 1"),
         ('{"steps": 1, "steps": 2}', "setting 'steps' is given twice"),
-        ('{"balance": {"style": 1, "style": 1}}', "setting 'style' is given twice"),
-        (
-            '{"content": {"layers": [["conv4_2", 0.5], ["conv4_2", 0.3]]}}',
-            "content layer 'conv4_2' is given twice",
-        ),
         ('{"content": {"layers": [["conv4_2", 0]]}}', "all weights of content.layers are 0"),
-        (
-            '{"style": {"layers": ["relu1_1", "relu1_1"]}}',
-            "style layer 'relu1_1' is given twice",
-        ),
-        ('{"balance": {"style": NaN}}', "balance.style is nan; it must be a finite number"),
+        ('{"style": {"layers": ["a", "a"]}}', "style layer 'a' is given twice"),
         ('{"balance": {"style": 1e999}}', "balance.style is inf; it must be a finite number"),
         (f'{{"balance": {{"style": 1{"0" * 400}}}}}', "it must be a finite number"),
         (f'{{"steps": 1{"0" * 5000}}}', "limit"),
         (f'{{"steps": {"[" * 100_000}', "not a training configuration"),
-        (f'{{"recipe": "{"x" * 65}"}}', "String should have at most 64 characters"),
         ('{"a\\nb": 1}', "unknown setting 'a\\nb'"),
         ('{"photos": "\\ud800"}', "Invalid JSON"),
         ("[1]", "the configuration is [1]; it must be an object"),
-        ("{steps: 3}", "not a training configuration"),
         ("", "not a training configuration"),
     ],
 )
@@ -120,17 +103,12 @@ def test_invalid_json_is_refused_in_one_line(text: str, message: str) -> None:
         ({"batch_size": 4, "accumulate": 3}, "batch_size 4 is not divisible by accumulate 3"),
         ({"content": ContentConfig(kind="pixel")}, "set attention.objective uniform"),
         ({"compile": True, "adversarial": AdversarialConfig(r1=1.0)}, "set adversarial.r1 0"),
-        *(
-            (
-                {"attention": AttentionConfig(objective=objective, **{use: True})},
-                f"attention.{use} needs a predicted map, and objective {objective} predicts none",
-            )
-            for objective in ("uniform", "oracle", "saliency")
-            for use in ("gates_decoder", "modulates_strength")
-            if (objective, use) != ("uniform", "gates_decoder")
-        ),
+        ({"attention": AttentionConfig(objective="oracle", gates_decoder=True)},
+         "attention.gates_decoder needs a predicted map, and objective oracle predicts none"),
+        ({"attention": AttentionConfig(objective="uniform", modulates_strength=True)},
+         "attention.modulates_strength needs a predicted map, and objective uniform predicts none"),
     ],
-)
+)  # fmt: skip
 def test_contradicting_settings_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError) as refusal:
         TrainConfig(**settings)
@@ -139,7 +117,7 @@ def test_contradicting_settings_are_refused(settings: dict[str, Any], message: s
 
 @pytest.mark.parametrize("names", [set(), *({name} for name in CHANGES), set(CHANGES)])
 def test_differences_are_the_changed_settings_that_affect_the_result(names: set[str]) -> None:
-    lines = differences(TrainConfig(), changed(TrainConfig(), names))
+    lines = differences(TrainConfig(), changed(names))
     assert sorted(line.split(":")[0] for line in lines) == sorted(names - RUNTIME_ONLY)
 
 

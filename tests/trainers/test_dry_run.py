@@ -4,7 +4,6 @@ from pathlib import Path
 import pytest
 from underdrawing.trainers.config import TrainConfig
 from underdrawing.trainers.dry_run import describe, make_plan
-from underdrawing.trainers.trainer import train
 
 Tiny = Callable[..., TrainConfig]
 
@@ -24,18 +23,18 @@ def test_plan_describes_the_run_and_writes_nothing(tiny: Tiny) -> None:
     assert len(describe(plan).splitlines()) == len(plan)
 
 
-def test_plan_says_where_the_run_starts(tiny: Tiny, tmp_path: Path) -> None:
-    start = train(tiny("multi-layer", out=tmp_path / "start"))
-    plan = make_plan(tiny("multi-layer", steps=3, out=start))
+def test_plan_says_where_the_run_starts(tiny: Tiny, finished: Path, tmp_path: Path) -> None:
+    plan = make_plan(tiny(steps=3))
     assert "resumes after step 2" in plan["run"]
     assert ": 1 steps of " in plan["time"]
+    plan = make_plan(tiny("multi-layer", init=finished, out=tmp_path / "next"))
+    assert f"starts from the model in {finished}" in plan["run"]
     assert "discriminator" not in plan["parameters"]
-    assert f"starts from the model in {start}" in make_plan(tiny(init=start))["run"]
 
 
+@pytest.mark.usefixtures("finished")
 def test_plan_is_refused_where_training_would_be(tiny: Tiny) -> None:
     with pytest.raises(ValueError, match="nowhere"):
         make_plan(tiny(photos=Path("nowhere")))
-    train(tiny())
     with pytest.raises(ValueError, match="another configuration"):
         make_plan(tiny(size=40))

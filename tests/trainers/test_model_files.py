@@ -1,5 +1,6 @@
 import json
 import pickle
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from underdrawing.experiments.scoring.networks import INCEPTION_FILE, make_networks
-from underdrawing.models.color import COLOR_SIZE
 from underdrawing.trainers.config import (
     AttentionConfig,
     ContentConfig,
@@ -26,7 +26,6 @@ from underdrawing.trainers.model_files import (
     load_state,
     own_folder,
     save_model,
-    sizes,
 )
 from underdrawing.trainers.style_codes import StyleCodes
 from underdrawing.trainers.tensor_files import read_tensors
@@ -42,14 +41,6 @@ def make_run(folder: Path, config: TrainConfig = SMALL) -> Path:
     (folder / "config.json").write_text(to_json(config))
     save_model(build_generator(config).state_dict(), folder)
     return folder
-
-
-RESNET = replace(
-    SMALL,
-    encoder=EncoderConfig(name="resnet50"),
-    content=ContentConfig(layers=(("layer2", 1.0), ("layer3", 0.5))),
-    style=StyleConfig(layers=("stem", "layer1")),
-)
 
 
 @pytest.fixture
@@ -76,55 +67,34 @@ def load_error(run: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    "config",
+    ("changes", "built"),
     [
-        SMALL,
-        replace(SMALL, attention=AttentionConfig(objective="uniform")),
-        replace(SMALL, attention=AttentionConfig(objective="gate", channels=True)),
-        RESNET,
+        ({}, {"gates_decoder": False, "modulates_strength": False}),
+        ({"attention": AttentionConfig(objective="uniform", gates_decoder=True)},
+         {"attention": None, "gates_decoder": True}),
+        ({"attention": AttentionConfig(gates_decoder=True, channels=True)},
+         {"gates_decoder": True, "gate_trains_attention": False}),
+        ({"attention": AttentionConfig(objective="gate")},
+         {"gates_decoder": True, "gate_trains_attention": True}),
+        ({"attention": AttentionConfig(modulates_strength=True)}, {"modulates_strength": True}),
+        ({"generator": GeneratorConfig(width=12, blocks=3, noise=False, base="channelwise")},
+         {"base": "channelwise"}),
+        ({"encoder": EncoderConfig(name="resnet50"), "style": StyleConfig(layers=("stem",)),
+          "content": ContentConfig(layers=(("layer2", 1.0), ("layer3", 0.5)))}, {}),
     ],
-    ids=["learned", "uniform", "gate", "resnet50"],
-)
-def test_model_round_trip(tmp_path: Path, config: TrainConfig) -> None:
+)  # fmt: skip
+def test_model_is_built_by_its_config_and_read_back(
+    tmp_path: Path, changes: dict[str, Any], built: dict[str, Any]
+) -> None:
+    config = replace(SMALL, **changes)
     state = load_state(make_run(tmp_path / "run", config))
     model = load_model(tmp_path / "run")
     assert model.config == config
     assert not model.generator.training
     assert all(torch.equal(state[k], v) for k, v in model.generator.state_dict().items())
-
-
-@pytest.mark.parametrize(
-    ("settings", "gates", "gate_trains", "modulates"),
-    [
-        ({"objective": "learned"}, False, False, False),
-        ({"objective": "learned", "gates_decoder": True}, True, False, False),
-        ({"objective": "uniform", "gates_decoder": True}, True, False, False),
-        ({"objective": "gate"}, True, True, False),
-        ({"objective": "learned", "modulates_strength": True}, False, False, True),
-    ],
-)
-def test_build_generator_follows_the_attention_config(
-    settings: dict[str, Any], gates: bool, gate_trains: bool, modulates: bool
-) -> None:
-    generator = build_generator(replace(SMALL, attention=AttentionConfig(**settings)))
-    assert generator.gates_decoder == gates
-    assert generator.gate_trains_attention == gate_trains
-    assert generator.modulates_strength == modulates
-
-
-def test_build_generator_follows_the_generator_config() -> None:
-    config = GeneratorConfig(width=12, blocks=3, noise=False, base="channelwise")
-    generator = build_generator(replace(SMALL, generator=config))
-    assert generator.trunk8.out_channels == 12
-    assert len(generator.blocks) == 3
-    assert generator.base == "channelwise"
-    assert generator.make_noise(torch.empty(1, 12, 4, 4)) is None
-
-
-def test_sizes_are_the_channels_of_the_encoder() -> None:
-    style_size, channels = sizes(RESNET)
-    assert channels == {"layer2": 512, "layer3": 1024}
-    assert style_size == COLOR_SIZE + 2 * (64 + 256)
+    assert {name: getattr(model.generator, name) for name in built} == built
+    noise = model.generator.make_noise(torch.empty(1, 8, 4, 4))
+    assert (noise is not None) == config.generator.noise
 
 
 def test_missing_run_or_model_is_named(tmp_path: Path, run: Path) -> None:
@@ -159,45 +129,37 @@ def test_model_in_half_precision_is_loaded_in_float32(run: Path) -> None:
         ({"code_mean": torch.zeros(3)}, r"'code_mean' should be \(\d+,\), but is \(3,\)"),
         ({"a\n" * 5000: torch.zeros(2)}, r"'a\\na.*\.\.\..*' should be absent"),
         ({"trunk8.bias": torch.full((8,), torch.nan)}, r"trunk8\.bias is not finite float16"),
-        ({"trunk8.bias": torch.full((8,), torch.inf)}, r"trunk8\.bias is not finite float16"),
         ({"trunk8.bias": torch.zeros(8).double()}, r"trunk8\.bias is not finite float16"),
     ],
 )
-def test_tensors_that_do_not_fit_are_named(
-    run: Path, changes: dict[str, Tensor | None], words: str
-) -> None:
+def test_misfit_tensors_are_named(run: Path, changes: dict[str, Tensor | None], words: str) -> None:
     rewrite(run, **changes)
-    assert "model.safetensors" in load_error(run)
-    with pytest.raises(ValueError, match=words):
-        load_model(run)
+    message = load_error(run)
+    assert "model.safetensors" in message
+    assert re.search(words, message)
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"generator": {"width": 10**9}},
         {"generator": {"width": 4096, "blocks": 64}},  # valid, but not this model's
         {"style": {"layers": ["relu1_1"] * 10**5}},
         {"style": {"layers": ["relu9_9"]}},
         {"encoder": {"name": "../../vgg16"}},
-        {"generator": [[[[]]]]},
     ],
     ids=str,
 )
-def test_config_of_another_or_impossible_model_is_refused(
-    run: Path, changes: dict[str, Any]
-) -> None:
+def test_config_of_another_model_is_refused(run: Path, changes: dict[str, Any]) -> None:
     (run / "config.json").write_text(json.dumps(changes))
     assert "config.json" in load_error(run)
 
 
 def test_weights_dir_is_dropped_if_absent(tmp_path: Path) -> None:
-    elsewhere = Path("/home/nobody/weights")
-    for folder, expected in ((tmp_path, tmp_path), (elsewhere, None), (Path("x" * 4000), None)):
+    for folder, kept in ((tmp_path, True), (Path("/nobody"), False), (Path("x" * 4000), False)):
         config = replace(SMALL, encoder=replace(SMALL.encoder, weights_dir=folder))
         run = make_run(tmp_path / "run", config)
         assert load_config(run).encoder.weights_dir == folder
-        assert load_model(run).config.encoder.weights_dir == expected
+        assert load_model(run).config.encoder.weights_dir == (folder if kept else None)
 
 
 def test_own_folder_refuses_a_link_out_of_the_run(run: Path, tmp_path: Path) -> None:

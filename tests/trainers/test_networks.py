@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 from underdrawing.trainers import runtime
-from underdrawing.trainers.config import ContentConfig, StyleConfig, TrainConfig
+from underdrawing.trainers.config import TrainConfig
 from underdrawing.trainers.model_files import build_generator, load_config
 from underdrawing.trainers.networks import check_layers, load_initial_model, make_accelerator
 from underdrawing.trainers.trainer import Trainer, train
@@ -39,39 +39,31 @@ def test_only_the_frozen_convolutions_are_stored_in_bfloat16(
         assert {value.dtype for value in module.state_dict().values()} == {torch.float32}
 
 
-def test_optimizers_use_the_betas_of_the_config(tiny: Tiny) -> None:
-    config = tiny()
-    optimizer = replace(config.optimizer, betas=(0.1, 0.2), betas_discriminator=(0.3, 0.4))
-    optimizers = Trainer(replace(config, optimizer=optimizer)).networks.optimizers()
-    assert optimizers["optimizer_g"].param_groups[0]["betas"] == (0.1, 0.2)
-    assert optimizers["optimizer_d"].param_groups[0]["betas"] == (0.3, 0.4)
-
-
 def test_crops_too_small_for_the_discriminator_are_refused(tiny: Tiny) -> None:
     config = tiny()
     with pytest.raises(ValueError, match=r"size 32 is too small .* lower --adversarial\.layers"):
         Trainer(replace(config, adversarial=replace(config.adversarial, layers=6)))
 
 
-def test_layers_too_deep_for_the_crops_are_refused_before_the_run_is_begun(tiny: Tiny) -> None:
-    config = tiny(style=StyleConfig(layers=("relu1_1", "pool5")))
-    with pytest.raises(ValueError, match=r"size 32 is too small for style\.layers relu1_1, pool5"):
-        train(config)
-    assert not config.out.exists()
-    check_layers(replace(config, size=64))
-    check_layers(replace(config, style=replace(config.style, kind="gram")))  # not at half size
+@pytest.mark.parametrize(
+    ("section", "settings", "allowed"),
+    [
+        ("style", {"layers": ("relu1_1", "pool5")}, {"kind": "gram"}),  # not at half size
+        ("content", {"layers": (("pool5", 1.0),), "normalization": "instance"},
+         {"normalization": "l2"}),  # a variance needs two positions
+    ],
+)  # fmt: skip
+def test_layers_too_deep_for_the_crops_are_refused_before_the_run_is_begun(
+    section: str, settings: dict[str, Any], allowed: dict[str, Any], tiny: Tiny
+) -> None:
+    def config(settings: dict[str, Any]) -> TrainConfig:
+        return tiny(**{section: replace(getattr(tiny(), section), **settings)})
 
-
-@pytest.mark.parametrize("normalization", ["none", "l2", "instance", "batch"])
-def test_normalizations_by_a_variance_need_two_positions(normalization: Any, tiny: Tiny) -> None:
-    layers = (("pool5", 1.0),)
-    config = tiny(content=ContentConfig(layers=layers, normalization=normalization))
-    check_layers(replace(config, size=64))
-    if normalization in ("none", "l2"):
-        check_layers(config)
-    else:
-        with pytest.raises(ValueError, match=r"too small for content\.layers pool5"):
-            check_layers(config)
+    with pytest.raises(ValueError, match=rf"size 32 is too small for {section}\.layers .*pool5"):
+        train(config(settings))
+    assert not config(settings).out.exists()
+    check_layers(replace(config(settings), size=64))
+    check_layers(config(settings | allowed))
 
 
 def test_shuffled_maps_need_two_images_in_a_micro_batch(tiny: Tiny) -> None:
@@ -84,9 +76,7 @@ def test_shuffled_maps_need_two_images_in_a_micro_batch(tiny: Tiny) -> None:
 
 
 @pytest.mark.parametrize("name", ["encoder.name", "style.layers"])
-def test_initial_model_with_style_codes_of_other_features_is_refused(
-    name: str, model_dir: Path
-) -> None:
+def test_initial_model_with_codes_of_other_features_is_refused(name: str, model_dir: Path) -> None:
     """Codes of equal length, but the model's standardization does not fit them."""
     config = replace(load_config(model_dir), init=model_dir)
     load_initial_model(build_generator(config), config)

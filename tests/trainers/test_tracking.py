@@ -11,24 +11,22 @@ def test_provenance_has_the_commit_of_a_checkout_and_whether_it_was_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def git(*arguments: str) -> str:
-        author = ["-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "init.defaultBranch=main"]
-        command = ["git", "-C", str(tmp_path), *author, *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+        command = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+        done = subprocess.run([*command, *arguments], check=True, capture_output=True, text=True)
+        return done.stdout.strip()
 
     def recorded() -> str | None:
         tracking.commit.cache_clear()
         commit: str | None = tracking.provenance()["commit"]
+        tracking.commit.cache_clear()
         return commit
 
     monkeypatch.setattr(tracking, "__file__", str(tmp_path / "trainers" / "tracking.py"))
     assert recorded() is None
     git("init")
-    assert recorded() is None  # without a commit
     (tmp_path / "code.py").write_text("a = 1")
     git("add", ".")
     git("commit", "-m", "first")
-    git("tag", "-a", "v1", "-m", "release")
     assert recorded() == git("rev-parse", "HEAD")
     (tmp_path / "code.py").write_text("a = 2")
     assert recorded() == git("rev-parse", "HEAD") + "-dirty"
-    tracking.commit.cache_clear()

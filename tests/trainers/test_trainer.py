@@ -1,11 +1,12 @@
 import hashlib
+import io
 import json
 import shutil
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing import active_children
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -47,6 +48,11 @@ def read_metrics(run: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content
+
+
 def recorded_split(folder: Path, cache: Path) -> Collection:
     """The images in the order of the recorded losses, whatever bytes the PNG encoder writes."""
     order = sorted(folder.iterdir(), key=lambda path: hashlib.sha1(path.name.encode()).digest())
@@ -57,21 +63,15 @@ def test_content_loss_on_the_features_of_another_encoder(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("timm")
-    torch.manual_seed(0)
-    folder = tmp_path / "weights"
-    folder.mkdir()
     other = Encoder("dinov2_vits14", ["block1"]).net.state_dict()
-    save_file(other, folder / "dinov2_vits14.safetensors")
-    monkeypatch.setenv("UNDERDRAWING_WEIGHTS", str(folder))
+    save_file(other, tmp_path / "dinov2_vits14.safetensors")
+    monkeypatch.setenv("UNDERDRAWING_WEIGHTS", str(tmp_path))
     layers = (("conv3_2", 0.5), ("dinov2_vits14:block1", 0.5))
     run = train(tiny(content=ContentConfig(layers=layers)))
-    about = json.loads((run / "run.json").read_text())["encoder"]
-    assert about["name"] == "vgg16+dinov2_vits14"
-    assert about["sha256"].count("+") == 1
+    about = read_json(run / "run.json")["encoder"]
+    assert (about["name"], about["sha256"].count("+")) == ("vgg16+dinov2_vits14", 1)
     assert load_model(run, torch.device("cpu")).config.content.layers == layers
-    assert all(
-        0 < entry["loss/content"] < 10 for entry in read_metrics(run) if "loss/content" in entry
-    )
+    assert all(0 < line["loss/content"] < 10 for line in read_metrics(run))
 
 
 @pytest.mark.parametrize("recipe", RECORDED_LOSSES)
@@ -87,111 +87,92 @@ def test_losses_match_recorded_values(
         assert found == pytest.approx(values, rel=1e-4, abs=tolerance), name
 
 
-def test_run_directory_records_the_origin_of_data_and_weights(tiny: Tiny) -> None:
-    run = train(tiny())
-    about = json.loads((run / "run.json").read_text())
-    manifest = json.loads((run / "manifest.json").read_text())
+def test_run_directory_records_the_origin_of_data_and_weights(finished: Path) -> None:
+    about, manifest = (read_json(finished / name) for name in ("run.json", "manifest.json"))
     assert len(about["encoder"]["sha256"]) == 64
     assert about["data"]["photos"] == manifest["photos"]["sha256"]
     assert {"torch", "kornia", "accelerate"} <= set(about["packages"])
     assert len(manifest["paintings"]["train"]) == 3
-    assert list((run / "tensorboard").iterdir())
 
 
-def test_run_with_changed_images_is_refused(
-    tiny: Tiny, folders: tuple[Path, Path], tmp_path: Path
-) -> None:
-    photos = Path(shutil.copytree(folders[0], tmp_path / "photos"))
-    run = train(tiny(photos=photos))
-    extra, gone, changed = photos / "new.png", photos / "00.png", photos / "01.png"
-    for path, color in ((extra, "red"), (changed, "blue")):
+def test_run_resumes_with_moved_and_renamed_images_but_not_with_changed_ones(
+    tiny: Tiny, finished: Path, folders: tuple[Path, Path], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    manifest = read_json(finished / "manifest.json")
+    shutil.copytree(folders[0], tmp_path / "elsewhere")
+    photos = [p.rename(p.with_name(f"0-{p.name}")) for p in [*(tmp_path / "elsewhere").iterdir()]]
+    monkeypatch.chdir(tmp_path)
+    train(tiny(photos=Path("elsewhere"), steps=3))
+    assert [line["step"] for line in read_metrics(finished)] == [1, 2, 3]
+    moved = read_json(finished / "manifest.json")
+    assert moved["photos"]["sha256"] == manifest["photos"]["sha256"]
+
+    photos[0].unlink()
+    for path, color in ((photos[1], "blue"), (tmp_path / "elsewhere" / "new.png", "red")):
         Image.new("RGB", (40, 40), color).save(path)
-    gone.unlink()
     message = r"the photos are not those .*run was made with \(2 added, 2 removed\); .*--out"
     with pytest.raises(ValueError, match=message):
-        train(tiny(photos=photos, steps=3))
-    assert saved_step(run) == 2
+        train(tiny(photos=Path("elsewhere"), steps=4))
+    assert saved_step(finished) == 3
 
 
-def test_run_resumes_with_moved_and_renamed_images(
-    tiny: Tiny, folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_run_resumes_with_its_initial_model_elsewhere_or_gone_but_not_with_another(
+    tiny: Tiny, finished: Path, tmp_path: Path
 ) -> None:
-    whole = train(tiny(steps=3, out=tmp_path / "whole"))
-    train(tiny())
-    shutil.copytree(folders[0], tmp_path / "elsewhere")
-    for path in list((tmp_path / "elsewhere").iterdir()):
-        path.rename(path.with_name(f"renamed-{path.name}"))
-    monkeypatch.chdir(tmp_path)
-    resumed = train(tiny(photos=Path("elsewhere"), steps=3))
-    assert [line["step"] for line in read_metrics(resumed)] == [1, 2, 3]
-    assert (
-        json.loads((resumed / "manifest.json").read_text())["photos"]["sha256"]
-        == (json.loads((whole / "manifest.json").read_text())["photos"]["sha256"])
-    )
-
-
-def test_run_resumes_with_its_initial_model_elsewhere_but_not_with_another(
-    tiny: Tiny, tmp_path: Path
-) -> None:
-    first, other = (train(tiny(seed=seed, out=tmp_path / f"{seed}")) for seed in (0, 1))
-    train(tiny(init=first))
+    first, other = finished.rename(tmp_path / "first"), train(tiny(seed=1, out=tmp_path / "other"))
+    run = train(tiny(init=first))
+    started = read_json(run / "run.json")["init"]
     moved = first.rename(tmp_path / "moved")
     train(tiny(init=moved, steps=3))
-    for init in (other, None):
-        with pytest.raises(ValueError, match=r"init: .*moved -> "):
-            train(tiny(init=init, steps=4))
-    (tmp_path / "run" / "run.json").write_text("{")  # no record of the model it started from
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+
+    def assert_others_are_refused() -> None:
         for init in (other, None):
             with pytest.raises(ValueError, match=r"init: .*moved -> "):
-                train(tiny(init=init, steps=4))
+                train(tiny(init=init, steps=5))
 
-
-def test_run_resumes_without_its_initial_model(tiny: Tiny, tmp_path: Path) -> None:
-    first = train(tiny(out=tmp_path / "first"))
-    run = train(tiny(init=first))
-    started = json.loads((run / "run.json").read_text())["init"]
-    shutil.rmtree(first)
-    train(tiny(init=first, steps=3))
-    assert [line["step"] for line in read_metrics(run)] == [1, 2, 3]
-    assert json.loads((run / "run.json").read_text())["init"] == started
+    assert_others_are_refused()
+    shutil.rmtree(moved)
+    train(tiny(init=moved, steps=4))
+    assert [line["step"] for line in read_metrics(run)] == [1, 2, 3, 4]
+    assert read_json(run / "run.json")["init"] == started
+    (run / "run.json").write_text("{")  # no record of the model it started from
+    assert_others_are_refused()
 
 
 def test_run_without_an_intact_checkpoint_starts_from_its_initial_model_again(
-    tiny: Tiny, tmp_path: Path
+    tiny: Tiny, finished: Path, tmp_path: Path
 ) -> None:
-    run = train(tiny(init=train(tiny(out=tmp_path / "first", seed=1))))
+    first = finished.rename(tmp_path / "first")
+    run = train(tiny(init=first))
     before = load_state(run)
     (run / "model.safetensors").unlink()
     for path in checkpoints(run):
         path.write_bytes(b"")
     with pytest.warns(UserWarning, match="starting over"):
-        train(tiny(init=tmp_path / "first"))
+        train(tiny(init=first))
     assert all(torch.equal(value, before[key]) for key, value in load_state(run).items())
 
 
-def test_other_encoder_weights_are_refused(tiny: Tiny) -> None:
-    run = train(tiny())
-    about = json.loads((run / "run.json").read_text())
+def test_other_encoder_weights_are_refused(tiny: Tiny, finished: Path) -> None:
+    about = read_json(finished / "run.json")
     about["encoder"]["sha256"] = "other"
-    (run / "run.json").write_text(json.dumps(about))
+    (finished / "run.json").write_text(json.dumps(about))
     with pytest.raises(ValueError, match="started with other weights of vgg16"):
         train(tiny(steps=4))
 
 
 @pytest.mark.parametrize("content", ["{", '{"data": {"photos": 1}}', "\xff"])
-def test_damaged_description_is_written_again(tiny: Tiny, content: str) -> None:
-    run = train(tiny())
-    about = json.loads((run / "run.json").read_text())
-    (run / "run.json").write_bytes(content.encode("latin1"))
+def test_damaged_description_is_written_again(tiny: Tiny, finished: Path, content: str) -> None:
+    about = read_json(finished / "run.json")
+    (finished / "run.json").write_bytes(content.encode("latin1"))
     with pytest.warns(UserWarning, match=r"run\.json is damaged; writing it again"):
         train(tiny(steps=3))
-    assert json.loads((run / "run.json").read_text())["encoder"] == about["encoder"]
+    assert read_json(finished / "run.json")["encoder"] == about["encoder"]
 
 
-def test_image_grid_is_written_after_the_last_step(tiny: Tiny) -> None:
-    events = EventAccumulator(str(train(tiny(image_every=99)) / "tensorboard")).Reload()
+def test_image_grid_is_written_after_the_last_step(finished: Path) -> None:
+    events = EventAccumulator(str(finished / "tensorboard")).Reload()
     (name,) = events.Tags()["images"]
     assert [image.step for image in events.Images(name)] == [2]
 
@@ -210,26 +191,15 @@ def test_settings_of_accelerate_do_not_apply(tiny: Tiny, monkeypatch: pytest.Mon
     assert trainer.networks.generator is trainer.networks.plain_generator
 
 
-def test_time_estimate_leaves_out_the_slow_first_steps(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now, step, remaining = [0.0], TrainStep.step, list[float]()
+def test_time_estimate_leaves_out_the_slow_first_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, remaining = [0.0], list[float]()
     monkeypatch.setattr("tqdm.std.time", lambda: now[0])
-
-    def timed(self: TrainStep, number: int, batch: RawBatch) -> StepImages:
-        now[0] += 1000 if number == 0 else 100 if number == 1 else 1
-        return step(self, number, batch)
-
-    class Progress(tqdm):
-        def update(self, n: float | None = 1) -> bool | None:
-            result = super().update(n)
-            remaining.append((self.total - self.n) / self.format_dict["rate"])
-            return result
-
-    monkeypatch.setattr(TrainStep, "step", timed)
-    monkeypatch.setattr(trainer, "tqdm", Progress)
-    train(tiny(steps=6))
-    assert remaining == [3, 2, 1, 0]
+    progress = tqdm(total=6, file=io.StringIO())
+    for done, seconds in enumerate((1000, 100, 1, 1, 1, 1), 1):
+        now[0] += seconds
+        trainer._advance(progress, done, timed=done > trainer.WARMUP)
+        remaining.append((6 - progress.n) / (progress.format_dict["rate"] or 1))
+    assert remaining[2:] == [3, 2, 1, 0]
 
 
 @pytest.mark.parametrize("error", [RuntimeError("a bug"), KeyboardInterrupt()])
@@ -253,46 +223,49 @@ def test_failing_run_releases_all_that_it_holds(
     assert caught.value is error  # whose traceback keeps the trainer alive
 
 
-def test_finished_run_is_left_alone_and_more_steps_resume_it(tiny: Tiny) -> None:
-    config = tiny()
-    run = train(config)
-    written = (run / "model.safetensors").stat().st_mtime_ns
-    train(config)
-    assert (run / "model.safetensors").stat().st_mtime_ns == written
-    (run / "model.safetensors").unlink()
-    with pytest.warns(UserWarning, match=r"model\.safetensors missing\); writing it again"):
-        train(config)
-    load_model(run)
-    train(replace(config, steps=3))
-    assert [line["step"] for line in read_metrics(run)] == [1, 2, 3]
+def test_finished_run_is_left_alone_and_more_steps_resume_it(tiny: Tiny, finished: Path) -> None:
+    written = (finished / "model.safetensors").stat().st_mtime_ns
+    train(tiny())
+    assert (finished / "model.safetensors").stat().st_mtime_ns == written
+    train(tiny(steps=3))
+    assert [line["step"] for line in read_metrics(finished)] == [1, 2, 3]
 
 
-def test_damaged_model_of_a_finished_run_is_written_again(tiny: Tiny) -> None:
-    config = tiny()
-    model = train(config) / "model.safetensors"
-    whole = model.read_bytes()
-    model.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    with pytest.warns(UserWarning, match="is damaged.*; writing it again from the last checkpoint"):
-        train(config)
-    assert model.read_bytes() == whole
-
-
-@pytest.mark.parametrize("changes", [{"steps": 1}, {"size": 40}])
-def test_run_directory_of_another_configuration_is_refused(
-    tiny: Tiny, changes: dict[str, int]
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path, _: path.unlink(), r"model\.safetensors missing\); writing it again"),
+        (
+            lambda path, whole: path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1])),
+            "is damaged.*; writing it again from the last checkpoint",
+        ),
+    ],
+)
+def test_missing_or_damaged_model_of_a_finished_run_is_written_again(
+    damage: Callable[[Path, bytes], object], message: str, tiny: Tiny, finished: Path
 ) -> None:
-    run = train(tiny())
-    (name, value), *_ = changes.items()
+    path = finished / "model.safetensors"
+    whole = path.read_bytes()
+    damage(path, whole)
+    with pytest.warns(UserWarning, match=message):
+        train(tiny())
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.usefixtures("finished")
+@pytest.mark.parametrize(("name", "value"), [("steps", 1), ("size", 40)])
+def test_run_of_another_configuration_is_refused(tiny: Tiny, name: str, value: int) -> None:
     with pytest.raises(ValueError, match=f"(?s)another configuration.*{name}: .* -> {value}"):
-        train(tiny(out=run, **changes))
+        train(tiny(**{name: value}))
 
 
-def test_run_can_start_from_another_model(tiny: Tiny, tmp_path: Path) -> None:
-    start = train(tiny("multi-layer", out=tmp_path / "start"))
-    config = tiny("attention-adversarial", init=start, out=tmp_path / "next")
-    before = load_state(start)
+def test_run_can_start_from_another_model(
+    tiny: Tiny, write_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    start = write_model(tiny("multi-layer", out=tmp_path / "start"), residual=0.1)
+    config = tiny("attention-adversarial", init=start)
     initial = Trainer(config).networks.plain_generator.state_dict()
-    assert all(torch.equal(initial[key], value) for key, value in before.items())
+    assert all(torch.equal(initial[key], value) for key, value in load_state(start).items())
     with pytest.raises(ValueError, match=r"differ in generator\.width"):
         train(replace(config, generator=replace(config.generator, width=16)))
 
