@@ -48,3 +48,13 @@ def test_photos_without_boundaries_have_no_value_and_change_no_other(missing: fl
     assert kept.isnan().tolist() == [False, True, False, False]
     alone = boundaries_kept(smooth_noise(1)[2:], PHOTO[2:], DRAWN[2:])
     torch.testing.assert_close(kept[2:], alone)
+
+
+def test_lines_that_more_annotators_drew_weigh_more() -> None:
+    two_lines = DRAWN.clone()
+    two_lines[..., 48] = 0.2
+    near_first = NEAR * smooth_noise(1) + (1 - NEAR) * PHOTO
+    far = 1 - NEAR
+    near_second = far * smooth_noise(1) + (1 - far) * PHOTO
+    first, second = (boundaries_kept(x, PHOTO, two_lines) for x in (near_first, near_second))
+    assert (first < second).all()

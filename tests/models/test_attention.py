@@ -6,6 +6,7 @@ from underdrawing.models.attention import (
     SpatialAttention,
     attention_map,
     attention_to_strength,
+    luminance_statistics,
 )
 
 CHANNELS = {"conv3_2": 7, "conv4_2": 12}
@@ -91,3 +92,18 @@ def test_attention_to_strength_is_the_inverse_above_the_mean() -> None:
     torch.testing.assert_close(corners, torch.tensor([[[[1.0, 1.0], [1.0, 0.4]]]]))
     cut = attention_to_strength(attention, (9, 13))  # not stretched: the photo was padded
     assert torch.equal(cut, strength[..., :9, :13])
+
+
+def test_luminance_statistics_are_those_of_windows() -> None:
+    photo = torch.rand(1, 3, 20, 33)
+    mean, variance, fine = luminance_statistics(photo)[0]
+    y = (torch.tensor([0.299, 0.587, 0.114])[:, None, None] * photo[0]).sum(0)
+    assert mean.shape == (3, 5)
+    y = torch.nn.functional.pad(y[None, None], (0, 7, 0, 4), mode="reflect")[0, 0]
+    for i, j in ((0, 0), (1, 2), (2, 4)):
+        window = y[8 * i : 8 * i + 8, 8 * j : 8 * j + 8]
+        torch.testing.assert_close(mean[i, j], window.mean())
+        expected = (window.var(correction=0) + 1e-5).log() / 4
+        torch.testing.assert_close(variance[i, j], expected, rtol=1e-3, atol=1e-4)
+    flat = luminance_statistics(photo.mean() * torch.ones_like(photo))[0, 2]
+    assert (fine > flat).all()

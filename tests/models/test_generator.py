@@ -399,3 +399,21 @@ def test_too_large_strokes_are_refused() -> None:
         reduce_photo(photos(1, 64, 200), 3)
     with pytest.raises(ValueError, match="at least 32: use a larger photo"):
         reduce_photo(photos(1, 20, 200), 2)
+
+
+def test_the_gate_keeps_the_photos_features_where_attention_is_high() -> None:
+    generator = trained(gates_decoder=True)
+    x4, x8, style = torch.rand(1, 4, 16, 16), torch.rand(1, 8, 8, 8), torch.rand(1, 24)
+    mixed: list[Tensor] = []
+    generator.up1.register_forward_pre_hook(lambda _, inputs: mixed.append(inputs[0]))
+    attention = torch.tensor([[[[0.0, 1e9]]]]).expand(1, 1, 8, 2).repeat_interleave(4, dim=3)
+    generator.styled_blocks(x4, x8, style, attention, noise=None)
+    (x,) = mixed
+    torch.testing.assert_close(x[..., -4:], x8[..., -4:])
+    assert (x[..., :4] - x8[..., :4]).abs().mean() > 0.1
+
+
+def test_conditioning_strength_defaults_to_the_spatial_mean() -> None:
+    generator, photo, code, strength = trained(), photos(), codes(), torch.rand(2, 1, 40, 48)
+    expected = generator(photo, code, strength, cond_strength=strength.mean(dim=(1, 2, 3))).image
+    assert torch.equal(generator(photo, code, strength).image, expected)

