@@ -1,5 +1,6 @@
 """Metric networks and studies for tests of commands."""
 
+import sys
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from underdrawing.experiments.study import scores
 from underdrawing.metrics.perceptual import LPIPS_LAYERS, lpips_vector
 from underdrawing.metrics.scores import FeatureExtractor, MetricNetworks, Network
 from underdrawing.metrics.style_gap import ACTIVATION_STD, style_vector
+from underdrawing.models import pretrained
 from underdrawing.trainers.config import GeneratorConfig
 
 
@@ -35,6 +37,20 @@ def pixel_networks() -> Callable[..., MetricNetworks]:
         )  # fmt: skip
 
     return make
+
+
+@pytest.fixture
+def vgg16_alone(
+    offline: None, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine with the weights of VGG16 alone: others may be in the cache, or in packages."""
+    weights = tmp_path / "cache" / "weights"
+    weights.mkdir(parents=True)
+    for file in (cache / "weights").glob("vgg16_features*"):
+        (weights / file.name).symlink_to(file)
+    monkeypatch.setenv("UNDERDRAWING_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(pretrained, "PACKAGES", {})
+    monkeypatch.setitem(sys.modules, "open_clip", None)
 
 
 @pytest.fixture
