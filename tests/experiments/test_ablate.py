@@ -22,8 +22,9 @@ Trained = list[str]
 def study(
     small_study: StudyConfig, vgg16_alone: None, monkeypatch: pytest.MonkeyPatch
 ) -> StudyConfig:
-    """A study on a machine with the weights of VGG16 alone, without samples in its report."""
+    """A study on a machine with the weights of VGG16 alone, with a report without images."""
     monkeypatch.setattr(report, "study_samples", lambda *_: [])
+    monkeypatch.setattr(report, "draw_figures", lambda *_: {})
     monkeypatch.setattr(module, "time_step", lambda _: 60.0)
     return replace(small_study, pairs=2, strengths=(1.0,))
 
@@ -59,16 +60,17 @@ def test_ablations_share_their_baseline_and_resume_after_an_interruption(
     two = {"learned": {}, "uniform": {"attention.objective": "uniform"}}
     monkeypatch.setitem(ABLATIONS, "objective", Ablation("Which objective?", two))
     monkeypatch.setitem(ABLATIONS, "budget", replace(ABLATIONS["budget"], control="2"))
-    config = AblateConfig(("objective", "budget"), study=study)
+    config = AblateConfig(("objective", "budget"), study=replace(study, seeds=2))
     with pytest.raises(KeyboardInterrupt):
         ablate(config)
-    assert "4 runs (4 pending), 5 trainings with warm-ups: about" in capsys.readouterr().err
+    assert "8 runs (8 pending), 10 trainings with warm-ups: about" in capsys.readouterr().err
     results, failures = ablate(config)
     assert failures == {}
-    assert "4 runs (3 done, 1 pending), 1 trainings" in capsys.readouterr().err
+    assert "8 runs (3 done, 5 pending), 6 trainings" in capsys.readouterr().err
     assert trained == [
         "learned 0.5 1000", "uniform 0.5 1000", "learned 0.1 1000", "learned 2 1000",
-        "learned 2 1000",
+        "learned 2 1000", "learned 0.5 1001", "uniform 0.5 1001", "learned 0.1 1001",
+        "learned 2 1001",
     ]  # fmt: skip
 
     objective, budget = results
@@ -79,6 +81,7 @@ def test_ablations_share_their_baseline_and_resume_after_an_interruption(
         ("0.1", "0.5"), ("2", "0.5"), ("0.1", "2"),
     }  # fmt: skip
     assert objective.curves["learned"] == budget.curves["0.5"]
+    assert budget.full.rows[0].entries["ssim"].half_interval is not None  # two seeds
     assert budget.full.notes[0] == f"budget: {ABLATIONS['budget'].question}"
     assert all(e.paper is None for row in budget.full.rows for e in row.entries.values())
     page = (study.out / "report.html").read_text()
@@ -93,8 +96,8 @@ def test_ablations_share_their_baseline_and_resume_after_an_interruption(
 
     monkeypatch.setattr(report, "write_report", lambda *_: None)
     ablate(config)  # nothing is timed, trained or scored again
-    assert "4 runs (4 done), 0 trainings with warm-ups\n" in capsys.readouterr().err
-    assert len(trained) == 5
+    assert "8 runs (8 done), 0 trainings with warm-ups\n" in capsys.readouterr().err
+    assert len(trained) == 9
 
 
 def arguments(study: StudyConfig) -> list[str]:
