@@ -69,8 +69,8 @@ def make_outputs(folder: Path, pairs: Sequence[PairPaths], which: int = 0) -> Pa
 
 def config_for(*folders: Path, **options: Any) -> EvaluateConfig:
     manifests = tuple(folder / "manifest.csv" for folder in folders)
-    options = {"outputs": folders, "manifest": manifests, "size": 32} | options
-    return EvaluateConfig(device="cpu", **options)
+    settings: dict[str, Any] = {"outputs": folders, "manifest": manifests, "size": 32}
+    return EvaluateConfig(device="cpu", **settings | options)
 
 
 def write_record(run: Path, folders: Folders) -> None:

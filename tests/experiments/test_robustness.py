@@ -138,7 +138,7 @@ def test_unsuitable_photos_and_options_are_refused_before_the_work(
         module.robustness(replace(config, out=tmp_path / "one" / "file.png"))
     for option in ({"images": 1}, {"size": 0}, {"size": 8}):
         with pytest.raises(ValueError, match="greater than or equal to"):
-            replace(config, **option)
+            replace(config, **option)  # type: ignore[arg-type]
     (run / "manifest.json").write_text(json.dumps({"photos": empty, "paintings": empty}))
     with pytest.raises(ValueError, match=r"\(12 added, 0 removed\); restore them, or give --ph"):
         module.robustness(config)

@@ -188,11 +188,12 @@ def test_attention_of_a_model_without_a_branch_is_refused_before_any_photo(
 @pytest.mark.parametrize("role", ["photo", "style", "mask", "protect"])
 def test_no_input_is_overwritten(job: StylizeConfig, folders: Folders, role: str) -> None:
     (photo,), other, style = job.photos, folders[0] / "01.png", folders[1] / "01.png"
-    options: dict[str, Any] = {
+    roles: dict[str, dict[str, Any]] = {
         "photo": {"out": photo}, "style": {"out": Path(str(job.style))},
         "mask": {"out": other, "mask": other, "style": f"black={style},white={job.style}"},
         "protect": {"out": other, "protect": str(other)},
-    }[role]  # fmt: skip
+    }  # fmt: skip
+    options = roles[role]
     content = options["out"].read_bytes()
     with pytest.raises(ValueError, match="would overwrite the input"):
         stylize(replace(job, **options))

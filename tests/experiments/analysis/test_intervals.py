@@ -56,7 +56,8 @@ FLAT = [0.0, 0.3, 0.3], [1.0, 0.7, 0.5]
 def test_curve_is_interpolated_linearly_and_never_extrapolated(
     curve: tuple[list[float], list[float]], gap: float, value: float | None
 ) -> None:
-    found = read_off(*map(np.array, curve), gap)
+    gaps, ssim = map(np.array, curve)
+    found = read_off(gaps, ssim, gap)
     assert np.isnan(found) if value is None else found == pytest.approx(value)
 
 
@@ -69,8 +70,8 @@ def test_read_off_of_many_curves_equals_one_by_one() -> None:
         assert 0 < np.isnan(expected).sum() < 20
         found = read_off(gaps.reshape(4, 5, 4), values.reshape(4, 5, 4), at.reshape(4, 5))
         np.testing.assert_allclose(found.flatten(), expected)
-    expected = read_off(gaps, values, np.full(20, 0.5))
-    np.testing.assert_array_equal(read_off(gaps, values, 0.5), expected)
+    repeated = read_off(gaps, values, np.full(20, 0.5))
+    np.testing.assert_array_equal(read_off(gaps, values, 0.5), repeated)
 
 
 # -- bootstrap ------------------------------------------------------------------------------------

@@ -117,7 +117,7 @@ def random_networks(tmp_path: Path) -> dict[str, nn.Module]:
     """
     torch.manual_seed(0)
     vgg16, vgg19 = (nn.ModuleDict({"features": make_layers(cfgs[key])}) for key in "DE")
-    for layer in (*vgg16["features"], *vgg19["features"]):
+    for layer in (*vgg16.modules(), *vgg19.modules()):
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight)
     networks: dict[str, nn.Module] = {
