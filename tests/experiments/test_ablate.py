@@ -1,25 +1,17 @@
 import json
 import shlex
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 from underdrawing.data.files import write_atomic
 from underdrawing.experiments import ablate as module
-from underdrawing.experiments.ablate import (
-    AblateConfig,
-    ablate,
-    command,
-    distinct_runs,
-    make_tables,
-)
+from underdrawing.experiments.ablate import AblateConfig, ablate, command, make_tables
 from underdrawing.experiments.ablations import ABLATIONS, Ablation
 from underdrawing.experiments.presets import StudyConfig
 from underdrawing.experiments.report import report
 from underdrawing.experiments.scoring.protocol import CONTROLS
 from underdrawing.experiments.study import queue, scores
-from underdrawing.models import pretrained
 from underdrawing.trainers.config import TrainConfig, to_json
 from underdrawing.trainers.model_files import build_generator, save_model
 
@@ -28,17 +20,13 @@ Trained = list[str]
 
 @pytest.fixture
 def study(
-    small_study: StudyConfig, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_study: StudyConfig, vgg16_alone: None, monkeypatch: pytest.MonkeyPatch
 ) -> StudyConfig:
-    """A study on a machine with the weights of VGG16 alone."""
-    # VGG16 alone: other tests may have put more weights into the shared cache.
-    weights = tmp_path / "cache" / "weights"
-    weights.mkdir(parents=True)
-    for file in (cache / "weights").glob("vgg16_features*"):
-        (weights / file.name).symlink_to(file)
-    monkeypatch.setenv("UNDERDRAWING_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(pretrained, "PACKAGES", {})
-    return replace(small_study, pairs=2)
+    """A study on a machine with the weights of VGG16 alone, with a report without images."""
+    monkeypatch.setattr(report, "study_samples", lambda *_: [])
+    monkeypatch.setattr(report, "draw_figures", lambda *_: {})
+    monkeypatch.setattr(module, "time_step", lambda _: 60.0)
+    return replace(small_study, pairs=2, strengths=(1.0,))
 
 
 @pytest.fixture
@@ -62,8 +50,6 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> Trained:
         write_atomic(checkpoint, b"")
 
     monkeypatch.setattr(queue, "train", pretend)
-    monkeypatch.setattr(report, "study_samples", lambda *_: [])
-    monkeypatch.setattr(module, "time_step", lambda _: 60.0)
     return names
 
 
@@ -74,8 +60,7 @@ def test_ablations_share_their_baseline_and_resume_after_an_interruption(
     two = {"learned": {}, "uniform": {"attention.objective": "uniform"}}
     monkeypatch.setitem(ABLATIONS, "objective", Ablation("Which objective?", two))
     monkeypatch.setitem(ABLATIONS, "budget", replace(ABLATIONS["budget"], control="2"))
-    study = replace(study, seeds=2)
-    config = AblateConfig(("objective", "budget"), study=study)
+    config = AblateConfig(("objective", "budget"), study=replace(study, seeds=2))
     with pytest.raises(KeyboardInterrupt):
         ablate(config)
     assert "8 runs (8 pending), 10 trainings with warm-ups: about" in capsys.readouterr().err
@@ -177,7 +162,7 @@ def test_dry_run_lists_the_runs_and_trains_none(
     assert states["budget: 2"] == states["encoder: vgg16"] == "pending"
     assert states["encoder: resnet50"] == "skipped: no weights"
     tables = make_tables(config, scores.make_scorer(study).data)
-    assert [line.split()[0] for line in lines] == list(distinct_runs(tables))
+    assert [line.split()[0] for line in lines] == list(module.distinct_runs(tables))
     assert "9 runs (4 pending, 5 skipped: no weights), 6 trainings with warm-ups" in last
     assert "about 6 minutes (60 s/step in a trial" in last
     assert trained == []

@@ -29,6 +29,8 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_part_is_compared_with_bounds_and_reference(tmp_path: Path) -> None:
     file = tmp_path / "results.json"
+    with pytest.raises(ValueError, match=r"must end in \.json"):
+        replace(TINY, json=tmp_path / "photo.jpg")
     records = benchmark(replace(TINY, json=file))
     assert [record["part"] for record in records] == ["train", "stylize", "data"]
     assert json.loads(file.read_text()) == records
@@ -64,8 +66,3 @@ def test_profile_lists_the_ten_most_expensive_operations(tmp_path: Path) -> None
     assert len(rows) == 10
     assert [float(row[2]) for row in rows] == sorted((float(row[2]) for row in rows), reverse=True)
     assert any("convolution" in row[0] for row in rows)
-
-
-def test_json_needs_its_suffix(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"must end in \.json"):
-        replace(TINY, json=tmp_path / "photo.jpg")

@@ -60,6 +60,10 @@ def test_refused_folder_has_exit_code_2(
 ) -> None:
     assert check(photos[0].parent, tmp_path / "missing") == 2
     assert "Training would refuse this folder: there is no folder" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="no folder given: underdrawing check-data PHOTOS"):
+        command([])
+    with pytest.raises(ValueError, match=r"must end in \.json"):  # and replace no image
+        check(photos[0].parent, "--json", photos[0])
 
 
 @pytest.mark.skipif(os.name == "nt", reason="names are bytes on POSIX only")
@@ -69,22 +73,9 @@ def test_json_lists_all_files(photos: list[Path], tmp_path: Path) -> None:
     assert check(name.parent, "--json", tmp_path / "out.json") == 1
     assert json.loads((tmp_path / "out.json").read_text()) == [
         {
-            "folder": str(name.parent),
-            "code": 1,
-            "refusal": "",
-            "images": 9,
+            "folder": str(name.parent), "code": 1, "refusal": "", "images": 9,
             "sizes": [[64, 64], [68, 64], [72, 64]],
             "split": {"train": 3, "validation": 3, "test": 3},
             "found": {"not an image": [str(name)]},
         }
-    ]
-
-
-def test_no_folder_is_an_error() -> None:
-    with pytest.raises(ValueError, match="no folder given: underdrawing check-data PHOTOS"):
-        command([])
-
-
-def test_json_does_not_replace_an_image(photos: list[Path]) -> None:
-    with pytest.raises(ValueError, match=r"must end in \.json"):
-        check(photos[0].parent, "--json", photos[0])
+    ]  # fmt: skip

@@ -11,10 +11,8 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageOps
 from underdrawing.experiments.analysis.results import write_result
-from underdrawing.experiments.analysis.tables import ROWS
 from underdrawing.experiments.evaluate import EvaluateConfig, evaluate
 from underdrawing.trainers.config import TrainConfig
-from underdrawing.trainers.trainer import train
 
 Launch = Callable[..., str]
 
@@ -48,17 +46,17 @@ def launch(cache: Path) -> Launch:
 
 
 def test_results_do_not_depend_on_the_number_of_processes(
-    tiny: Callable[..., TrainConfig], folders: tuple[Path, Path], tmp_path: Path, launch: Launch
-) -> None:
-    run, images = train(tiny()), tmp_path / "images"
+    tiny: Callable[..., TrainConfig], write_model: Callable[..., Path], launch: Launch,
+    folders: tuple[Path, Path], tmp_path: Path,
+) -> None:  # fmt: skip
+    run, images, drawn = write_model(tiny(), residual=0.1), tmp_path / "images", tmp_path / "drawn"
     images.mkdir()
+    drawn.mkdir()
     for path in [*folders[0].iterdir(), *folders[1].iterdir()]:  # and mirrored: enough for KID
         with Image.open(path) as image:
             image.save(images / f"{path.parent.name}-{path.name}")
             ImageOps.mirror(image).save(images / f"{path.parent.name}-mirrored-{path.name}")
-    drawn = tmp_path / "drawn"  # of some photos only
-    drawn.mkdir()
-    for path in sorted(images.iterdir())[::2]:
+    for path in sorted(images.iterdir())[::2]:  # boundaries of some photos only
         shutil.copy(path, drawn / path.name)
     config = EvaluateConfig(
         (run,), photos=images, paintings=images, pairs=20, strengths=(1.0,), device="cpu",
@@ -76,24 +74,24 @@ def test_results_do_not_depend_on_the_number_of_processes(
     assert printed.count(" pairs, KID against") == 1
 
 
-def test_reproduction_on_two_processes_trains_and_scores_each_row_once(
+def test_study_on_two_processes_trains_and_scores_each_row_once(
     folders: tuple[Path, Path], tmp_path: Path, launch: Launch
 ) -> None:
     out = tmp_path / "out"
     printed = launch(
-        2, "reproduce", "--photos", folders[0], "--paintings", folders[1], "--out", out,
-        "--warmup", 2, "--steps", 1, "--size", 32, "--batch-size", 2, "--pairs", 9,
-        "--workers", 0, "--device", "cpu", "--init", None,
+        2, "ablate", "channels", "--photos", folders[0], "--paintings", folders[1], "--out", out,
+        "--warmup", 1, "--steps", 1, "--size", 32, "--batch-size", 2, "--pairs", 9,
+        "--strengths", 1.0, "--workers", 0, "--device", "cpu", "--init", None,
         "--generator.width", 8, "--generator.blocks", 1,
     )  # fmt: skip
     assert printed.count("report:") == 1
-    assert {"table.md", "table.json", "report.html"} <= {path.name for path in out.iterdir()}
+    assert {"channels", "report.html"} <= {path.name for path in out.iterdir()}
     runs = list(out.glob("*/*/run.json"))
-    assert len(runs) == len(ROWS) + 1  # and the shared warm-up
+    assert len(runs) == 3  # two rows and the shared warm-up
     assert all(json.loads(run.read_text())["processes"] == 2 for run in runs)
     scored = {file.stem: json.loads(file.read_text()) for file in out.glob("scores/test/*.json")}
     assert scored.keys() - {"controls"} < {run.parent.name for run in runs}
-    assert len(scored) == len(ROWS) + 1  # and the controls
+    assert len(scored) == 3  # two rows and the controls
     for stored in scored.values():
         for scores in stored["scores"].values():
             assert len(scores["per_pair"]["ssim"]) == scores["pairs"] == 9

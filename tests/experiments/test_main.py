@@ -4,17 +4,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
 from underdrawing.experiments import main as module
-from underdrawing.experiments.main import (
-    COMMANDS,
-    box_sentence,
-    fail,
-    main,
-    run_command,
-)
+from underdrawing.experiments.main import COMMANDS
 from underdrawing.trainers.runtime import Interrupted
 
 Run = Callable[..., int]
@@ -28,7 +23,7 @@ def run(offline: None, single_network: None, monkeypatch: pytest.MonkeyPatch) ->
     def call(*words: object) -> int:
         monkeypatch.setattr(sys, "argv", ["underdrawing", *map(str, words)])
         try:
-            main()
+            module.main()
         except SystemExit as end:
             return int(end.code or 0)
         return 0
@@ -40,7 +35,7 @@ def run_body(monkeypatch: pytest.MonkeyPatch, body: Callable[[], object]) -> Non
     """Run a command with this body."""
     command = SimpleNamespace(command=lambda arguments: body())
     monkeypatch.setattr(module, "import_module", lambda *_: command)
-    run_command("train", [])
+    module.run_command("train", [])
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -93,16 +88,12 @@ def test_bad_value_or_option_is_one_line_and_exit_code_2(
 def test_sentence_of_a_box(bar: str, rule: str) -> None:
     """tyro draws it in ASCII if standard output is not in UTF-8."""
     lines = [
-        "Unrecognized options: --stepz,  ",
-        "4",
-        rule * 30,
-        "Perhaps you meant:",
-        "  --steps INT",
-    ]
+        "Unrecognized options: --stepz,  ", "4", rule * 30, "Perhaps you meant:", "  --steps INT"
+    ]  # fmt: skip
     frame = [f"╭{rule * 9}╮"] if bar == "│" else ["Unrecognized", f" {rule * 30} "]
     box = "\n".join([*frame, *(f"{bar} {line} {bar}" for line in lines)])
     expected = "Unrecognized options: --stepz, 4; perhaps you meant --steps; see x --help"
-    assert box_sentence(box, "x") == expected
+    assert module.box_sentence(box, "x") == expected
 
 
 @pytest.mark.parametrize(
@@ -130,10 +121,14 @@ def test_user_error_is_one_line_and_exit_code_2(
     assert "Traceback" not in error
 
 
-def test_control_characters_in_messages_are_escaped(capsys: Capture) -> None:
+def test_control_characters_and_undecodable_names_are_escaped(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
     with pytest.raises(SystemExit):
-        fail("no photo \x1b[31m\u200f.png\nor another")
+        module.fail("no photo \x1b[31m\u200f.png\nor another")
     assert capsys.readouterr().err == "underdrawing: no photo \\x1b[31m\\u200f.png\nor another\n"
+    run_body(monkeypatch, lambda: print("caf\udce9.png"))
+    assert capsys.readouterr().out == "caf\\udce9.png\n"
 
 
 def test_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,19 +146,9 @@ def test_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_interruption_is_exit_code_130(
     monkeypatch: pytest.MonkeyPatch, capsys: Capture, error: BaseException, message: str
 ) -> None:
-    def interrupt() -> None:
-        raise error
-
     with pytest.raises(SystemExit, match="130"):
-        run_body(monkeypatch, interrupt)
+        run_body(monkeypatch, Mock(side_effect=error))
     assert f"underdrawing: {message}" in capsys.readouterr().err
-
-
-def test_undecodable_file_names_are_printed(
-    monkeypatch: pytest.MonkeyPatch, capsys: Capture
-) -> None:
-    run_body(monkeypatch, lambda: print("caf\udce9.png"))
-    assert capsys.readouterr().out == "caf\\udce9.png\n"
 
 
 @pytest.mark.parametrize(
@@ -184,9 +169,7 @@ def test_closed_standard_output_is_silent(code: str) -> None:
         [sys.executable, "-c", f"{imports}sys.stdin.read()\n{code}"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     ) as process:  # fmt: skip
-        assert process.stdin
-        assert process.stdout
-        assert process.stderr
+        assert process.stdin and process.stdout and process.stderr  # noqa: PT018
         process.stdout.close()
         process.stdin.close()
         assert process.stderr.read() == b""

@@ -19,8 +19,11 @@ TITLES = [row.title for row in ROWS]
 
 
 @pytest.fixture
-def study(small_study: StudyConfig) -> StudyConfig:
-    return replace(small_study, seeds=2, pairs=4, strengths=(1.0,))
+def study(small_study: StudyConfig, monkeypatch: pytest.MonkeyPatch) -> StudyConfig:
+    """A study with a report without images."""
+    monkeypatch.setattr(report, "study_samples", lambda *_: [])
+    monkeypatch.setattr(report, "draw_figures", lambda *_: {})
+    return replace(small_study, pairs=2, strengths=(1.0,))
 
 
 def test_every_row_is_trained_scored_and_written_and_the_rest_reused(
@@ -30,9 +33,7 @@ def test_every_row_is_trained_scored_and_written_and_the_rest_reused(
     assert failures == {}
     assert [row.title for row in result.full.rows] == TITLES + list(CONTROLS)
     assert [row.title for row in result.matched.rows] == TITLES
-    ssim = result.full.rows[0].entries["ssim"]
-    assert ssim.paper == "0.72"
-    assert ssim.half_interval is not None  # two seeds
+    assert result.full.rows[0].entries["ssim"].paper == "0.72"
     compared = {(d.row, d.against) for d in result.differences}
     assert compared == {(TITLES[i], TITLES[i - 1]) for i in range(1, 5)}
     (maps,) = result.sections
@@ -49,7 +50,6 @@ def test_every_row_is_trained_scored_and_written_and_the_rest_reused(
     assert {"paintings", "initial model"} <= record["sha256"].keys()
     assert any(name.startswith("metric network ") for name in record["sha256"])
 
-    monkeypatch.setattr(report, "study_samples", lambda *_: [])
     monkeypatch.setattr(report, "write_report", lambda *_: None)
     scored: list[Any] = []
 
@@ -58,9 +58,6 @@ def test_every_row_is_trained_scored_and_written_and_the_rest_reused(
         return score_methods(*args, **options)
 
     monkeypatch.setattr(scores, "score_methods", spy)
-    assert reproduce(study)[0].full == result.full
-    assert scored == []
-
     path = next(p for p in (study.out / "scores" / "test").iterdir() if "controls" not in p.name)
     before = json.loads(path.read_text())["scores"]
     path.unlink()
@@ -78,9 +75,8 @@ def test_failed_runs_leave_the_other_rows_and_exit_with_1(
         return train(config)
 
     monkeypatch.setattr(queue, "train", fail_some)
-    monkeypatch.setattr(report, "study_samples", lambda *_: [])
     monkeypatch.setattr(report, "write_report", lambda *_: None)
-    monkeypatch.setattr(module, "parse", lambda _: replace(study, seeds=1))
+    monkeypatch.setattr(module, "parse", lambda _: study)
     with pytest.raises(SystemExit) as exit_:
         module.command([])
     done, failed = TITLES[1:3], [TITLES[0], *TITLES[3:]]

@@ -40,38 +40,22 @@ def test_a_style_of_several_paintings_is_their_mean_code(
     torch.testing.assert_close(stylizer.code("single"), codes[0])
 
 
-def test_a_file_name_with_commas_is_one_painting(
-    model_dir: Path, folders: Folders, tmp_path: Path
+def test_file_and_style_names_may_hold_commas_and_are_printed_on_one_line(
+    model_dir: Path, folders: Folders, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = Path(shutil.copy(folders[1] / "00.png", tmp_path / "a, b.png"))
-    list_styles(StylesConfig(model_dir, f"night={path}"))
-    torch.testing.assert_close(load(model_dir).code("night"), load(model_dir).code(path))
-
-
-def test_styles_are_removed(model_dir: Path, folders: Folders) -> None:
-    one = folders[1] / "00.png"
-    list_styles(StylesConfig(model_dir, f"night={one},day={one}"))
-    assert list_styles(StylesConfig(model_dir, remove="night")) == ("day",)
-    with pytest.raises(ValueError, match="no named style night; there are day"):
-        list_styles(StylesConfig(model_dir, remove="night"))
-
-
-def test_names_may_hold_commas_in_parentheses_and_are_printed_on_one_line(
-    model_dir: Path, folders: Folders, capsys: pytest.CaptureFixture[str]
-) -> None:
-    one, model = folders[1] / "00.png", str(model_dir)
+    one, model = Path(shutil.copy(folders[1] / "00.png", tmp_path / "a, b.png")), str(model_dir)
     command(["--model", model, "--add", f"a(b,c)={one},d={one},two\nlines={one}"])
     assert capsys.readouterr().out == "a(b,c)\nd\ntwo\\nlines\n"
+    torch.testing.assert_close(load(model_dir).code("d"), load(model_dir).code(one))
     command(["--model", model, "--remove", "a(b,c),d"])
     assert capsys.readouterr().out == "two\\nlines\n"
+    with pytest.raises(ValueError, match="no named style d; there are two\nlines"):
+        list_styles(StylesConfig(model_dir, remove="d"))
 
 
-def test_preview_needs_named_styles(model_dir: Path, folders: Folders) -> None:
+def test_nothing_is_stored_or_drawn_without_paintings(model_dir: Path, folders: Folders) -> None:
     with pytest.raises(ValueError, match="no named styles: add some with --add"):
         list_styles(StylesConfig(model_dir, photo=folders[0] / "00.png"))
-
-
-def test_nothing_is_stored_for_a_missing_painting(model_dir: Path) -> None:
     with pytest.raises(ValueError, match=r"nowhere\.jpg is no image file"):
         list_styles(StylesConfig(model_dir, add="night=nowhere.jpg"))
     assert not (model_dir / "styles.safetensors").exists()

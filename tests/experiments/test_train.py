@@ -32,9 +32,11 @@ def words(paintings: Path, out: Path, *more: object) -> list[str]:
 
 
 @pytest.fixture
-def shipped(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def shipped(
+    tiny: Tiny, write_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
     """A model in place of the shipped one, narrower than the default."""
-    run = train(tiny("attention", out=tmp_path / "shipped"))
+    run = write_model(tiny("attention", out=tmp_path / "shipped"), residual=0.1)
     for owner in (model_files, module):
         monkeypatch.setattr(owner, "PRETRAINED", run)
     return run
@@ -69,7 +71,6 @@ def test_named_recipe_is_used(tmp_path: Path) -> None:
 def test_defaults_without_usable_paintings(tmp_path: Path) -> None:
     for paintings in (tmp_path / "nowhere", folder(tmp_path / "empty", 0)):
         assert find_defaults(words(paintings, tmp_path / "run")) == (TrainConfig(), "")
-    assert find_defaults([]) == (TrainConfig(), "")
 
 
 @pytest.mark.usefixtures("none_shipped")
@@ -86,21 +87,19 @@ def test_resumed_run_keeps_its_recipe_when_paintings_are_added(tmp_path: Path) -
     check_run_dir(parse(words(art, run)))
 
 
-def test_initial_model_gives_the_architecture(shipped: Path, tmp_path: Path) -> None:
-    art = folder(tmp_path / "art", 60)
-    assert parse(words(art, tmp_path / "run", "--init", shipped)).generator == GeneratorConfig(8, 1)
-    wider = words(art, tmp_path / "run", "--init", shipped, "--generator.width", 16)
-    assert parse(wider).generator == GeneratorConfig(16, 1)
-
-
-def test_resumed_run_keeps_its_architecture_without_its_initial_model(
-    tiny: Tiny, tmp_path: Path
+def test_initial_model_gives_the_architecture_also_when_it_is_gone(
+    shipped: Path, tmp_path: Path
 ) -> None:
-    run, gone = tmp_path / "run", tmp_path / "gone"
+    art, run = folder(tmp_path / "art", 60), tmp_path / "run"
+    config = parse(words(art, run, "--init", shipped))
+    assert config.generator == GeneratorConfig(8, 1)
+    wider = words(art, run, "--init", shipped, "--generator.width", 16)
+    assert parse(wider).generator == GeneratorConfig(16, 1)
     run.mkdir()
-    (run / "config.json").write_text(to_json(tiny("attention", init=gone, out=run)))
-    config = parse(words(folder(tmp_path / "art", 60), run, "--init", gone))
-    assert (config.init, config.generator) == (gone, GeneratorConfig(8, 1))
+    (run / "config.json").write_text(to_json(config))
+    gone = shipped.rename(tmp_path / "gone")
+    assert parse(words(art, run, "--init", shipped)) == config
+    assert gone.is_dir()
 
 
 def test_initial_model_with_another_encoder_gives_its_layers(tmp_path: Path) -> None:

@@ -6,24 +6,19 @@ from itertools import pairwise
 
 import pytest
 from underdrawing.experiments.ablations import ABLATIONS
+from underdrawing.experiments.analysis import tables
 from underdrawing.experiments.analysis.tables import (
     FOOTNOTE,
     ROWS,
-    Column,
     Entry,
     Table,
-    TableRow,
-    entry_text,
-    latex,
     make_columns,
     make_table_row,
-    plain,
     to_latex,
     to_markdown,
     to_text,
 )
-from underdrawing.experiments.recipes import RECIPES
-from underdrawing.metrics.scores import MetricNetworks, Scores
+from underdrawing.metrics.scores import MetricNetworks, Scores, SecondNetwork
 
 CONTROL = "identity"
 MakeScores = Callable[..., Scores]
@@ -42,13 +37,12 @@ def make_table(networks: MetricNetworks, make_scores: MakeScores) -> Callable[[s
     return make
 
 
-def test_rows_are_the_papers_and_each_is_compared_with_an_earlier_one() -> None:
-    names = [row.recipe for row in ROWS]
-    assert names == [
-        "pixel-style", "single-layer", "multi-layer", "attention", "attention-adversarial"
+def test_second_network_and_boundaries_have_columns(networks: MetricNetworks) -> None:
+    second = SecondNetwork("other", networks.style, networks.pooled)
+    columns = make_columns(replace(networks, independent=second), boundaries=True)
+    assert [column.head for column in columns[-3:]] == [
+        "KID (other) ↓", "style gap closed (other) ↑", "boundaries kept ↑"
     ]  # fmt: skip
-    assert names == list(RECIPES)[:5]
-    assert all(row.baseline in names[:i] for i, row in enumerate(ROWS) if row.baseline)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +58,7 @@ def test_rows_are_the_papers_and_each_is_compared_with_an_earlier_one() -> None:
 )
 def test_entry_shows_what_is_available(entry: Entry, difference: float | None, text: str) -> None:
     assert entry.difference == difference
-    assert entry_text(entry, 3) == text
+    assert tables.entry_text(entry, 3) == text
 
 
 def test_row_has_means_over_seeds_and_the_papers_values(
@@ -95,15 +89,18 @@ def test_only_fid_is_compared_with_the_papers(make_table: Callable[..., Table]) 
         assert "45.2" in form(make_table("FID"))
 
 
-@pytest.mark.parametrize(("gap", "marked"), [(0.4, False), (0.399, True), (-3.0, True)])
+@pytest.mark.parametrize(
+    ("gap", "control", "note"),
+    [
+        (0.4, False, ""), (0.399, False, "below minimum stylization"), (-3.0, True, ""),
+        (-3.0, False, "below minimum stylization"),
+    ],
+)  # fmt: skip
 def test_rows_below_the_minimum_style_gap_are_marked_but_controls_are_not(
-    gap: float, marked: bool, networks: MetricNetworks, make_scores: MakeScores
+    gap: float, control: bool, note: str, networks: MetricNetworks, make_scores: MakeScores
 ) -> None:
     columns, scores = make_columns(networks), [make_scores(gap, 0.8)]
-    row = make_table_row("row", scores, None, columns, minimum_gap=0.4)
-    assert row.note == ("below minimum stylization" if marked else "")
-    assert make_table_row("row", scores, None, columns, True, minimum_gap=0.4).note == ""
-    assert make_table_row("row", scores, None, columns).note == ""
+    assert make_table_row("row", scores, None, columns, control, minimum_gap=0.4).note == note
 
 
 def test_markdown_has_a_line_per_row_and_controls_in_italics(
@@ -128,26 +125,21 @@ def test_latex_has_controls_below_a_rule_and_notes_as_comments(
 ) -> None:
     table = make_table()
     lines = [line.strip() for line in to_latex(table, "Title").splitlines()]
-    assert rf"\begin{{tabular}}{{l{'r' * (len(table.columns) + 1)}}}" in lines
     rules = [i for i, line in enumerate(lines) if re.fullmatch(r"\\(top|mid|bottom)rule", line)]
-    assert [lines[i] for i in rules] == [r"\toprule", r"\midrule", r"\midrule", r"\bottomrule"]
-    head, rows, controls = (lines[a + 1 : b] for a, b in pairwise(rules))
-    assert (len(head), len(rows), len(controls)) == (1, len(ROWS), 1)
-    for row in head + rows + controls:
-        assert row.count("& ") == len(table.columns) + 1
-        assert row.endswith(r" \\")
-    assert controls[0].startswith(CONTROL)
-    assert r"SSIM $\uparrow$" in head[0]
-    assert r"LPIPS $\downarrow$" in head[0]
+    (head,), rows, (control,) = (lines[a + 1 : b] for a, b in pairwise(rules))
+    assert len(rows) == len(ROWS)
+    assert r"SSIM $\uparrow$" in head
+    assert r"LPIPS $\downarrow$" in head
     assert r"0.72 $\cdot$ 0.710 $\pm$ 0.025 $\cdot$ -0.010" in rows[0]
     assert rows[-1].startswith("+ attention + adversarial $^1$ ")
+    assert control.startswith(CONTROL)
     assert lines[-len(table.notes) :] == [f"% {note}" for note in table.notes]
 
 
 def test_latex_escapes_special_characters(make_table: Callable[..., Table]) -> None:
     title = r"50_% of {A} & #3 $5 ~/a\b"
-    row = TableRow(title, False, {"style_gap": Entry(0.5, None, None)}, "")
-    table = Table([Column("style_gap", "gap", True, None)], [row], [], ["100 %\n#2"])
+    row = tables.TableRow(title, False, {"style_gap": Entry(0.5, None, None)}, "")
+    table = Table([tables.Column("style_gap", "gap", True, None)], [row], [], ["100 %\n#2"])
     text = to_latex(table, "A & b")
     assert r"\caption{A \& b}" in text
     assert text.endswith("% 100 %\n% #2\n")
@@ -158,7 +150,7 @@ def test_latex_escapes_special_characters(make_table: Callable[..., Table]) -> N
 
 
 def test_long_heads_are_wrapped_in_a_terminal() -> None:
-    text = plain([["", "KID (VGG16 relu4_3) ↓", "SSIM ↑"], ["on", "0.1", "0.9"]])
+    text = tables.plain([["", "KID (VGG16 relu4_3) ↓", "SSIM ↑"], ["on", "0.1", "0.9"]])
     assert [line.split() for line in text.splitlines()] == [
         ["KID", "(VGG16", "SSIM", "↑"], ["relu4_3)", "↓"], ["on", "0.1", "0.9"],
     ]  # fmt: skip
@@ -166,17 +158,17 @@ def test_long_heads_are_wrapped_in_a_terminal() -> None:
 
 @pytest.mark.parametrize("title", [t for ablation in ABLATIONS.values() for t in ablation.values])
 def test_titles_of_ablations_are_known_to_latex(title: str) -> None:
-    assert latex([["", "x"], [title, "1"]], title).isascii()
+    assert tables.latex([["", "x"], [title, "1"]], title).isascii()
 
 
 def test_latex_leaves_out_metrics_without_values_and_marks_rows(
     make_table: Callable[..., Table],
 ) -> None:
     table = make_table()
+    assert "KID" in to_latex(table, "")
     for row in table.rows:
         row.entries["kernel"] = Entry(None, None, None)
     text = to_latex(replace(table, rows=[replace(table.rows[0], note="too weak")]), "")
-    assert "KID" in to_latex(make_table(), "")
     assert "KID" not in text
     assert "& too weak" in text
 

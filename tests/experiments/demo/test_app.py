@@ -19,14 +19,7 @@ from underdrawing.trainers.stylizer import Stylizer, load
 
 gradio = pytest.importorskip("gradio", reason="the extra `app` is not installed")
 from underdrawing.experiments.demo import app
-from underdrawing.experiments.demo.app import (
-    PREVIEW,
-    protected_region,
-    read_photo,
-    read_upload,
-    style_previews,
-    stylize_upload,
-)
+from underdrawing.experiments.demo.app import read_photo, style_previews, stylize_upload
 
 Folders = tuple[Path, Path]
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -77,15 +70,6 @@ def test_brushed_region_stays_a_photo(stylizer: Stylizer, photo: Path) -> None:
     before, after = np.asarray(result.photo), np.asarray(result.stylized)
     assert np.array_equal(before[:, :140], after[:, :140])
     assert (before[:, 180:] != after[:, 180:]).any()
-    assert protected_region(None) is None
-    assert protected_region(strokes()) is None
-
-
-def test_missing_choices_are_named(stylizer: Stylizer, photo: Path) -> None:
-    with pytest.raises(ValueError, match="choose a photo first"):
-        stylize_upload(stylizer, None, None, "day", 1, False)
-    with pytest.raises(ValueError, match="choose a style or a painting first"):
-        stylize_upload(stylizer, photo, None, None, 1, False)
 
 
 @pytest.mark.parametrize("batch", [1, 16])
@@ -96,7 +80,7 @@ def test_previews_are_the_photo_in_every_named_style(
     wide = read_image(photo).resize((320, 40))  # narrower than a model allows, if only reduced
     previews = style_previews(stylizer, wide)
     assert [name for _, name in previews] == ["day", "night"]
-    small = ImageOps.fit(wide, (PREVIEW, PREVIEW))
+    small = ImageOps.fit(wide, (app.PREVIEW, app.PREVIEW))
     for image, name in previews:
         alone = np.asarray(stylizer.stylize(small, name), int)
         assert np.abs(np.asarray(image, int) - alone).max() <= 1
@@ -104,28 +88,27 @@ def test_previews_are_the_photo_in_every_named_style(
     assert style_previews(stylizer, wide) == []
 
 
-def test_bad_upload_is_named_without_its_folder(tmp_path: Path) -> None:
-    path = tmp_path / "holiday.jpg"
-    path.write_text("text")
-    with pytest.raises(ValueError, match=r"^holiday\.jpg ") as error:
-        read_photo(path)
-    assert str(tmp_path) not in str(error.value)
-    with pytest.raises(ValueError, match=r"^old.png was deleted from the server"):
-        read_upload(tmp_path / "old.png")
-
-
-def test_large_photo_is_downscaled_and_narrow_one_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_unsuitable_uploads_and_missing_choices_are_named_without_their_folder(
+    stylizer: Stylizer, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(app, "MAX_SIDE", 100)
-    path = tmp_path / "large.png"
-    Image.new("RGB", (400, 200)).save(path)
-    photo, text = read_photo(path)
-    assert photo.size == (100, 50)
-    assert text == "400×200 pixels, downscaled to 100×50"
-    Image.new("RGB", (400, 40)).save(path)
-    with pytest.raises(ValueError, match=r"large.png has 400×40 .* at least 32"):
-        read_photo(path)
+    bad, large, narrow = (tmp_path / name for name in ("bad.jpg", "large.png", "narrow.png"))
+    bad.write_text("text")
+    Image.new("RGB", (400, 200)).save(large)
+    Image.new("RGB", (400, 40)).save(narrow)
+    downscaled, text = read_photo(large)
+    assert (downscaled.size, text) == ((100, 50), "400×200 pixels, downscaled to 100×50")
+    for chosen, style, message in (
+        (None, "day", "choose a photo first"),
+        (photo, None, "choose a style or a painting first"),
+        (bad, "day", r"^bad\.jpg "),
+        (tmp_path / "old.png", "day", r"^old.png was deleted from the server"),
+        (photo, tmp_path / "gone.png", r"^gone.png was deleted from the server"),
+        (narrow, "day", r"^narrow.png has 400×40 .* at least 32"),
+    ):
+        with pytest.raises(ValueError, match=message) as error:
+            stylize_upload(stylizer, chosen, None, style, 1, False)
+        assert str(tmp_path) not in str(error.value)
 
 
 def test_expected_errors_are_escaped_and_bugs_pass() -> None:

@@ -1,8 +1,7 @@
 # ruff: noqa: E402
 import importlib
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
@@ -25,7 +24,6 @@ from underdrawing.experiments.demo.video import TemporalSmoothing, VideoConfig
 
 Array = np.ndarray
 Clip = Callable[..., Path]
-PQ, HLG = 16, 18
 
 
 @pytest.fixture
@@ -110,16 +108,14 @@ def test_result_is_the_smoothed_frames_in_h264(job: VideoConfig) -> None:
         assert np.abs(result - expected.astype(float)).mean() < 8
 
 
-def test_strength_zero_returns_the_source_frames(job: VideoConfig, frames: list[Array]) -> None:
-    stylize(job, strength=0.0)
-    assert np.array_equal(frames, list(read_frames(job.clip)))
-
-
-def test_keep_colors_keeps_the_chroma_after_smoothing(
+def test_strength_zero_returns_the_source_and_keep_colors_its_chroma(
     job: VideoConfig, frames: list[Array]
 ) -> None:
+    photos = list(read_frames(job.clip))
+    stylize(job, strength=0.0)
+    assert np.array_equal(frames, photos)
     stylize(job, keep_colors=True)
-    for photo, result in zip(read_frames(job.clip), frames, strict=True):
+    for photo, result in zip(photos, frames[len(photos) :], strict=True):
         change = result.astype(int) - photo
         unclipped = ((result > 0) & (result < 255)).all(axis=2)
         assert np.ptp(change, axis=2)[unclipped].max() <= 1  # the same for R, G and B
@@ -239,36 +235,29 @@ def test_options_and_files_are_checked_first(job: VideoConfig, clip: Clip) -> No
 def test_frames_larger_than_memory_are_refused(
     job: VideoConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "underdrawing.experiments.stylize.free_memory", lambda device: 210 * 64 * 48
-    )
+    free = 210 * 64 * 48
+    monkeypatch.setattr("underdrawing.experiments.stylize.free_memory", lambda device: free)
     assert "clip.mp4 is 64x48 pixels: stylizing it needs" in refused(job)
     stylize(job, stroke_size=1.5)
 
 
-def test_sound_without_video_is_refused(job: VideoConfig) -> None:
-    with av.open(str(job.clip)) as clip, av.open("sound.m4a", "w", format="mp4") as target:
-        track = target.add_stream_from_template(clip.streams.audio[0])
-        for packet in clip.demux(audio=0):
+def test_clips_that_cannot_be_converted_correctly_are_refused(job: VideoConfig, clip: Clip) -> None:
+    with av.open(str(job.clip)) as source, av.open("sound.m4a", "w", format="mp4") as target:
+        track = target.add_stream_from_template(source.streams.audio[0])
+        for packet in source.demux(audio=0):
             if packet.size:
                 packet.stream = track
                 target.mux(packet)
     assert "has no video stream" in refused(job, clip=Path("sound.m4a"))
-
-
-@pytest.mark.parametrize(("transfer", "name"), [(PQ, "PQ"), (HLG, "HLG")])
-def test_hdr_is_refused(job: VideoConfig, clip: Clip, transfer: int, name: str) -> None:
-    source = clip("a.mp4", sound=None, color_trc=transfer)
-    assert f"is HDR ({name})" in refused(job, clip=source)
-
-
-def test_transparent_frames_are_refused(job: VideoConfig, clip: Clip) -> None:
+    for transfer, name in ((16, "PQ"), (18, "HLG")):
+        hdr = clip(f"{name}.mp4", sound=None, frames=2, color_trc=transfer)
+        assert f"is HDR ({name})" in refused(job, clip=hdr)
     rgba = np.dstack([texture(48, 64), np.full((48, 64), 255, np.uint8)])
     rgba[:8, :8, 3] = 0
     Image.fromarray(rgba).save("a.gif")
     webm = clip("a.webm", [rgba] * 2, sound=None, codec="libvpx-vp9", pix_fmt="yuva420p")
-    for source in (Path("a.gif"), webm):
-        assert "has transparent pixels" in refused(job, clip=source)
+    for transparent in (Path("a.gif"), webm):
+        assert "has transparent pixels" in refused(job, clip=transparent)
 
 
 @pytest.mark.parametrize("package", ["av", "cv2"])
@@ -280,36 +269,10 @@ def test_missing_extra_is_named(package: str, monkeypatch: pytest.MonkeyPatch) -
         importlib.import_module(video.__name__)
 
 
-def test_probe_reads_no_stream_of_a_closed_container(
-    clip: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its memory is free by then: reading it gives random values or a crash."""
-    open_clip, decode = clips._open, clips._decode
-
-    class Guard:
-        def __init__(self, stream: Any) -> None:
-            self.stream, self.is_open = stream, True
-
-        def __getattr__(self, name: str) -> Any:
-            assert self.is_open, name
-            return getattr(self.stream, name)
-
-    @contextmanager
-    def guarded(path: Path) -> Iterator[tuple[Any, Any]]:
-        with open_clip(path) as (container, stream):
-            guard = Guard(stream)
-            yield container, guard
-        guard.is_open = False
-
-    monkeypatch.setattr(clips, "_open", guarded)
-    monkeypatch.setattr(clips, "_decode", lambda container, guard: decode(container, guard.stream))
-    assert probe(clip("a.mp4", frames=2, sound=None)).aspect == 1
-
-
 # --- interruptions ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("frame", [2, 4, 9])
+@pytest.mark.parametrize("frame", [2, 4])
 def test_interrupted_job_continues_to_the_same_file(
     job: VideoConfig, monkeypatch: pytest.MonkeyPatch, frame: int
 ) -> None:

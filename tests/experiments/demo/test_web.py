@@ -9,7 +9,7 @@ import re
 import shutil
 import threading
 from base64 import b64decode
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -22,9 +22,6 @@ import torch
 from PIL import Image
 from underdrawing.experiments import export
 from underdrawing.experiments.export import PAGE, ExportConfig
-from underdrawing.trainers.config import GeneratorConfig, TrainConfig
-from underdrawing.trainers.model_files import load_model
-from underdrawing.trainers.style_codes import write_styles
 from underdrawing.trainers.stylizer import Stylizer, load
 
 for package in ("onnxscript", "onnxruntime"):
@@ -36,27 +33,16 @@ FILES = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
-@pytest.fixture(scope="module")
-def stylizer(
-    write_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
-) -> Stylizer:
-    """A model in which the residual has an effect, with two named styles."""
-    out = tmp_path_factory.mktemp("model")
-    write_model(TrainConfig(size=32, generator=GeneratorConfig(width=8, blocks=1), out=out), 0.1)
-    code = load_model(out)[0].code_mean
-    write_styles(out, {name: torch.rand_like(code) for name in ("night", "day & dusk")})
-    return load(out, "cpu")
+@pytest.fixture
+def stylizer(exported: ExportConfig) -> Stylizer:
+    return load(exported.run, "cpu")
 
 
-@pytest.fixture(scope="module")
-def site(stylizer: Stylizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def site(exported: ExportConfig) -> Path:
     """The page of that model, without a runtime."""
-    folder = tmp_path_factory.mktemp("web") / "site"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export, "CHECKED_SIZES", ((1, 64, 96, 1),))
-        patch.setattr(export, "LARGE_SIZE", (1, 96, 64, 1))
-        export.export(ExportConfig(stylizer.codes.run, web=folder))
-    return folder
+    assert exported.web
+    return exported.web
 
 
 def test_page_holds_model_styles_and_thumbnails(site: Path, stylizer: Stylizer) -> None:
@@ -65,7 +51,7 @@ def test_page_holds_model_styles_and_thumbnails(site: Path, stylizer: Stylizer) 
     static = {path.name for path in PAGE.iterdir()}
     assert {path.name for path in site.iterdir()} == static | {"model.onnx", "styles.json"}
     styles = json.loads((site / "styles.json").read_text())
-    assert list(styles) == ["day & dusk", "night"]
+    assert list(styles) == ["day & dusk", "night", "00"]
     code = np.array([styles["night"]["code"]], np.float32)
     assert (code == stylizer.code("night").numpy()).all()
     thumbnail = Image.open(io.BytesIO(b64decode(styles["night"]["thumbnail"].split(",")[1])))

@@ -23,17 +23,13 @@ def panel(figure: Figure, metric: str) -> Any:
     return next(axes for axes in figure.axes if axes.get_title(loc="left").startswith(metric))
 
 
-def vertical_lines(axes: Any) -> list[float]:
-    return [x for x, *more in (line.get_xdata() for line in axes.lines) if set(more) == {x}]
-
-
-def test_curves_have_one_panel_per_measured_metric(make_result: Make) -> None:
-    titles = [a.get_title(loc="left") for a in curves_figure(make_result()).axes]
+def test_curves_are_means_over_seeds_with_bands_in_a_panel_per_measured_metric(
+    make_result: Make,
+) -> None:
+    figure = curves_figure(make_result())
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
     assert titles == ["SSIM\N{NO-BREAK SPACE}↑", "KID\N{NO-BREAK SPACE}↓"]
-
-
-def test_curves_are_means_over_seeds_with_bands(make_result: Make) -> None:
-    axes = panel(curves_figure(make_result()), "SSIM")
+    axes = panel(figure, "SSIM")
     np.testing.assert_allclose(axes.lines[0].get_xydata(), [[0.0, 1.0], [0.25, 0.9], [0.5, 0.65]])
     low, high = axes.collections[0].get_paths()[0].get_extents().intervaly
     half = 12.706 * 0.1 / 2  # Student's t with one degree of freedom; the values differ by 0.1
@@ -54,18 +50,15 @@ def test_differences_show_both_intervals_and_zero(make_result: Make) -> None:
     spans = [collection.get_datalim(axes.transData).intervalx for collection in axes.collections]
     np.testing.assert_allclose(spans[:2], [[0.02, 0.04], [0.02, 0.05]])
     np.testing.assert_allclose(axes.collections[2].get_offsets(), [[0.03, 0]])
-    assert vertical_lines(axes) == [0]
+    assert [0, 0] in [list(line.get_xdata()) for line in axes.lines]
     assert axes.get_yticklabels()[0].get_text() == "<b>new</b> $a$\nvs. plain"
     assert axes.get_xlabel() == "better →"
 
 
-@pytest.mark.parametrize("draw", [curves_figure, differences_figure])
 @pytest.mark.parametrize("kind", ["svg", "pdf"])
-def test_files_are_the_same_each_time(
-    make_result: Make, draw: Callable[[StudyResult], Figure], kind: Literal["svg", "pdf"]
-) -> None:
-    file = render(draw(make_result()), kind, "name")
-    assert file == render(draw(make_result()), kind, "name")
+def test_files_are_the_same_each_time(make_result: Make, kind: Literal["svg", "pdf"]) -> None:
+    file = render(curves_figure(make_result()), kind, "name")
+    assert file == render(curves_figure(make_result()), kind, "name")
     assert b"Date" not in file
     assert b"dc:date" not in file
 

@@ -11,11 +11,9 @@ from underdrawing.trainers.config import TrainConfig
 
 
 def test_study_samples_stylize_pairs_with_every_finished_run(
-    tiny: Callable[..., TrainConfig],
-    write_model: Callable[..., Path],
-    folders: tuple[Path, Path],
-    tmp_path: Path,
-) -> None:
+    tiny: Callable[..., TrainConfig], write_model: Callable[..., Path],
+    folders: tuple[Path, Path], tmp_path: Path,
+) -> None:  # fmt: skip
     configs = [tiny(name, out=tmp_path / name) for name in ("multi-layer", "attention")]
     for config in configs:
         write_model(config, residual=0.1, attention=300)

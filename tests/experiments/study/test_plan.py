@@ -1,7 +1,4 @@
-import shutil
-import sys
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +8,6 @@ from underdrawing.experiments.presets import StudyConfig
 from underdrawing.experiments.recipes import RECIPES
 from underdrawing.experiments.study.plan import StudyPlan, make_study_plan, time_step
 from underdrawing.experiments.study.runs import StudyRun, make_run
-from underdrawing.models import pretrained
 from underdrawing.trainers.config import TrainConfig
 
 
@@ -41,38 +37,25 @@ def test_states_follow_scores_and_checkpoints(
     save_checkpoint(by_name["multi-layer"].config, 4)
     plan = make_plan(study, by_name, "pixel-style")
     assert plan.states == {
-        "pixel-style": "done",
-        "single-layer": "trained, not scored",
-        "multi-layer": "resume at step 4",
-        "attention": "pending",
-    }
+        "pixel-style": "done", "single-layer": "trained, not scored",
+        "multi-layer": "resume at step 4", "attention": "pending",
+    }  # fmt: skip
     start = by_name["attention"].start
     assert plan.to_train == [start, by_name["multi-layer"].config, by_name["attention"].config]
-    assert "4 runs (1 done, 1 trained, not scored, 1 resume at step 4, 1 pending)" in (
-        plan.summary(None)
-    )
+    counts = "4 runs (1 done, 1 trained, not scored, 1 resume at step 4, 1 pending)"
+    assert counts in plan.summary(None)
     assert "about 19 minutes (10 s/step" in plan.summary(10.0)  # 100 + 6 + 10 steps
     save_checkpoint(start, 100)
     assert start not in make_plan(study, by_name).to_train
 
 
-@pytest.mark.usefixtures("offline")
+@pytest.mark.usefixtures("vgg16_alone")
 @pytest.mark.parametrize("ablation", ["encoder", "content-features", "text"])
-def test_values_without_weights_are_skipped(
-    ablation: str, study: StudyConfig, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """On a machine with the weights of VGG16 alone, which the baselines use."""
-    (tmp_path / "weights").mkdir()  # other tests may add weights to the common cache
-    for file in (cache / "weights").glob("vgg16_features-*"):
-        shutil.copy(file, tmp_path / "weights")
-    monkeypatch.setenv("UNDERDRAWING_CACHE", str(tmp_path))
-    monkeypatch.setattr(pretrained, "PACKAGES", {})
-    monkeypatch.setitem(sys.modules, "open_clip", None)  # not installed
+def test_values_without_weights_are_skipped(ablation: str, study: StudyConfig) -> None:
     found = variants([ablation])
     recipes = found.recipes.items()
-    plan = make_plan(
-        study, runs := {name: make_run(study, name, recipe, 0, ()) for name, recipe in recipes}
-    )
+    runs = {name: make_run(study, name, recipe, 0, ()) for name, recipe in recipes}
+    plan = make_plan(study, runs)
     others = runs.keys() - {found.baseline}
     assert plan.states == {found.baseline: "pending"} | dict.fromkeys(others, "skipped: no weights")
     assert all(plan.skipped[name].startswith("skipped: no weights for ") for name in others)

@@ -73,21 +73,14 @@ def locked_by_another_process(study: StudyConfig, key: str) -> Iterator[Callable
         yield lambda: (other.communicate(), None)[1]
 
 
-def test_runs_are_trained_from_their_warmup_and_scored(
-    scorer: Any, runs: list[StudyRun], trained: list[Path]
-) -> None:
-    scores, failures = run_pending(scorer, runs)
-    assert scores == {run.key: run.key for run in runs}
-    assert failures == {}
-    assert trained == [path for run in runs for path in (run.start.out, run.dir)]
-
-
-def test_scored_runs_are_not_trained(
+def test_runs_are_trained_from_their_warmup_and_scored_unless_they_are_already(
     scorer: Any, runs: list[StudyRun], trained: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     scorer.scored.append(runs[0].key)
-    assert run_pending(scorer, runs)[0].keys() == {run.key for run in runs}
-    assert runs[0].dir not in trained
+    scores, failures = run_pending(scorer, runs)
+    assert scores == {run.key: run.key for run in runs}
+    assert failures == {}
+    assert trained == [path for run in runs[1:] for path in (run.start.out, run.dir)]
     assert "[2/3] seed 0: attention\n[3/3]" in capsys.readouterr().err
 
 
@@ -102,24 +95,15 @@ def test_bugs_and_interruptions_end_the_queue(
 
 
 @needs_locks
-@pytest.mark.usefixtures("trained")
-def test_runs_locked_by_another_process_come_last(
-    scorer: Any, runs: list[StudyRun], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with locked_by_another_process(scorer.study, runs[0].key) as release:
-        monkeypatch.setattr(time, "sleep", lambda _: release())
-        run_pending(scorer, runs)
-    assert scorer.scored == [runs[i].key for i in (1, 2, 0)]
-
-
-@needs_locks
-def test_a_run_scored_by_another_process_meanwhile_is_not_trained(
+def test_runs_locked_by_another_process_come_last_and_are_not_trained_again(
     scorer: Any, runs: list[StudyRun], trained: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with locked_by_another_process(scorer.study, runs[0].key) as release:
         monkeypatch.setattr(time, "sleep", lambda _: (scorer.score_run(runs[0]), release()))
-        assert run_pending(scorer, runs[:1]) == ({runs[0].key: runs[0].key}, {})
-    assert trained == []
+        scores, failures = run_pending(scorer, runs)
+    assert scorer.scored == [runs[i].key for i in (1, 2, 0)]
+    assert (scores.keys(), failures) == ({run.key for run in runs}, {})
+    assert runs[0].dir not in trained
 
 
 @needs_locks
