@@ -19,7 +19,7 @@ from PIL import Image, ImageCms
 from underdrawing.data import images
 from underdrawing.data.images import SUFFIXES, ImageError, read_image
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "50"))  # per group
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "100"))  # per group
 Damaged = Callable[[list[bytes]], st.SearchStrategy[bytes]]  # the fixture of that name
 LIMIT = 10**6  # pixels; a file just below the real limit takes a second
 
@@ -67,15 +67,24 @@ def claimed(draw: st.DrawFn) -> bytes:
     """A header that claims any size."""
     sides = st.one_of(st.integers(1, 70), st.integers(1, 2**31 - 1), st.just(30_000))
     width, height = draw(sides), draw(sides)
-    match draw(st.sampled_from(["PNG", "PPM", "JPEG"])):
+    match draw(st.sampled_from(["PNG", "BMP", "PPM", "PFM", "JPEG", "GIF"])):
         case "PNG":
             body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
             return b"\x89PNG\r\n\x1a\n\0\0\0\r" + body + zlib.crc32(body).to_bytes(4)
+        case "BMP":
+            sizes = struct.pack("<IIIIiiHH", 99, 0, 54, 40, width, height, 1, 24)
+            return b"BM" + sizes + bytes(99)
         case "PPM":
             return b"P6 %d %d 255\n" % (width, height) + bytes(99)
-    file = bytearray(encode("JPEG", "RGB", {}))
-    at = file.index(b"\xff\xc0") + 5
-    file[at : at + 4] = struct.pack(">HH", height & 0xFFFF, width & 0xFFFF)
+        case "PFM":
+            return b"Pf\n%d %d\n-1.0\n" % (width, height) + b"\xff" * 99
+        case "JPEG":
+            file = bytearray(encode("JPEG", "RGB", {}))
+            at = file.index(b"\xff\xc0") + 5
+            file[at : at + 4] = struct.pack(">HH", height & 0xFFFF, width & 0xFFFF)
+            return bytes(file)
+    file = bytearray(encode("GIF", "P", {}))
+    file[6:10] = struct.pack("<HH", width & 0xFFFF, height & 0xFFFF)
     return bytes(file)
 
 

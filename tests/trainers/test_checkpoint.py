@@ -51,7 +51,9 @@ def run(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_restored_optimizer_continues_the_same(layout: torch.memory_format, tmp_path: Path) -> None:
+def test_restored_optimizer_takes_the_same_next_step(
+    layout: torch.memory_format, tmp_path: Path
+) -> None:
     """Fused Adam assumes that moments have the memory layout of their weights."""
     x = torch.rand(2, 4, 8, 8)
 
@@ -74,16 +76,10 @@ def test_restored_optimizer_continues_the_same(layout: torch.memory_format, tmp_
     assert torch.equal(restored.get_parameter("weight"), module.get_parameter("weight"))
 
 
-@pytest.mark.parametrize("keep", [1, 3])
+@pytest.mark.parametrize("keep", [1, 2, 3])
 def test_newest_checkpoints_are_kept(keep: int, tmp_path: Path) -> None:
     for step in (5, 10, 15, 20_000_000, 20_000_005):  # more digits than names are padded to
         save(tmp_path, step, 0, keep)
-    for name in (
-        "step-.safetensors",
-        "step-20 (copy).safetensors",
-        ".step-0000030.safetensors.1.part",
-    ):
-        (tmp_path / "checkpoints" / name).write_bytes(b"")  # no checkpoints
     assert saved_step(tmp_path) == 20_000_005
     assert [path.name for path in checkpoints(tmp_path)] == [
         f"step-{step:07}.safetensors" for step in (15, 20_000_000, 20_000_005)[-keep:]
@@ -96,6 +92,17 @@ def test_saving_an_earlier_step_deletes_later_checkpoints(run: Path) -> None:
     assert_loads(run, 10, seed=2)
 
 
+def test_other_files_are_no_checkpoints(run: Path) -> None:
+    for name in (
+        "step-.safetensors",
+        "step-20 (copy).safetensors",
+        "step-0000009.damaged",
+        ".step-0000030.safetensors.1.part",
+    ):
+        (run / "checkpoints" / name).write_bytes(b"")
+    assert saved_step(run) == 14
+
+
 def test_checkpoint_of_other_networks_is_refused(run: Path) -> None:
     module, optimizer = trained(1, width=5)
     with pytest.raises(ValueError, match=r"step-0000014\.safetensors belongs to a run with other"):
@@ -103,16 +110,24 @@ def test_checkpoint_of_other_networks_is_refused(run: Path) -> None:
     assert saved_step(run) == 14
 
 
+def flip(content: bytes, at: int) -> bytes:
+    damaged = bytearray(content)
+    damaged[at] ^= 1
+    return bytes(damaged)
+
+
 @pytest.mark.parametrize(
     "damage",
     [
+        lambda _: b"",
         lambda _: b"\0" * 2000,
-        lambda content: content[:100],
-        lambda content: content[:-1],
-        lambda content: content[:-40] + bytes([content[-40] ^ 1]) + content[-39:],
+        *(lambda content, k=k: content[:k] for k in (4, 100, -50, -1)),
+        *(lambda content, k=k: flip(content, k) for k in (0, 9, 300, -1, -40)),
     ],
 )
-def test_damaged_checkpoint_yields_to_an_older(run: Path, damage: Callable[[bytes], bytes]) -> None:
+def test_damaged_checkpoint_gives_way_to_the_previous_one(
+    run: Path, damage: Callable[[bytes], bytes]
+) -> None:
     path = checkpoints(run)[-1]
     path.write_bytes(damage(path.read_bytes()))
     with pytest.warns(UserWarning, match=r"step-0000014\.safetensors .*; using the previous"):

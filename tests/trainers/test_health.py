@@ -94,3 +94,13 @@ def test_counts_survive_a_checkpoint() -> None:
     messages(before, *(check(step, step > 95) for step in range(90, 105)))
     after.restore(before.state())
     assert (after.skipped, after.window) == (9, 5)
+
+
+def test_a_discriminator_has_time_to_learn_also_after_a_short_warmup() -> None:
+    optimizer = replace(CONFIG.optimizer, warmup=5)
+    monitor = HealthMonitor(replace(CONFIG, optimizer=optimizer))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        monitor.check_metrics(1250, {"validation/accuracy": 0.5})
+    with pytest.warns(UserWarning, match="chance level"):
+        monitor.check_metrics(1500, {"validation/accuracy": 0.5})

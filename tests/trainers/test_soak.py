@@ -13,29 +13,40 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 import psutil
 import pytest
 
 MINUTES = float(os.environ.get("UNDERDRAWING_SOAK_MINUTES", "60"))
 INTERVAL = 10  # seconds between samples, the first quarter of which is ignored
-#: Largest relative changes between the first and the last third.
-TOLERANCES = {"memory": 0.05, "processes": 0, "handles": 1e-3, "threads": 1e-3, "files": 0}
+MEMORY_DRIFT = 0.05  # largest relative change along a fitted line
+TIME_DRIFT = 0.10  # largest relative change between the first and the last third
 
 Sample = dict[str, float]
 
 
 def take_sample(process: psutil.Process, run: Path) -> Sample:
-    """Measure a run with its loader workers; memory in bytes."""
-    processes = [process, *process.children(recursive=True)]
+    """Measure a run and its loader workers; sizes in bytes."""
+    workers = process.children(recursive=True)
+    files = [path for path in run.rglob("*") if path.suffix in (".safetensors", ".json")]
     return {
+        "seconds": time.monotonic(),
         "step": json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["step"],
         "cpu_seconds": sum(process.cpu_times()[:2]),
-        "memory": sum(one.memory_info().rss for one in processes),
-        "processes": len(processes),
-        "handles": sum(one.num_fds() for one in processes),
+        "rss": process.memory_info().rss,
+        "workers_rss": sum(worker.memory_info().rss for worker in workers),
+        "workers": len(workers),
+        "handles": process.num_fds(),
+        "workers_handles": sum(worker.num_fds() for worker in workers),
         "threads": process.num_threads(),
-        "files": len([*run.rglob("*.safetensors"), *run.rglob("*.json")]),
+        "files": len(files),
     }
+
+
+def slope(samples: list[Sample], name: str) -> float:
+    """Return the change along a fitted line, relative to the mean."""
+    seconds, values = (np.array([sample[key] for sample in samples]) for key in ("seconds", name))
+    return float(np.polyfit(seconds, values, 1)[0] * np.ptp(seconds) / values.mean())
 
 
 def change(values: list[float]) -> float:
@@ -75,7 +86,12 @@ def test_long_run_does_not_leak_or_slow_down(
     step_times = [  # of the CPU: the wall clock depends on what else the machine does
         (b["cpu_seconds"] - a["cpu_seconds"]) / (b["step"] - a["step"]) for a, b in pairwise(late)
     ]
-    changes = {name: change([sample[name] for sample in late]) for name in TOLERANCES}
-    print({"steps": late[-1]["step"], "step time": change(step_times), **changes})
-    assert abs(change(step_times)) < 0.1
-    assert all(abs(changes[name]) <= tolerance for name, tolerance in TOLERANCES.items())
+    drifts = {name: slope(late, name) for name in ("rss", "workers_rss")}
+    changes = {
+        name: change([sample[name] for sample in late])
+        for name in ("workers", "handles", "workers_handles", "threads", "files")
+    }
+    print({"steps": late[-1]["step"], "step time": change(step_times), **drifts, **changes})
+    assert max(map(abs, drifts.values())) < MEMORY_DRIFT
+    assert max(map(abs, changes.values())) < 1e-3
+    assert abs(change(step_times)) < TIME_DRIFT
