@@ -1,7 +1,8 @@
 # ruff: noqa: E402
 import importlib
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
@@ -267,6 +268,32 @@ def test_missing_extra_is_named(package: str, monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.delitem(sys.modules, module.__name__)
     with pytest.raises(ValueError, match=r"pip install 'underdrawing\[video\]'"):
         importlib.import_module(video.__name__)
+
+
+def test_probe_reads_no_stream_of_a_closed_container(
+    clip: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its memory is free by then: reading it gives random values or a crash."""
+    open_clip, decode = clips._open, clips._decode
+
+    class Guard:
+        def __init__(self, stream: Any) -> None:
+            self.stream, self.is_open = stream, True
+
+        def __getattr__(self, name: str) -> Any:
+            assert self.is_open, name
+            return getattr(self.stream, name)
+
+    @contextmanager
+    def guarded(path: Path) -> Iterator[tuple[Any, Any]]:
+        with open_clip(path) as (container, stream):
+            guard = Guard(stream)
+            yield container, guard
+        guard.is_open = False
+
+    monkeypatch.setattr(clips, "_open", guarded)
+    monkeypatch.setattr(clips, "_decode", lambda container, guard: decode(container, guard.stream))
+    assert probe(clip("a.mp4", frames=2, sound=None)).aspect == 1
 
 
 # --- interruptions ------------------------------------------------------------------------------
