@@ -15,7 +15,7 @@ from .config import BalanceConfig
 
 TERMS = ("content", "style", "adversarial")
 DECAY = 0.9  # of the running mean of gradient norms
-UNCHANGED = 1e-3  # mean difference of photo and output, in [0,1]: a quarter of a gray level
+ROUNDING = 1e-3  # mean difference of photo and output, in [0,1]: a quarter of a gray level
 
 
 class Balance:
@@ -49,7 +49,7 @@ class Balance:
         error, and counts as 0. The mean of per-image norms is linear in the batch, so micro-batches
         and processes add up.
         """
-        changed = (image - photo).detach().abs().mean(dim=(1, 2, 3)) > UNCHANGED
+        changed = (image - photo).detach().abs().mean(dim=(1, 2, 3)) > ROUNDING
         terms = {**terms, "content": terms["content"] * changed}
         norms = [
             torch.autograd.grad(terms[name].sum(), image, retain_graph=True)[0]
