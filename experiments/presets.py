@@ -33,6 +33,8 @@ class StudyConfig:
     """Steps of the warm-up shared by all rows of a seed."""
     steps: Annotated[int, Field(ge=1)] = 40
     """Steps of each row after the warm-up."""
+    attention_steps: Annotated[int, Field(ge=0)] = 200
+    """Steps after those, of the attention branch alone, of rows that learn a map."""
     size: Annotated[int, Field(ge=32, le=4096)] = 96
     """Side of training crops and test images in pixels."""
     batch_size: Annotated[int, Field(ge=1)] = 4

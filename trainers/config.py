@@ -95,6 +95,8 @@ class AttentionConfig:
     """ρ: KL of A to uniform weights, in nats."""
     paintings: Count = 4
     """Number of paintings over which the error is averaged that the branch learns to predict."""
+    final_steps: Annotated[int, Field(ge=0, le=10**12)] | None = None
+    """Last steps of the run, in which the branch learns alone; default: a tenth of the steps."""
     channels: bool = False
     """Also learn one weight per channel of each content layer."""
     channel_budget: Divergence = 0.1
@@ -271,6 +273,11 @@ class TrainConfig:
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"batch_size {self.batch_size} is not divisible by accumulate {self.accumulate}"
+            )
+        if (final := self.attention.final_steps or 0) >= self.steps:
+            raise ValueError(
+                f"attention.final_steps {final} leaves no step for the generator: it must be less "
+                f"than steps, {self.steps}"
             )
         if self.content.kind == "pixel" and objective != "uniform":
             raise ValueError("content.kind pixel has no map: set attention.objective uniform")

@@ -11,7 +11,7 @@ from torch.utils.data import default_collate
 from ..models.pretrained import cache_dir
 from .checkpoint import saved_step
 from .config import TrainConfig
-from .schedule import duration
+from .schedule import duration, joint_steps, time_left
 from .trainer import WARMUP, Trainer, check_run_dir
 
 TIMED = 3  # steps, after those of the warm-up
@@ -35,7 +35,8 @@ def make_plan(config: TrainConfig) -> Plan:
         name = torch.cuda.get_device_name(device)
     precision = "bf16" if trainer.accelerator.mixed_precision == "bf16" else "fp32"
     micro_batch = config.batch_size // processes // config.accumulate
-    left, seconds = max(0, config.steps - saved_step(config.out)), seconds_per_step(trainer)
+    saved, seconds = saved_step(config.out), seconds_per_step(trainer)
+    left = max(0, config.steps - saved)
     networks = {"encoder": trainer.networks.encoder} | trainer.networks.modules()
     del networks["averaged"]
     sizes = {n: sum(p.numel() for p in m.parameters()) for n, m in networks.items()}
@@ -47,7 +48,8 @@ def make_plan(config: TrainConfig) -> Plan:
         "device": f"{name}, {precision}",
         "batch": f"{config.batch_size} = {processes} process(es) x {config.accumulate} "
         f"micro-batch(es) x {micro_batch} image(s) of {config.size} px",
-        "time": f"about {duration(left * seconds)}: {left} steps of {seconds:.2g} s, plus loading",
+        "time": f"about {duration(time_left(saved, config) * seconds)}: {left} steps of "
+        f"{seconds:.2g} s (less where the attention branch learns alone), plus loading",
         "parameters": ", ".join(f"{n} {size / 1e6:.2f} M" for n, size in sizes.items()),
         "disk": ", ".join(f"{free / 1e9:.1f} GB free at {path}" for path, free in disks.items()),
     }
@@ -74,13 +76,13 @@ def describe(plan: Plan) -> str:
 
 
 def seconds_per_step(trainer: Trainer) -> float:
-    """Return the median time of a few steps, which change the networks of this trainer."""
+    """Return the median time of a few steps of all networks, which they change."""
     own = trainer.config.batch_size // trainer.accelerator.num_processes
     batch = default_collate([trainer.dataset[position] for position in range(own)])
     times = []
     for step in range(WARMUP + TIMED):
         begin = time.perf_counter()
-        trainer.train_step.step(step, batch)
+        trainer.train_step.step(min(step, joint_steps(trainer.config) - 1), batch)
         torch.get_device_module(trainer.device).synchronize()
         times.append(time.perf_counter() - begin)
     return median(times[WARMUP:])

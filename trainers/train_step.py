@@ -3,6 +3,10 @@
 batch -> forward -> generator_terms -> total_loss -> backward      D frozen
                  -> discriminator_loss            -> backward      output of G detached
 then one Adam step of both, or of neither if a loss or gradient is not finite
+
+In the last steps the attention branch learns alone, on the frozen averaged generator:
+
+batch -> branch_terms -> backward -> Adam
 """
 
 import math
@@ -22,6 +26,7 @@ from ..losses.attention import (
     attention_statistics,
     correlation,
     error_map,
+    kl_to_uniform,
     learns_error,
     log_structural_error,
     prediction_loss,
@@ -42,7 +47,13 @@ from .balance import TERMS, Balance
 from .capture import Captured
 from .config import TrainConfig, content_layers
 from .networks import Networks
-from .schedule import average_into, is_due, learning_rate_factor, set_learning_rate
+from .schedule import (
+    average_into,
+    is_due,
+    joint_steps,
+    learning_rate_factor,
+    set_learning_rate,
+)
 
 StepImages = tuple[Tensor, Tensor, Tensor, Tensor]  # photos, paintings, stylized, attention
 
@@ -98,7 +109,7 @@ class StepOutput(NamedTuple):
     logged: list[dict[str, Tensor]]  # losses and metrics of each micro-batch, (b,) each
     finite: Tensor  # (b,) bool: all losses of an image of this process are finite
     skipped: Tensor  # () 0 or 1, the same on all processes
-    images: StepImages  # of the last micro-batch
+    images: StepImages | None  # of the last micro-batch; None if the branch learns alone
 
 
 class StepCheck(NamedTuple):
@@ -160,12 +171,7 @@ def generator_terms(
         chosen = dynamic_layers(photo, layers) if config.content.dynamic_layers else None
         terms.balanced["content"] = losses.content(errors, attention, channels, chosen)
         if learns_error(config.attention.objective):
-            assert networks.codes is not None
-            codes = _drawn_codes(
-                networks.codes, result.batch["position"], config.attention.paintings
-            )
-            offset = result.batch["uniform"][:, -2:]
-            target = mean_log_error(networks.plain_generator, photo, codes, offset)
+            target = error_target(networks, result.batch, config)
             predicted = result.output.predicted.positions
             terms.extra["attention"] = terms.extra["attention"] + prediction_loss(predicted, target)
             attention = result.output.attention if attention is None else attention
@@ -208,12 +214,35 @@ def _channel_weights(
     return weights, loss / max(1, len(weights))
 
 
+def branch_terms(networks: Networks, batch: Batch, config: TrainConfig) -> Terms:
+    """Return the loss of the attention branch alone, and metrics of its map."""
+    generator, photo = networks.plain_generator, batch["content"]
+    with torch.no_grad():
+        trunk = generator.encode_photo(photo)
+    attention, predicted = generator.predict_attention(photo, *trunk)  # (B,1,h,w), _
+    target = error_target(networks, batch, config)  # (B,1,h,w)
+    metrics = {
+        "attention/prediction": correlation(predicted.positions.detach(), target),
+        "attention/peak": attention.detach().flatten(1).amax(1),
+        "attention/kl": kl_to_uniform(attention.detach()),
+    }
+    return Terms({}, {"attention": prediction_loss(predicted.positions, target)}, metrics)
+
+
+def error_target(networks: Networks, batch: Batch, config: TrainConfig) -> Tensor:
+    """Return what the attention branch learns to predict of the photos of a batch, (B,1,h,w)."""
+    assert networks.codes is not None
+    codes = _drawn_codes(networks.codes, batch["position"], config.attention.paintings)
+    generator, offset = networks.plain_generator, batch["uniform"][:, -2:]
+    return mean_log_error(generator, batch["content"], codes, offset)
+
+
 @torch.no_grad()
 def mean_log_error(
     generator: Generator, photo: Tensor, codes: Tensor, noise_offset: Tensor | None = None
 ) -> Tensor:
     """Return the log structural error of photos (B,3,H,W) at full strength, averaged over the
-    style codes (K,B,D) or (K,1,D): what the attention branch learns to predict, (B,1,h,w).
+    style codes (K,B,D) or (K,1,D), (B,1,h,w).
     """
     grid = math.ceil(photo.shape[-2] / STRIDE), math.ceil(photo.shape[-1] / STRIDE)
     trunk = generator.encode_photo(photo)
@@ -335,15 +364,18 @@ class TrainStep:
         alone_on_gpu = accelerator.device.type == "cuda" and accelerator.num_processes == 1
         capture = config.cuda_graphs and alone_on_gpu
         self._run: Callable[..., StepOutput] = Captured(self._learn) if capture else self._learn
+        alone = Captured(self._learn_attention) if capture else self._learn_attention
+        self._run_alone: Callable[..., StepOutput] = alone
 
-    def step(self, step: int, raw: RawBatch) -> StepImages:
+    def step(self, step: int, raw: RawBatch) -> StepImages | None:
         """Learn from this process's part of a batch; return the images of its last micro-batch,
-        which the next step overwrites.
+        which the next step overwrites, or None if the attention branch learns alone.
 
         If a loss or gradient is not finite on any process, the step is skipped on all of them.
         """
         config, o, device = self.config, self.config.optimizer, self.accelerator.device
-        measure = step % config.balance.every == 0
+        joint, generator = joint_steps(config), self.networks.plain_generator
+        measure = step % config.balance.every == 0 and step < joint
         if step == 0 and config.balance.kind == "gradient":
             self._measure_initial_norms(split(raw, config.accumulate))
         rates = {"optimizer_g": o.lr, "optimizer_d": o.lr_discriminator}
@@ -351,12 +383,17 @@ class TrainStep:
             set_learning_rate(optimizer, rates[name] * learning_rate_factor(step, config))
 
         inputs: dict[str, Tensor] = dict(raw)  # type: ignore[arg-type]
-        weights = self.balance.weights(step / config.steps)
-        inputs |= {f"weight/{name}": weight for name, weight in weights.items()}
-        inputs |= {f"directions/{c}": draw_directions(c, step, device) for c in self.channels}
-        output = self._run(inputs, measure, is_due(config.log_every, step + 1, config))
-
-        average_into(self.networks.averaged, self.networks.plain_generator, step, o.ema)
+        if step < joint:
+            weights = self.balance.weights(step / joint)
+            inputs |= {f"weight/{name}": weight for name, weight in weights.items()}
+            inputs |= {f"directions/{c}": draw_directions(c, step, device) for c in self.channels}
+            output = self._run(inputs, measure, is_due(config.log_every, step + 1, config))
+            average_into(self.networks.averaged, generator, step, o.ema)
+        else:
+            if step == joint:  # to the generator that is saved, which the map has to fit
+                generator.load_state_dict(self.networks.averaged.state_dict())
+            output = self._run_alone(inputs)
+            average_into(self.networks.averaged, generator, step - joint, o.ema)
         if measure:
             self.balance.update(self.accelerator, config.accumulate)
         for values in output.logged:
@@ -372,8 +409,7 @@ class TrainStep:
         """
         weights = {name: inputs[f"weight/{name}"] for name in TERMS}
         directions = {c: inputs[f"directions/{c}"] for c in self.channels}
-        batch: RawBatch = {name: inputs[name] for name in RawBatch.__annotations__}  # type: ignore[assignment]
-        parts, logged = split(batch, self.config.accumulate), []
+        parts, logged = self._micro_batches(inputs), []
         for part in parts:
             with self._gradient_sync(enabled=part is parts[-1]):
                 result, terms = self._generator_backward(
@@ -384,6 +420,24 @@ class TrainStep:
         output, photos, paintings = result.output, result.batch["content"], result.batch["style"]
         images = photos, paintings, output.image.detach(), output.attention.detach()
         return StepOutput(logged, finite, self._update(finite), images)
+
+    def _learn_attention(self, inputs: dict[str, Tensor]) -> StepOutput:
+        """Update the attention branch alone."""
+        logged = []
+        for part in self._micro_batches(inputs):
+            with self.accelerator.autocast():
+                batch = unpack(part, self.accelerator.device)
+                terms = branch_terms(self.networks, batch, self.config)
+            logged.append(self._backward(terms, {}))
+        for parameter in self.networks.plain_generator.parameters():
+            if parameter.grad is not None:  # DDP would wait for the others
+                parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
+        finite = torch.cat([_all_losses_finite(values) for values in logged])
+        return StepOutput(logged, finite, self._update(finite), None)
+
+    def _micro_batches(self, inputs: dict[str, Tensor]) -> list[RawBatch]:
+        batch: RawBatch = {name: inputs[name] for name in RawBatch.__annotations__}  # type: ignore[assignment]
+        return split(batch, self.config.accumulate)
 
     def _generator_backward(
         self,
@@ -402,9 +456,13 @@ class TrainStep:
             )
         if measure:
             self.balance.measure(terms.balanced, result.output.image, result.batch["content"])
-        self.accelerator.backward(total_loss(terms, weights) / config.accumulate)
+        return result, self._backward(terms, weights)
+
+    def _backward(self, terms: Terms, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Add gradients of the loss; return its terms and the metrics."""
+        self.accelerator.backward(total_loss(terms, weights) / self.config.accumulate)
         named = (terms.balanced | terms.extra).items()
-        return result, {f"loss/{name}": term.detach() for name, term in named} | terms.metrics
+        return {f"loss/{name}": term.detach() for name, term in named} | terms.metrics
 
     def _discriminator_backward(self, result: ForwardResult) -> dict[str, Tensor]:
         """Add gradients of D, if there is one; return its loss and accuracy."""
@@ -416,12 +474,15 @@ class TrainStep:
         return {"loss/discriminator": d.loss.detach(), "discriminator/accuracy": d.accuracy}
 
     def _update(self, finite: Tensor) -> Tensor:
-        """Step both optimizers, or neither; return 1 if the step was skipped, else 0."""
+        """Step both optimizers, or neither; return 1 if the step was skipped, else 0.
+
+        Parameters without gradient stay as they are.
+        """
         clip, networks = self.config.optimizer.clip, self.networks
         norms = [self.accelerator.clip_grad_norm_(networks.generator.parameters(), clip)]
         if networks.discriminator is not None:
             gradients = [p.grad for p in networks.discriminator.parameters() if p.grad is not None]
-            norms.append(get_total_norm(gradients))
+            norms += [get_total_norm(gradients)] if gradients else []
         healthy = finite.all() & torch.stack(norms).isfinite().all()
         skipped = self.accelerator.reduce((~healthy).float(), "sum").clamp(max=1)
         for optimizer in networks.optimizers().values():
@@ -459,7 +520,7 @@ class TrainStep:
 
     def metrics(self, step: int) -> dict[str, float]:
         """Return means since the last call, over steps that count and processes; wait for them."""
-        progress = step / self.config.steps
+        progress = min(1, step / joint_steps(self.config))
         values = {name: total / count for name, (total, count) in self.totals.items()}
         values |= {f"share/{name}": share for name, share in self.balance.shares(progress).items()}
         values |= {f"weight/{name}": w for name, w in self.balance.weights(progress).items()}

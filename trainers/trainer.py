@@ -182,7 +182,7 @@ class Trainer:
             for step, batch in enumerate(batches, start):
                 images = self.train_step.step(step, batch)
                 done = step + 1
-                if self.tracker is not None and is_due(config.image_every, done, config):
+                if images and self.tracker and is_due(config.image_every, done, config):
                     title = "photo, painting, stylized, attention"
                     self.tracker.image(done, title, training_grid(*images))
 
@@ -200,8 +200,9 @@ class Trainer:
                     losses = {name: metrics.get(f"loss/{name}") for name in TERMS}
                     shown = {name: f"{x:.3f}" for name, x in losses.items() if x is not None}
                     progress.set_postfix(shown, refresh=False)
-                if metrics.get("validation/total", math.inf) < self.best:
-                    self._save_best(done, metrics["validation/total"])
+                total = metrics.get("validation/total")
+                if total is not None and total <= self.best:  # if equal, a later map is better
+                    self._save_best(done, total)
 
                 _advance(progress, done, timed=done > start + WARMUP)
 

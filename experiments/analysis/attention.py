@@ -19,9 +19,9 @@ COLUMNS = (
     Column("attention/prediction", "corr(g, q)", None, None, 2),
 )
 NOTE = (
-    f"Means over the last {LAST} logged steps, outputs of all strengths; rows with uniform weights "
-    "have no map. corr(A, E): of A and the content error of the output. corr(g, q): of the "
-    "predicted and the measured log error, on training photos. "
+    f"Means over the last {LAST} logged steps; rows with uniform weights have no map. corr(A, E): of "
+    "A and the content error of the output, at all strengths, before the branch learns alone. "
+    "corr(g, q): of the predicted and the measured log error, on training photos. "
     f"“flat”: KL under {FLAT} × attention.budget, indistinguishable from uniform."
 )
 
@@ -47,9 +47,6 @@ def last_statistics(run: Path) -> dict[str, float]:
         lines = (run / "metrics.jsonl").read_text().splitlines()
     except FileNotFoundError:
         return {}
-    logged = [record for record in map(json.loads, lines) if "attention/kl" in record][-LAST:]
-    return {
-        c.key: mean(record[c.key] for record in logged)
-        for c in COLUMNS
-        if logged and all(c.key in record for record in logged)
-    }
+    records = [json.loads(line) for line in lines]
+    logged = {c.key: [record[c.key] for record in records if c.key in record] for c in COLUMNS}
+    return {key: mean(values[-LAST:]) for key, values in logged.items() if values}

@@ -10,7 +10,7 @@ from ...models.pretrained import MissingWeightsError, load_pretrained
 from ...trainers.checkpoint import saved_step
 from ...trainers.config import TrainConfig, encoder_taps
 from ...trainers.dry_run import seconds_per_step
-from ...trainers.schedule import duration
+from ...trainers.schedule import duration, time_left
 from ...trainers.trainer import Trainer
 from .runs import StudyRun
 from .scores import StudyScorer
@@ -30,7 +30,8 @@ class StudyPlan:
         text = f"{len(self.states)} runs ({counts}), {len(self.to_train)} trainings with warm-ups"
         if seconds is None:
             return text
-        time = duration(seconds * sum(map(steps_left, self.to_train)))
+        left = sum(time_left(saved_step(config.out), config) for config in self.to_train)
+        time = duration(seconds * left)
         return f"{text}: about {time} ({seconds:.2g} s/step in a trial; excludes evaluation)"
 
 

@@ -19,6 +19,7 @@ from ...trainers.config import (
     identity_settings,
 )
 from ...trainers.runtime import pick_device, pick_precision
+from ...trainers.schedule import learns_alone
 from ...trainers.tracking import initial_model
 from ..presets import StudyConfig
 from ..recipes import attention
@@ -54,10 +55,12 @@ def make_run(
     ``data`` are the content hashes of the study's photos and paintings.
     """
     start = replace(_warmup_recipe(recipe), init=study.init)
-    start = _with_study(start, study, study.warmup, seed)
+    start = _with_study(start, study, study.warmup, 0, seed)
     key = settings_key(start, data, initial_model(start))
     start = replace(start, out=study.out / "runs" / key)
-    config = _with_study(drop_inactive_settings(recipe), study, study.steps, 1000 + seed)
+    final = study.attention_steps if learns_alone(recipe.attention) else 0
+    recipe = drop_inactive_settings(recipe)
+    config = _with_study(recipe, study, study.steps, final, 1000 + seed)
     config = replace(
         config, init=start.out,
         optimizer=replace(config.optimizer, warmup=5),  # the generator is already trained
@@ -85,14 +88,21 @@ def _warmup_recipe(recipe: TrainConfig) -> TrainConfig:
     return start
 
 
-def _with_study(recipe: TrainConfig, study: StudyConfig, steps: int, seed: int) -> TrainConfig:
+def _with_study(
+    recipe: TrainConfig, study: StudyConfig, steps: int, final_steps: int, seed: int
+) -> TrainConfig:
+    """Return a recipe with the settings of the study, and so many steps of all networks and then of
+    the attention branch alone.
+    """
+    steps += final_steps
     return replace(
         recipe, photos=study.photos, paintings=study.paintings, device=study.device,
         precision=pick_precision(study.precision, pick_device(study.device)),
         batch_size=study.batch_size, size=study.size, workers=study.workers, steps=steps, seed=seed,
         encoder=replace(recipe.encoder, weights_dir=study.weights_dir),
         generator=_generator(recipe, study), optimizer=replace(recipe.optimizer, lr=study.lr),
-        validate_every=max(study.steps, study.warmup),  # the last model is used, not the best
+        attention=replace(recipe.attention, final_steps=final_steps),
+        validate_every=steps,  # the last model is used, not the best
     )  # fmt: skip
 
 

@@ -35,7 +35,7 @@ from underdrawing.experiments import main, train  # noqa: F401  (imported before
 from underdrawing.trainers.train_step import StepImages, TrainStep
 
 Request = dict[str, Any]
-Step = Callable[[TrainStep, int, RawBatch], StepImages]
+Step = Callable[[TrainStep, int, RawBatch], StepImages | None]
 
 TRAINERS = "underdrawing.trainers"
 #: Where a process can be ended: at the call of a function, or half-way through a write to an opened
@@ -107,10 +107,10 @@ def append(path: Path, line: object) -> None:
         file.write(json.dumps(line) + "\n")
 
 
-def wrap_step(wrap: Callable[[Step, TrainStep, int, RawBatch], StepImages]) -> None:
+def wrap_step(wrap: Callable[[Step, TrainStep, int, RawBatch], StepImages | None]) -> None:
     step = TrainStep.step
 
-    def wrapped(self: TrainStep, number: int, raw: RawBatch) -> StepImages:
+    def wrapped(self: TrainStep, number: int, raw: RawBatch) -> StepImages | None:
         return wrap(step, self, number, raw)
 
     setattr(TrainStep, "step", wrapped)  # noqa: B010
@@ -126,7 +126,7 @@ def record(path: Path) -> None:
         norms[:] = [float(get_total_norm(g)) for g in gradients]
         return update(self, finite)
 
-    def recorded(step: Step, self: TrainStep, number: int, raw: RawBatch) -> StepImages:
+    def recorded(step: Step, self: TrainStep, number: int, raw: RawBatch) -> StepImages | None:
         result, check = step(self, number, raw), self.checks[-1]
         line = {
             "step": number,
@@ -162,7 +162,7 @@ def run(request: Request, rank: int, port: int) -> None:
     if path := request.get("record"):
         record(Path(path))
 
-    def wrap(step: Step, self: TrainStep, number: int, raw: RawBatch) -> StepImages:
+    def wrap(step: Step, self: TrainStep, number: int, raw: RawBatch) -> StepImages | None:
         if path := request.get("diary"):
             append(Path(path), number)
         if request.get("poison") == [number, self.accelerator.process_index]:

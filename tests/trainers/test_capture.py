@@ -10,7 +10,12 @@ import torch
 from torch import Tensor
 from underdrawing.trainers import train_step
 from underdrawing.trainers.capture import WARM_UP, Captured
-from underdrawing.trainers.config import AdversarialConfig, BalanceConfig, TrainConfig
+from underdrawing.trainers.config import (
+    AdversarialConfig,
+    AttentionConfig,
+    BalanceConfig,
+    TrainConfig,
+)
 from underdrawing.trainers.trainer import Trainer
 
 Tiny = Callable[..., TrainConfig]
@@ -20,22 +25,24 @@ CHANGES: list[dict[str, Any]] = [
     {"balance": BalanceConfig(kind="gradient", every=3)},
     {"balance": BalanceConfig(kind="schedule")},
     {"adversarial": AdversarialConfig(width=8, spectral_norm=True, r1=1.0, feature_matching=1.0)},
+    {"attention": AttentionConfig(final_steps=2)},
 ]
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
-def run(config: TrainConfig, steps: int = 5) -> tuple[Tensor, dict[str, float], list[Tensor]]:
-    """Train; return all weights, metrics, and the stylized images of each step."""
-    trainer = Trainer(replace(config, steps=steps, log_every=4))
+def run(config: TrainConfig) -> tuple[Tensor, dict[str, float], list[Tensor]]:
+    """Train; return all weights, metrics, and the stylized images of each step that has some."""
+    trainer = Trainer(replace(config, log_every=4))
     assert trainer.device.type == config.device
     images = [
-        trainer.train_step.step(step, raw)[2].clone()
+        found[2].clone()
         for step, raw in enumerate(trainer._batches(0))
+        if (found := trainer.train_step.step(step, raw))
     ]
     modules = trainer.networks.modules().values()
     weights = torch.cat([p.detach().flatten() for m in modules for p in m.parameters()])
     assert sum(float(check.skipped) for check in trainer.train_step.checks) == 0
-    return weights, trainer.train_step.metrics(steps), images
+    return weights, trainer.train_step.metrics(config.steps), images
 
 
 class Replayed(Captured[Any]):
@@ -62,7 +69,7 @@ def test_all_that_differs_between_steps_is_in_the_inputs(
     changes: dict[str, Any], tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither the host's batch nor the step is read: the recorded work would keep the first."""
-    config = tiny(**changes)
+    config = tiny(**{"steps": 5} | changes)
     expected, metrics, _ = run(config)
     replays = list[Replayed]()
 
@@ -70,13 +77,15 @@ def test_all_that_differs_between_steps_is_in_the_inputs(
         def __init__(self, *args: Any) -> None:
             super().__init__(*args)
             self._run = Replayed(self._learn)
-            replays.append(self._run)
+            self._run_alone = Replayed(self._learn_attention)
+            replays.extend([self._run, self._run_alone])
 
     monkeypatch.setattr("underdrawing.trainers.trainer.TrainStep", Recorded)
     weights, found, _ = run(config)
     assert torch.equal(weights, expected)
     assert found == metrics
-    assert replays[0].calls == 5
+    alone = config.attention.final_steps or 0
+    assert [replay.calls for replay in replays] == [5 - alone, alone]
     assert len(replays[0].variants) > 1
 
 
@@ -115,8 +124,8 @@ def test_calls_after_the_first_are_replays_of_one_recording_per_variant(
 @pytest.mark.parametrize("changes", CHANGES)
 def test_recorded_steps_equal_eager_ones_on_a_gpu(changes: dict[str, Any], tiny: Tiny) -> None:
     """Up to what two eager runs differ by: the backward of reflection padding adds atomically."""
-    config = tiny(device="cuda", **changes)
-    eager, again, recorded = (run(replace(config, cuda_graphs=x), 12) for x in (False, False, True))
+    config = tiny(**{"device": "cuda", "steps": 12} | changes)
+    eager, again, recorded = (run(replace(config, cuda_graphs=x)) for x in (False, False, True))
     for step, (x, y) in enumerate(zip(eager[2], recorded[2], strict=True)):
         torch.testing.assert_close(x, y, rtol=0, atol=1e-3, msg=f"step {step}")
     noise = (eager[0] - again[0]).norm()

@@ -77,7 +77,8 @@ def train_with_kills(run_fork: RunFork, options: Options, ends: Sequence[End], f
 def test_killed_run_is_bit_identical_to_an_uninterrupted_one(
     run_fork: RunFork, options: Options, assert_same_run: SameRun, tmp_path: Path
 ) -> None:
-    kills = train_with_kills(run_fork, options | {"steps": 18}, [*ENDS, 0.4], tmp_path)
+    options = options | {"steps": 18, "attention.final-steps": 6}
+    kills = train_with_kills(run_fork, options, [*ENDS, 0.4], tmp_path)
     assert_same_run(tmp_path / "run", tmp_path / "whole")
     assert kills >= len(ENDS)
 
@@ -123,6 +124,7 @@ def test_reproduction_killed_while_scoring_gives_the_same_table(
 ) -> None:
     options = {
         "photos": folders[0], "paintings": folders[1], "init": None, "warmup": 2, "steps": 1,
+        "attention-steps": 1,
         "size": 32, "batch-size": 2, "pairs": 4, "workers": 0, "device": "cpu",
         "precision": "fp32", "generator.width": 8, "generator.blocks": 1,
     }  # fmt: skip

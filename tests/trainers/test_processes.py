@@ -33,7 +33,7 @@ def shared_options(options: Options) -> Options:
     """
     return options | {
         "recipe": "gradient-balance", "balance.every": 2, "batch-size": BATCH,
-        "full-strength-prob": 1.0, "keep-checkpoints": 20,
+        "full-strength-prob": 1.0, "keep-checkpoints": 20, "attention.final-steps": 1,
     }  # fmt: skip
 
 
@@ -108,7 +108,8 @@ def test_sharing_a_batch_does_not_change_the_result(
         assert largest_difference(shared.run / name, alone.run / name) < tolerance
     lines = (read_lines(run / "metrics.jsonl")[:COMPARED_STEPS] for run in (shared.run, alone.run))
     for a, b in zip(*lines, strict=True):
-        b["attention/correlation"] = a["attention/correlation"]  # rounding, as A is nearly flat
+        for line in (a, b):
+            line.pop("attention/correlation", None)  # rounding, as A is nearly flat
         assert a == pytest.approx(b, rel=2e-3, abs=2e-4)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from underdrawing.data.dataset import Batch, unpack
@@ -14,10 +15,11 @@ from underdrawing.losses.attention import OBJECTIVES, log_structural_error
 from underdrawing.models.color import color_statistics
 from underdrawing.models.discriminator import DiscriminatorOutput
 from underdrawing.trainers import train_step
-from underdrawing.trainers.checkpoint import saved_step
-from underdrawing.trainers.config import TrainConfig
+from underdrawing.trainers.checkpoint import checkpoints, saved_step
+from underdrawing.trainers.config import GeneratorConfig, OptimizerConfig, TrainConfig
 from underdrawing.trainers.model_files import load_state
 from underdrawing.trainers.networks import Networks
+from underdrawing.trainers.tensor_files import read_tensors
 from underdrawing.trainers.train_step import (
     Terms,
     discriminator_loss,
@@ -347,3 +349,62 @@ def test_the_branch_learns_the_mean_error_by_one_pass_through_the_trunk(
     n.plain_generator.trunk8.register_forward_hook(lambda *x: calls.append(x))
     torch.testing.assert_close(mean_log_error(n.plain_generator, photo, codes), expected)
     assert len(calls) == 1
+
+
+# --- the attention branch alone ---------------------------------------------------------------
+
+
+def alone(config: TrainConfig, steps: int = 1) -> TrainConfig:
+    """After the steps of the config, train the attention branch alone."""
+    attention = replace(config.attention, final_steps=steps)
+    return replace(config, steps=config.steps + steps, attention=attention)
+
+
+def test_last_steps_train_the_attention_branch_of_the_averaged_generator_alone(tiny: Tiny) -> None:
+    config = alone(tiny(steps=3, batch_size=4, accumulate=2, keep_checkpoints=9, save_every=1), 3)
+    before, after = (read_tensors(checkpoints(train(config))[i]).tensors for i in (2, 5))
+    for name, x in after.items():
+        part, _, rest = name.partition("/")
+        if "attention" in name:
+            assert not torch.equal(x, before[name]) or not x.is_floating_point(), name
+        elif part == "generator":
+            assert torch.equal(x, before[f"averaged/{rest}"]), name
+        elif part in ("averaged", "discriminator"):
+            assert torch.equal(x, before[name]), name
+    images = EventAccumulator(str(config.out / "tensorboard")).Reload().Images
+    assert [image.step for image in images("photo, painting, stylized, attention")] == [2, 3]
+
+
+def test_branch_alone_learns_to_predict_the_error(tiny: Tiny) -> None:
+    generator, optimizer = GeneratorConfig(width=32, blocks=1), OptimizerConfig(lr=1e-2)
+    config = alone(
+        tiny("attention", steps=1, size=64, generator=generator, optimizer=optimizer), 60
+    )
+    trainer, lines = Trainer(config), list[dict[str, float]]()
+    batch = next(trainer._batches(0))
+    for step in range(config.steps):
+        trainer.train_step.step(step, batch)
+        lines.append(trainer.train_step.metrics(step + 1))
+    assert lines[-1]["loss/attention"] < lines[1]["loss/attention"] / 2
+    assert lines[-1]["attention/prediction"] > 0.7 > lines[1]["attention/prediction"]
+    assert "loss/style" in lines[0]
+    assert "loss/style" not in lines[1]
+
+
+def test_an_equally_good_generator_with_a_later_map_replaces_the_best_model(tiny: Tiny) -> None:
+    run = train(alone(tiny("attention", steps=1, validate_every=1), 2))
+    *_, before, after = read_metrics(run)
+    assert after["validation/total"] == before["validation/total"]
+    assert saved_step(run / "best") == 3
+
+
+def test_branch_alone_trains_without_waiting_for_the_device(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Trainer(alone(tiny(steps=1)))
+    first, second = list(trainer._batches(0))
+    trainer.train_step.step(0, first)
+    with no_synchronization(monkeypatch):
+        assert trainer.train_step.step(1, second) is None
+    metrics = trainer.train_step.metrics(2)
+    assert {"attention/kl", "attention/peak", "attention/prediction"} <= metrics.keys()

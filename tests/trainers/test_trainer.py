@@ -208,7 +208,7 @@ def test_failing_run_releases_all_that_it_holds(
 ) -> None:
     config, step = tiny(steps=99, workers=1), TrainStep.step
 
-    def failing(self: TrainStep, number: int, batch: RawBatch) -> StepImages:
+    def failing(self: TrainStep, number: int, batch: RawBatch) -> StepImages | None:
         if number == 2:
             raise error
         return step(self, number, batch)

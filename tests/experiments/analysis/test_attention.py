@@ -17,11 +17,13 @@ def write_run(run: Path, kl: float | None, budget: float = CONFIG.attention.budg
     config = replace(CONFIG, attention=replace(CONFIG.attention, budget=budget))
     (run / "config.json").write_text(to_json(config))
     lines: list[dict[str, float]] = [{"step": 0, "loss/content": 1.0}]
-    for step in range(1, 9 if kl is not None else 1):
+    last = 12 if kl is not None else 0
+    for step in range(1, last + 1):
         values = {
-            "kl": (kl or 0.0) if step > 8 - LAST else 9.0,
-            "peak": 3.0, "correlation": 0.5, "prediction": 0.25,
+            "kl": (kl or 0.0) if step > last - LAST else 9.0, "peak": 3.0, "prediction": 0.25,
         }  # fmt: skip
+        if step <= last - LAST:  # before the branch learns alone
+            values["correlation"] = 0.5 if step > last - 2 * LAST else 0.0
         lines.append({"step": step} | {f"attention/{k}": v for k, v in values.items()})
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return run

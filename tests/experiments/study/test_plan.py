@@ -24,7 +24,7 @@ def make_plan(study: StudyConfig, runs: dict[str, StudyRun], *scored: str) -> St
 
 @pytest.fixture
 def by_name(study: StudyConfig) -> dict[str, StudyRun]:
-    study = replace(study, steps=10, warmup=100)
+    study = replace(study, steps=10, warmup=100, attention_steps=40)
     names = ("pixel-style", "single-layer", "multi-layer", "attention")
     return {name: make_run(study, name, RECIPES[name](), 0, ()) for name in names}
 
@@ -44,7 +44,7 @@ def test_states_follow_scores_and_checkpoints(
     assert plan.to_train == [start, by_name["multi-layer"].config, by_name["attention"].config]
     counts = "4 runs (1 done, 1 trained, not scored, 1 resume at step 4, 1 pending)"
     assert counts in plan.summary(None)
-    assert "about 19 minutes (10 s/step" in plan.summary(10.0)  # 100 + 6 + 10 steps
+    assert "about 20 minutes (10 s/step" in plan.summary(10.0)  # 100 + 6 + 10 + 40 · 0.12 steps
     save_checkpoint(start, 100)
     assert start not in make_plan(study, by_name).to_train
 

@@ -10,6 +10,7 @@ from underdrawing.experiments.study import runs as module
 from underdrawing.experiments.study.runs import StudyRun, make_run, settings_key
 from underdrawing.trainers import runtime
 from underdrawing.trainers.config import GeneratorConfig, TrainConfig
+from underdrawing.trainers.schedule import joint_steps
 
 DATA = ("photos", "paintings")
 
@@ -22,13 +23,30 @@ def test_run_has_the_studys_settings_and_continues_from_its_start(study: StudyCo
     study = replace(study, size=64, lr=1e-3, workers=3, generator=GeneratorConfig(width=8))
     found = run(study, seed=2)
     for config, steps in ((found.config, study.steps), (found.start, study.warmup)):
-        assert (config.steps, config.size, config.optimizer.lr) == (steps, 64, 1e-3)
+        assert (joint_steps(config), config.size, config.optimizer.lr) == (steps, 64, 1e-3)
         assert (config.workers, config.generator.width) == (3, 8)
     assert found.config.init == found.start.out
     assert found.config.seed != found.start.seed
     assert found.key == settings_key(found.config, DATA, found.start.out.name)
     assert found.dir == study.out / "runs" / found.key
     assert found.start.out.parent == found.dir.parent
+
+
+@pytest.mark.parametrize(
+    ("settings", "further"),
+    [
+        ({}, 7), ({"attention.objective": "shuffled"}, 7), ({"attention.objective": "oracle"}, 0),
+        ({"attention.gates_decoder": True}, 0),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_all_rows_train_the_generator_equally_long(
+    settings: dict[str, Any], further: int, study: StudyConfig
+) -> None:
+    found = run(replace(study, attention_steps=7), **settings)
+    assert joint_steps(found.config) == study.steps
+    assert found.config.steps == study.steps + further
+    assert found.start.steps == joint_steps(found.start) == study.warmup
 
 
 def test_generator_settings_of_a_recipe_are_those_of_its_start_too(study: StudyConfig) -> None:
