@@ -99,8 +99,8 @@ def cpu() -> StudyConfig:
               style (docs/results.md)
     """
     return replace(
-        quick(), preset="cpu", out=Path("runs/reproduce-cpu"), steps=80, size=128, seeds=3,
-        pairs=200, strengths=CURVE[1:],
+        quick(), preset="cpu", out=Path("runs/reproduce-cpu"), steps=80, attention_steps=400,
+        size=128, seeds=3, pairs=200, strengths=CURVE[1:],
     )  # fmt: skip
 
 
@@ -115,7 +115,8 @@ def standard() -> StudyConfig:
     """
     return replace(
         quick(), preset="standard", out=Path("runs/reproduce-standard"), warmup=200, steps=400,
-        size=256, batch_size=32, seeds=3, pairs=2500, strengths=CURVE, workers=8,
+        attention_steps=400, size=256, batch_size=32, seeds=3, pairs=2500, strengths=CURVE,
+        workers=8,
     )  # fmt: skip
 
 
