@@ -108,15 +108,15 @@ def standard() -> StudyConfig:
     """Two folders of images on one GPU.
 
     211,000 crops of 256 px for training, of which steps took 401 to 491 per second on an H200
-    (docs/speed.md), so about eight minutes, and 165,000 outputs to score.
+    (docs/speed.md), so about eight minutes, 38,000 for the attention branch alone, and 165,000
+    outputs to score.
 
     Command:  underdrawing reproduce --preset standard --photos PHOTOS --paintings PAINTINGS
     Time and result: not measured
     """
     return replace(
         quick(), preset="standard", out=Path("runs/reproduce-standard"), warmup=200, steps=400,
-        attention_steps=400, size=256, batch_size=32, seeds=3, pairs=2500, strengths=CURVE,
-        workers=8,
+        size=256, batch_size=32, seeds=3, pairs=2500, strengths=CURVE, workers=8,
     )  # fmt: skip
 
 
@@ -129,7 +129,8 @@ def paper() -> StudyConfig:
     """
     return replace(
         standard(), preset="paper", out=Path("runs/reproduce-paper"), init=None, warmup=40_000,
-        steps=40_000, pairs=5000, generator=GeneratorConfig(width=192, blocks=6),
+        steps=40_000, attention_steps=4000, pairs=5000,
+        generator=GeneratorConfig(width=192, blocks=6),
     )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ def learns_alone(attention: AttentionConfig) -> bool:
 
 def joint_steps(config: TrainConfig) -> int:
     """Return the number of steps that train all networks; in those after them the attention branch
-    learns alone, on the frozen averaged generator.
+    learns alone, for the averaged generator.
     """
     a = config.attention
     if not learns_alone(a):

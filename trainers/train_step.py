@@ -4,7 +4,7 @@ batch -> forward -> generator_terms -> total_loss -> backward      D frozen
                  -> discriminator_loss            -> backward      output of G detached
 then one Adam step of both, or of neither if a loss or gradient is not finite
 
-In the last steps the attention branch learns alone, on the frozen averaged generator:
+In the last steps the attention branch learns alone, for the averaged generator:
 
 batch -> branch_terms -> backward -> Adam
 """
@@ -171,7 +171,7 @@ def generator_terms(
         chosen = dynamic_layers(photo, layers) if config.content.dynamic_layers else None
         terms.balanced["content"] = losses.content(errors, attention, channels, chosen)
         if learns_error(config.attention.objective):
-            target = error_target(networks, result.batch, config)
+            target = error_target(networks.plain_generator, networks, result.batch, config)
             predicted = result.output.predicted.positions
             terms.extra["attention"] = terms.extra["attention"] + prediction_loss(predicted, target)
             attention = result.output.attention if attention is None else attention
@@ -215,12 +215,14 @@ def _channel_weights(
 
 
 def branch_terms(networks: Networks, batch: Batch, config: TrainConfig) -> Terms:
-    """Return the loss of the attention branch alone, and metrics of its map."""
-    generator, photo = networks.plain_generator, batch["content"]
-    with torch.no_grad():
-        trunk = generator.encode_photo(photo)
-    attention, predicted = generator.predict_attention(photo, *trunk)  # (B,1,h,w), _
-    target = error_target(networks, batch, config)  # (B,1,h,w)
+    """Return the loss of the attention branch alone, and metrics of its map.
+
+    Photos are encoded and stylized by the averaged generator, which the map has to fit.
+    """
+    photo = batch["content"]
+    trunk = networks.averaged.encode_photo(photo)  # has no gradient
+    attention, predicted = networks.plain_generator.predict_attention(photo, *trunk)  # (B,1,h,w), _
+    target = error_target(networks.averaged, networks, batch, config)  # (B,1,h,w)
     metrics = {
         "attention/prediction": correlation(predicted.positions.detach(), target),
         "attention/peak": attention.detach().flatten(1).amax(1),
@@ -229,12 +231,15 @@ def branch_terms(networks: Networks, batch: Batch, config: TrainConfig) -> Terms
     return Terms({}, {"attention": prediction_loss(predicted.positions, target)}, metrics)
 
 
-def error_target(networks: Networks, batch: Batch, config: TrainConfig) -> Tensor:
-    """Return what the attention branch learns to predict of the photos of a batch, (B,1,h,w)."""
+def error_target(
+    generator: Generator, networks: Networks, batch: Batch, config: TrainConfig
+) -> Tensor:
+    """Return what the attention branch of a generator learns to predict of the photos of a batch,
+    (B,1,h,w).
+    """
     assert networks.codes is not None
     codes = _drawn_codes(networks.codes, batch["position"], config.attention.paintings)
-    generator, offset = networks.plain_generator, batch["uniform"][:, -2:]
-    return mean_log_error(generator, batch["content"], codes, offset)
+    return mean_log_error(generator, batch["content"], codes, batch["uniform"][:, -2:])
 
 
 @torch.no_grad()
@@ -374,12 +379,12 @@ class TrainStep:
         If a loss or gradient is not finite on any process, the step is skipped on all of them.
         """
         config, o, device = self.config, self.config.optimizer, self.accelerator.device
-        joint, generator = joint_steps(config), self.networks.plain_generator
+        joint, networks = joint_steps(config), self.networks
         measure = step % config.balance.every == 0 and step < joint
         if step == 0 and config.balance.kind == "gradient":
             self._measure_initial_norms(split(raw, config.accumulate))
         rates = {"optimizer_g": o.lr, "optimizer_d": o.lr_discriminator}
-        for name, optimizer in self.networks.optimizers().items():
+        for name, optimizer in networks.optimizers().items():
             set_learning_rate(optimizer, rates[name] * learning_rate_factor(step, config))
 
         inputs: dict[str, Tensor] = dict(raw)  # type: ignore[arg-type]
@@ -388,12 +393,13 @@ class TrainStep:
             inputs |= {f"weight/{name}": weight for name, weight in weights.items()}
             inputs |= {f"directions/{c}": draw_directions(c, step, device) for c in self.channels}
             output = self._run(inputs, measure, is_due(config.log_every, step + 1, config))
-            average_into(self.networks.averaged, generator, step, o.ema)
+            average_into(networks.averaged, networks.plain_generator, step, o.ema)
         else:
-            if step == joint:  # to the generator that is saved, which the map has to fit
-                generator.load_state_dict(self.networks.averaged.state_dict())
             output = self._run_alone(inputs)
-            average_into(self.networks.averaged, generator, step - joint, o.ema)
+            averaged, current = networks.averaged.attention, networks.plain_generator.attention
+            assert averaged
+            assert current
+            average_into(averaged, current, step - joint, o.ema)
         if measure:
             self.balance.update(self.accelerator, config.accumulate)
         for values in output.logged:

@@ -19,8 +19,8 @@ COLUMNS = (
     Column("attention/prediction", "corr(g, q)", None, None, 2),
 )
 NOTE = (
-    f"Means over the last {LAST} logged steps; rows with uniform weights have no map. corr(A, E): of "
-    "A and the content error of the output, at all strengths, before the branch learns alone. "
+    f"Means over the last {LAST} logged steps; rows with uniform weights have no map. corr(A, E): "
+    "of A and the content error of the output, at all strengths, before the branch learns alone. "
     "corr(g, q): of the predicted and the measured log error, on training photos. "
     f"“flat”: KL under {FLAT} × attention.budget, indistinguishable from uniform."
 )
