@@ -93,8 +93,9 @@ def cpu() -> StudyConfig:
     """Two folders of images on a CPU: small images, short runs, three seeds.
 
     Command:  underdrawing reproduce --preset cpu --photos PHOTOS --paintings PAINTINGS
-    Time:     about 45 min in two processes on two CPU cores (2.7 s per step and 1.8 min of scoring
-              per row of a seed, in each), twice that beside other work
+    Time:     about 50 min in two processes on two CPU cores (2.7 s per step, 0.3 s where the
+              attention branch learns alone, and 1.8 min of scoring per row of a seed, in each),
+              twice that beside other work
     Expected: SSIM worst tenth 0.41 with content features, 0.22 with the pixel loss, at matched
               style (docs/results.md)
     """
