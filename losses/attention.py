@@ -158,13 +158,14 @@ def correlation(x: Tensor, y: Tensor) -> Tensor:
     return (x0 * y0).sum(1) / (x0.norm(dim=1) * y0.norm(dim=1)).clamp_min(1e-12)
 
 
-def attention_statistics(attention: Tensor, error: Tensor) -> dict[str, Tensor]:
-    """Return max A, KL to uniform in nats, and corr(A, E), (B,) each, of maps A and E (B,1,h,w)."""
-    return {
-        "peak": attention.flatten(1).amax(1),
-        "kl": kl_to_uniform(attention),
-        "correlation": correlation(attention, error),
-    }
+def attention_statistics(attention: Tensor, error: Tensor | None = None) -> dict[str, Tensor]:
+    """Return max A, KL to uniform in nats and, given E, corr(A, E), (B,) each, of maps A and E
+    (B,1,h,w).
+    """
+    statistics = {"peak": attention.flatten(1).amax(1), "kl": kl_to_uniform(attention)}
+    if error is not None:
+        statistics["correlation"] = correlation(attention, error)
+    return statistics
 
 
 def collapse_warning(peak: float, kl: float, positions: int, budget: float) -> str | None:

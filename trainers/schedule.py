@@ -31,8 +31,8 @@ def joint_steps(config: TrainConfig) -> int:
 
 def time_left(done: int, config: TrainConfig) -> float:
     """Return the time that a run needs after ``done`` steps, in steps of all networks."""
-    alone = min(config.steps - done, config.steps - joint_steps(config))
-    return max(0, config.steps - done - alone + ALONE_TIME * alone)
+    joint = joint_steps(config)
+    return max(0, joint - done) + ALONE_TIME * max(0, config.steps - max(done, joint))
 
 
 def learning_rate_factor(step: int, config: TrainConfig) -> float:

@@ -26,7 +26,6 @@ from ..losses.attention import (
     attention_statistics,
     correlation,
     error_map,
-    kl_to_uniform,
     learns_error,
     log_structural_error,
     prediction_loss,
@@ -47,13 +46,7 @@ from .balance import TERMS, Balance
 from .capture import Captured
 from .config import TrainConfig, content_layers
 from .networks import Networks
-from .schedule import (
-    average_into,
-    is_due,
-    joint_steps,
-    learning_rate_factor,
-    set_learning_rate,
-)
+from .schedule import average_into, is_due, joint_steps, learning_rate_factor, set_learning_rate
 
 StepImages = tuple[Tensor, Tensor, Tensor, Tensor]  # photos, paintings, stylized, attention
 
@@ -220,37 +213,45 @@ def branch_terms(networks: Networks, batch: Batch, config: TrainConfig) -> Terms
     Photos are encoded and stylized by the averaged generator, which the map has to fit.
     """
     photo = batch["content"]
-    trunk = networks.averaged.encode_photo(photo)  # has no gradient
+    with torch.no_grad():
+        trunk = networks.averaged.encode_photo(photo)
     attention, predicted = networks.plain_generator.predict_attention(photo, *trunk)  # (B,1,h,w), _
-    target = error_target(networks.averaged, networks, batch, config)  # (B,1,h,w)
-    metrics = {
-        "attention/prediction": correlation(predicted.positions.detach(), target),
-        "attention/peak": attention.detach().flatten(1).amax(1),
-        "attention/kl": kl_to_uniform(attention.detach()),
-    }
+    target = error_target(networks.averaged, networks, batch, config, trunk)  # (B,1,h,w)
+    statistics = attention_statistics(attention.detach())
+    metrics = {f"attention/{name}": value for name, value in statistics.items()}
+    metrics["attention/prediction"] = correlation(predicted.positions.detach(), target)
     return Terms({}, {"attention": prediction_loss(predicted.positions, target)}, metrics)
 
 
 def error_target(
-    generator: Generator, networks: Networks, batch: Batch, config: TrainConfig
+    generator: Generator,
+    networks: Networks,
+    batch: Batch,
+    config: TrainConfig,
+    trunk: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Return what the attention branch of a generator learns to predict of the photos of a batch,
-    (B,1,h,w).
+    (B,1,h,w). ``trunk`` are the encoded photos, if they are known.
     """
     assert networks.codes is not None
     codes = _drawn_codes(networks.codes, batch["position"], config.attention.paintings)
-    return mean_log_error(generator, batch["content"], codes, batch["uniform"][:, -2:])
+    offset = batch["uniform"][:, -2:]
+    return mean_log_error(generator, batch["content"], codes, offset, trunk)
 
 
 @torch.no_grad()
 def mean_log_error(
-    generator: Generator, photo: Tensor, codes: Tensor, noise_offset: Tensor | None = None
+    generator: Generator,
+    photo: Tensor,
+    codes: Tensor,
+    noise_offset: Tensor | None = None,
+    trunk: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Return the log structural error of photos (B,3,H,W) at full strength, averaged over the
-    style codes (K,B,D) or (K,1,D), (B,1,h,w).
+    style codes (K,B,D) or (K,1,D), (B,1,h,w). ``trunk``: as for the generator.
     """
     grid = math.ceil(photo.shape[-2] / STRIDE), math.ceil(photo.shape[-1] / STRIDE)
-    trunk = generator.encode_photo(photo)
+    trunk = trunk or generator.encode_photo(photo)
     outputs = (
         generator(
             photo, code.expand(len(photo), -1), attend=False, noise_offset=noise_offset,
@@ -422,10 +423,9 @@ class TrainStep:
                     part, weights, directions, measure, with_metrics
                 )
                 logged.append(terms | self._discriminator_backward(result))
-        finite = torch.cat([_all_losses_finite(values) for values in logged])
         output, photos, paintings = result.output, result.batch["content"], result.batch["style"]
         images = photos, paintings, output.image.detach(), output.attention.detach()
-        return StepOutput(logged, finite, self._update(finite), images)
+        return self._update_if_finite(logged, images)
 
     def _learn_attention(self, inputs: dict[str, Tensor]) -> StepOutput:
         """Update the attention branch alone."""
@@ -438,8 +438,14 @@ class TrainStep:
         for parameter in self.networks.plain_generator.parameters():
             if parameter.grad is not None:  # DDP would wait for the others
                 parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
+        return self._update_if_finite(logged, None)
+
+    def _update_if_finite(
+        self, logged: list[dict[str, Tensor]], images: StepImages | None
+    ) -> StepOutput:
+        """Step the optimizers, given the losses of all micro-batches."""
         finite = torch.cat([_all_losses_finite(values) for values in logged])
-        return StepOutput(logged, finite, self._update(finite), None)
+        return StepOutput(logged, finite, self._update(finite), images)
 
     def _micro_batches(self, inputs: dict[str, Tensor]) -> list[RawBatch]:
         batch: RawBatch = {name: inputs[name] for name in RawBatch.__annotations__}  # type: ignore[assignment]

@@ -98,7 +98,8 @@ class Validation:
         style = style_features(encoder, painting, config)
         code = style_code(painting, style[0])
         learns = learns_error(config.attention.objective)
-        output = networks.averaged(photo, code, attend=learns)
+        trunk = networks.averaged.encode_photo(photo)
+        output = networks.averaged(photo, code, attend=learns, trunk=trunk)
         image = output.image
         features = encoder(image)
         if config.content.kind == "pixel":
@@ -109,7 +110,8 @@ class Validation:
         prediction = torch.zeros(1, device=device)
         if learns:
             assert networks.codes is not None
-            error = mean_log_error(networks.averaged, photo, networks.codes[:CODES, None])
+            codes = networks.codes[:CODES, None]
+            error = mean_log_error(networks.averaged, photo, codes, trunk=trunk)
             prediction = correlation(output.predicted.positions, error)
         distance = losses.style(style_features(encoder, image, config, features), style)
         values = [content, distance, prediction]

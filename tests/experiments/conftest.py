@@ -66,9 +66,8 @@ def small_study(
     monkeypatch.setattr(scores, "make_networks", lambda *_: pixel_networks())
     return replace(
         quick(), photos=folders[0], paintings=folders[1], out=tmp_path / "out", warmup=1, steps=1,
-        attention_steps=1,
-        size=32, batch_size=2, seeds=1, pairs=9, strengths=(0.5, 1.0), workers=0, device="cpu",
-        init=None, precision="fp32", matched_gap=0.001,
+        attention_steps=1, size=32, batch_size=2, seeds=1, pairs=9, strengths=(0.5, 1.0), workers=0,
+        device="cpu", init=None, precision="fp32", matched_gap=0.001,
         generator=GeneratorConfig(width=8, blocks=1),
     )  # fmt: skip
 
