@@ -20,9 +20,10 @@ Launch = Callable[..., str]
 LAUNCHER = """
 import sys
 from importlib import import_module
-sys.modules["timm"] = None  # no second metric network, which is slow
 from accelerate import debug_launcher
 from underdrawing.experiments.main import run_command
+from underdrawing.experiments.scoring import networks
+networks._lite0, networks._saliency = lambda *_: None, lambda: None  # as in single_network
 processes, name, *arguments = sys.argv[1:]
 import_module(f"underdrawing.experiments.{name}")
 debug_launcher(run_command, (name, arguments), int(processes))
