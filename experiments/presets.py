@@ -93,9 +93,9 @@ def cpu() -> StudyConfig:
     """Two folders of images on a CPU: small images, short runs, three seeds.
 
     Command:  underdrawing reproduce --preset cpu --photos PHOTOS --paintings PAINTINGS
-    Time:     about 50 min in two processes on two CPU cores (2.7 s per step, 0.3 s where the
-              attention branch learns alone, and 1.8 min of scoring per row of a seed, in each),
-              twice that beside other work
+    Time:     about 50 min in two processes on two CPU cores (width 128: 2.7 s per step, 0.3 s
+              where the attention branch learns alone, and 1.8 min of scoring per row of a seed, in
+              each), twice that beside other work
     Expected: SSIM worst tenth 0.41 with content features, 0.22 with the pixel loss, at matched
               style (docs/results.md)
     """
@@ -108,16 +108,15 @@ def cpu() -> StudyConfig:
 def standard() -> StudyConfig:
     """Two folders of images on one GPU.
 
-    211,000 crops of 256 px for training, of which steps took 401 to 491 per second on an H200
-    (docs/speed.md), so about eight minutes, 38,000 for the attention branch alone, and 165,000
-    outputs to score.
-
     Command:  underdrawing reproduce --preset standard --photos PHOTOS --paintings PAINTINGS
-    Time and result: not measured
+    Time:     9.7 min in three processes on one H200, beside another training
+    Expected: SSIM worst tenth 0.37 with content features, 0.11 with the pixel loss, at matched
+              style (docs/results.md)
     """
     return replace(
-        quick(), preset="standard", out=Path("runs/reproduce-standard"), warmup=200, steps=400,
-        size=256, batch_size=32, seeds=3, pairs=2500, strengths=CURVE, workers=8,
+        quick(), preset="standard", out=Path("runs/reproduce-standard"), warmup=100, steps=150,
+        attention_steps=400, size=256, batch_size=32, seeds=3, pairs=1000, strengths=CURVE[1:],
+        workers=4,
     )  # fmt: skip
 
 
@@ -130,7 +129,7 @@ def paper() -> StudyConfig:
     """
     return replace(
         standard(), preset="paper", out=Path("runs/reproduce-paper"), init=None, warmup=40_000,
-        steps=40_000, attention_steps=4000, pairs=5000,
+        steps=40_000, attention_steps=4000, pairs=5000, strengths=CURVE, workers=8,
         generator=GeneratorConfig(width=192, blocks=6),
     )  # fmt: skip
 

@@ -10,8 +10,8 @@ The defaults (256 px, batch 16, 5,000 steps) are for a GPU: 5,400 steps from ran
 (``--init pretrained``) with ``--batch-size 4 --size 128`` and some hundred steps.
 
 "Table" is the row of ``underdrawing reproduce --preset cpu`` where 0.48 of the style gap is closed,
-van Gogh and ukiyo-e, three seeds (docs/results.md): 80 steps from the shipped model, 2.7 s
-each on one CPU core (128 px, batch 4, float32).
+van Gogh and ukiyo-e, three seeds (docs/results.md): 80 steps from the model of width 128 that was
+shipped before, 2.7 s each on one CPU core (128 px, batch 4, float32).
 """
 
 from collections.abc import Callable, Mapping

@@ -206,7 +206,7 @@ class Generator(nn.Module):
     def __init__(
         self,
         style_size: int,
-        width: int = 128,
+        width: int = 96,
         blocks: int = 4,
         noise: bool = True,
         base: Base = "covariance",

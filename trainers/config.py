@@ -52,7 +52,7 @@ class EncoderConfig:
 class GeneratorConfig:
     """The stylizing network."""
 
-    width: Annotated[int, Field(ge=4, le=4096)] = 128
+    width: Annotated[int, Field(ge=4, le=4096)] = 96
     """Channels at 1/8 resolution; half as many at 1/4."""
     blocks: Annotated[int, Field(ge=0, le=64)] = 4
     """Number of styled residual blocks at 1/8 resolution."""

@@ -25,7 +25,7 @@ CHANGES: list[dict[str, Any]] = [
     {"balance": BalanceConfig(kind="gradient", every=3)},
     {"balance": BalanceConfig(kind="schedule")},
     {"adversarial": AdversarialConfig(width=8, spectral_norm=True, r1=1.0, feature_matching=1.0)},
-    {"attention": AttentionConfig(final_steps=2)},
+    {"attention": AttentionConfig(final_steps=5)},
 ]
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -69,7 +69,7 @@ def test_all_that_differs_between_steps_is_in_the_inputs(
     changes: dict[str, Any], tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither the host's batch nor the step is read: the recorded work would keep the first."""
-    config = tiny(**{"steps": 5} | changes)
+    config = tiny(**{"steps": 8} | changes)
     expected, metrics, _ = run(config)
     replays = list[Replayed]()
 
@@ -85,7 +85,7 @@ def test_all_that_differs_between_steps_is_in_the_inputs(
     assert torch.equal(weights, expected)
     assert found == metrics
     alone = config.attention.final_steps or 0
-    assert [replay.calls for replay in replays] == [5 - alone, alone]
+    assert [replay.calls for replay in replays] == [8 - alone, alone]
     assert len(replays[0].variants) > 1
 
 
