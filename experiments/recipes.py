@@ -121,7 +121,7 @@ def few_paintings() -> TrainConfig:
 
     Command:  underdrawing train --recipe few-paintings --init pretrained --steps 300
     Expected: 21 paintings by Monet, 10 seconds on one H200, style gap closed 0.639: SSIM 0.619,
-              LPIPS 0.343 (the shipped model at that gap: 0.542, 0.407)
+              LPIPS 0.343 (its start, the model of width 128, at that gap: 0.542, 0.407)
     """
     return replace(
         attention(), recipe="few-paintings", steps=1000, batch_size=4, crop_scale=0.25,
