@@ -109,7 +109,7 @@ def standard() -> StudyConfig:
     """Two folders of images on one GPU.
 
     Command:  underdrawing reproduce --preset standard --photos PHOTOS --paintings PAINTINGS
-    Time:     9.7 min in three processes on one H200, beside another training
+    Time:     9.7 min in three processes on one H200, which another training shared
     Expected: SSIM worst tenth 0.37 with content features, 0.11 with the pixel loss, at matched
               style (docs/results.md)
     """
