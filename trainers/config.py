@@ -96,7 +96,7 @@ class AttentionConfig:
     paintings: Count = 4
     """Number of paintings over which the error is averaged that the branch learns to predict."""
     final_steps: Annotated[int, Field(ge=0, le=10**12)] | None = None
-    """Last steps of the run, in which the branch learns alone; default: a tenth of the steps."""
+    """Last steps, in which the branch learns alone (with init: up to all); default: a tenth."""
     channels: bool = False
     """Also learn one weight per channel of each content layer."""
     channel_budget: Divergence = 0.1
@@ -274,10 +274,11 @@ class TrainConfig:
             raise ValueError(
                 f"batch_size {self.batch_size} is not divisible by accumulate {self.accumulate}"
             )
-        if (final := self.attention.final_steps or 0) >= self.steps:
+        final = self.attention.final_steps or 0
+        if final > self.steps or (final == self.steps and self.init is None):
             raise ValueError(
                 f"attention.final_steps {final} leaves no step for the generator: it must be less "
-                f"than steps, {self.steps}"
+                f"than steps, {self.steps}, or with --init at most equal"
             )
         if self.content.kind == "pixel" and objective != "uniform":
             raise ValueError("content.kind pixel has no map: set attention.objective uniform")

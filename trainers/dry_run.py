@@ -11,7 +11,7 @@ from torch.utils.data import default_collate
 from ..models.pretrained import cache_dir
 from .checkpoint import saved_step
 from .config import TrainConfig
-from .schedule import duration, joint_steps, time_left
+from .schedule import duration, time_left
 from .trainer import WARMUP, Trainer, check_run_dir
 
 TIMED = 3  # steps, after those of the warm-up
@@ -28,7 +28,8 @@ def make_plan(config: TrainConfig) -> Plan:
         ValueError: training would raise it for this configuration.
     """
     check_run_dir(config)
-    trainer = Trainer(replace(config, workers=0, cache_images=False))
+    joint = replace(config.attention, final_steps=0)  # to time steps of all networks
+    trainer = Trainer(replace(config, workers=0, cache_images=False, attention=joint))
     processes, device = trainer.accelerator.num_processes, trainer.device
     name = f"{device.type.upper()}, {torch.get_num_threads()} threads"
     if device.type == "cuda":
@@ -82,7 +83,7 @@ def seconds_per_step(trainer: Trainer) -> float:
     times = []
     for step in range(WARMUP + TIMED):
         begin = time.perf_counter()
-        trainer.train_step.step(min(step, joint_steps(trainer.config) - 1), batch)
+        trainer.train_step.step(min(step, trainer.config.steps - 1), batch)
         torch.get_device_module(trainer.device).synchronize()
         times.append(time.perf_counter() - begin)
     return median(times[WARMUP:])

@@ -382,7 +382,7 @@ class TrainStep:
         config, o, device = self.config, self.config.optimizer, self.accelerator.device
         joint, networks = joint_steps(config), self.networks
         measure = step % config.balance.every == 0 and step < joint
-        if step == 0 and config.balance.kind == "gradient":
+        if step == 0 < joint and config.balance.kind == "gradient":
             self._measure_initial_norms(split(raw, config.accumulate))
         rates = {"optimizer_g": o.lr, "optimizer_d": o.lr_discriminator}
         for name, optimizer in networks.optimizers().items():
@@ -532,7 +532,7 @@ class TrainStep:
 
     def metrics(self, step: int) -> dict[str, float]:
         """Return means since the last call, over steps that count and processes; wait for them."""
-        progress = min(1, step / joint_steps(self.config))
+        progress = min(1, step / max(1, joint_steps(self.config)))
         values = {name: total / count for name, (total, count) in self.totals.items()}
         values |= {f"share/{name}": share for name, share in self.balance.shares(progress).items()}
         values |= {f"weight/{name}": w for name, w in self.balance.weights(progress).items()}

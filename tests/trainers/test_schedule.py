@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from underdrawing.losses.attention import OBJECTIVES
@@ -37,6 +38,13 @@ def test_by_default_it_learns_alone_in_a_tenth_of_the_steps(
 def test_some_step_must_train_the_generator() -> None:
     with pytest.raises(ValueError, match=r"final_steps 5 leaves no step .* less than steps, 5"):
         run(5, 5)
+
+
+def test_no_step_must_train_a_generator_that_is_given() -> None:
+    attention = AttentionConfig(final_steps=5)
+    assert joint_steps(TrainConfig(init=Path("run"), steps=5, attention=attention)) == 0
+    with pytest.raises(ValueError, match=r"final_steps 5 leaves no step .* with --init at most"):
+        TrainConfig(init=Path("run"), steps=4, attention=attention)
 
 
 def test_rate_falls_to_a_tenth_and_then_from_its_peak_to_zero() -> None:

@@ -16,7 +16,13 @@ from underdrawing.models.color import color_statistics
 from underdrawing.models.discriminator import DiscriminatorOutput
 from underdrawing.trainers import train_step
 from underdrawing.trainers.checkpoint import checkpoints, saved_step
-from underdrawing.trainers.config import GeneratorConfig, OptimizerConfig, TrainConfig
+from underdrawing.trainers.config import (
+    AttentionConfig,
+    GeneratorConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
+from underdrawing.trainers.dry_run import make_plan
 from underdrawing.trainers.model_files import load_state
 from underdrawing.trainers.networks import Networks
 from underdrawing.trainers.tensor_files import read_tensors
@@ -384,6 +390,20 @@ def test_branch_alone_learns_to_predict_the_error(tiny: Tiny) -> None:
     assert lines[-1]["attention/prediction"] > 0.7 > lines[1]["attention/prediction"]
     assert "loss/style" in lines[0]
     assert "loss/style" not in lines[1]
+
+
+@pytest.mark.parametrize("recipe", ["attention-adversarial", "gradient-balance"])
+def test_a_run_can_train_the_branch_of_a_given_generator_alone(
+    tiny: Tiny, write_model: Callable[..., Path], tmp_path: Path, recipe: str
+) -> None:
+    start = write_model(tiny("multi-layer", out=tmp_path / "start"), residual=0.1)
+    config = tiny(recipe, init=start, attention=AttentionConfig(final_steps=2))
+    assert "2 steps of" in make_plan(config)["time"]
+    initial = Trainer(config).networks.averaged.state_dict()
+    trained = load_state(train(config))
+    for name, x in initial.items():
+        assert torch.equal(x, trained[name]) is ("attention" not in name), name
+    assert [line["attention/prediction"] for line in read_metrics(config.out)]
 
 
 def test_an_equally_good_generator_with_a_later_map_replaces_the_best_model(tiny: Tiny) -> None:
