@@ -206,8 +206,8 @@ class Generator(nn.Module):
     def __init__(
         self,
         style_size: int,
-        width: int = 96,
-        blocks: int = 4,
+        width: int,
+        blocks: int,
         noise: bool = True,
         base: Base = "covariance",
         attention: bool = True,

@@ -45,7 +45,7 @@ def generator() -> Generator:
     if not path.is_file():
         pytest.skip(f"no prototype weights: {path} is missing (set UNDERDRAWING_REFERENCE)")
     state = torch.load(path, "cpu", weights_only=True)["state"]  # noqa: TID251
-    generator = Generator(len(state["code_mean"]), width=128, attention=False).eval()
+    generator = Generator(len(state["code_mean"]), width=128, blocks=4, attention=False).eval()
     kept = {rename(k): v.float() for k, v in state.items() if not k.startswith("att.")}
     generator.load_state_dict(kept)
     return generator
