@@ -154,7 +154,7 @@ def test_photo_is_stylized_in_the_browser_as_in_python(
         page.keyboard.press("ArrowRight")  # while the first style loads or is painted
         set_value(page, "Strength", 0.7)
         set_value(page, "Stroke size", 1.7)
-        page.get_by_text("512×384 pixels, painted in").wait_for()
+        page.get_by_text("512×384 pixels, stylized in").wait_for()
         content, result = read_canvas(page, "photo"), read_canvas(page, "result")
         with page.expect_download() as download:
             page.get_by_role("button", name="Download PNG").click()
