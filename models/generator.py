@@ -253,7 +253,7 @@ class Generator(nn.Module):
         code: Tensor,
         strength: Tensor | float = 1.0,
         attend: bool = True,
-        cond_strength: Tensor | float | None = None,
+        cond_strength: Tensor | float = 1.0,
         noise_offset: Tensor | None = None,
         reduced: Tensor | None = None,
         trunk: tuple[Tensor, Tensor] | None = None,
@@ -265,9 +265,10 @@ class Generator(nn.Module):
             code: (B,D) style code.
             strength: a number, (B,) or (B,1,H,W), in [0,1].
             attend: compute A; False skips the branch where only the image is needed.
-            cond_strength: strength that conditions the network, a number or (B,); by default the
-                spatial mean of ``strength``, as in training. With ``modulates_strength`` the
-                network is conditioned on the mean of s^A in both cases.
+            cond_strength: strength that conditions the network: a number, (B,), or the mean of
+                (B,1,H,W). Training passes ``strength``. In use it is 1: fading the result of full
+                strength keeps more of the photo at the same style (docs/comparison.md). With
+                ``modulates_strength`` it becomes the mean of cond_strength^A.
             noise_offset: (B,2) in [0,1), shifts the noise of each image; random in training, by
                 default 0.
             reduced: the photo at the size at which strokes are painted, by default its own; h and w
@@ -329,14 +330,13 @@ class Generator(nn.Module):
         code: Tensor,
         strength: Tensor | float,
         attention: Tensor,
-        cond_strength: Tensor | float | None = None,
+        cond_strength: Tensor | float = 1.0,
         reduced: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return the strength (B or 1,1,H or 1,W or 1) and the style (B,3C) for the blocks."""
         b = photo.shape[0]  # ``len`` would fix the batch size in an exported model
         s = _as_map(strength, photo)  # (B or 1,1,H or 1,W or 1)
-        # The network is conditioned on the spatial mean of:
-        cond_map = s if cond_strength is None else _as_map(cond_strength, photo)  # (B or 1,1,1,1)
+        cond_map = _as_map(cond_strength, photo)  # (B or 1,1,H or 1,W or 1)
         if self.modulates_strength:
             a = F.interpolate(attention.detach(), scale_factor=STRIDE, mode="bilinear")
             a = fit_to_photo(a, photo, reduced).clamp_min(1e-6)  # (B,1,H,W); 0^0 would be 1

@@ -27,7 +27,7 @@ def stylize_in_tiles(
     code: Tensor,
     strength: Tensor | float = 1.0,
     attend: bool = True,
-    cond_strength: Tensor | float | None = None,
+    cond_strength: Tensor | float = 1.0,
     reduced: Tensor | None = None,
     positions: int = POSITIONS,
 ) -> Stylized:

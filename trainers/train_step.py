@@ -121,8 +121,9 @@ def forward(networks: Networks, batch: Batch, config: TrainConfig) -> ForwardRes
         content = encoder(batch["content"], layers) if layers else {}
         style = style_features(encoder, batch["style"], config)
         code = style_code(batch["style"], style[0])  # (B,D)
+    strength, offset = batch["strength"], batch["uniform"][:, -2:]  # (B,1,H,W), (B,2)
     output = networks.generator(
-        batch["content"], code, batch["strength"], noise_offset=batch["uniform"][:, -2:]
+        batch["content"], code, strength, cond_strength=strength, noise_offset=offset
     )
     return ForwardResult(batch, content, style, networks.plain_generator.standardize(code), output)
 

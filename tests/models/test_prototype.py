@@ -57,6 +57,7 @@ def test_generator_equals_the_prototype(generator: Generator, name: str) -> None
     height, width, strength = name.split("x")
     photo, code = waves(int(height), int(width), 0.5), make_code(generator.code_mean)
     with torch.no_grad():
-        image = generator(photo, code, float(strength)).image
+        s = float(strength)
+        image = generator(photo, code, s, cond_strength=s).image  # as in training
     found = image[0, :, ::13, ::13]
     torch.testing.assert_close(found, torch.from_numpy(EXPECTED[name]), rtol=0, atol=1e-4)

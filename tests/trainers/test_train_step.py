@@ -14,6 +14,7 @@ from underdrawing.data.dataset import Batch, unpack
 from underdrawing.losses.attention import OBJECTIVES, log_structural_error
 from underdrawing.models.color import color_statistics
 from underdrawing.models.discriminator import DiscriminatorOutput
+from underdrawing.models.style_code import style_code
 from underdrawing.trainers import train_step
 from underdrawing.trainers.checkpoint import checkpoints, saved_step
 from underdrawing.trainers.config import (
@@ -111,6 +112,21 @@ def test_every_trainable_parameter_receives_a_gradient(trainer: Trainer) -> None
         nn.init.normal_(parameter, std=0.05)
     total(terms_of(trainer, first_batch(trainer))).backward()
     assert not [name for name, p in generator.named_parameters() if p.grad is None]
+
+
+def test_training_conditions_the_network_on_the_drawn_strength(trainer: Trainer) -> None:
+    generator, batch = trainer.networks.plain_generator, first_batch(trainer)
+    for parameter in generator.parameters():
+        nn.init.normal_(parameter, std=0.05)
+    batch["strength"] = torch.full_like(batch["strength"], 0.5)
+    result = forward(trainer.networks, batch, trainer.config)
+    code = style_code(batch["style"], result.style[0])
+    images = (
+        generator(batch["content"], code, 0.5, True, cond, batch["uniform"][:, -2:]).image
+        for cond in (0.5, 1.0)
+    )
+    same, other = ((image - result.output.image).abs().max() for image in images)
+    assert same < 1e-5 < 1e-4 < other
 
 
 # --- losses -----------------------------------------------------------------------------------
