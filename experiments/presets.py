@@ -82,9 +82,9 @@ def quick() -> StudyConfig:
     """Built-in samples, one seed (no intervals): checks that everything runs.
 
     Command:  underdrawing reproduce
-    Time:     4.5 min on two CPU cores
-    Expected: a table and a report page; SSIM worst tenth 0.48 with content features, 0.28 with the
-              pixel loss, at matched style (three seeds, docs/results.md)
+    Time:     about 5 min on two CPU cores
+    Expected: a table and a report page; with width 128 and three seeds, SSIM worst tenth 0.48 with
+              content features, 0.28 with the pixel loss, at matched style (docs/results.md)
     """
     return StudyConfig()
 
@@ -96,8 +96,8 @@ def cpu() -> StudyConfig:
     Time:     about 50 min in two processes on two CPU cores (width 128: 2.7 s per step, 0.3 s
               where the attention branch learns alone, and 1.8 min of scoring per row of a seed, in
               each), twice that beside other work
-    Expected: SSIM worst tenth 0.41 with content features, 0.22 with the pixel loss, at matched
-              style (docs/results.md)
+    Expected: with width 128, SSIM worst tenth 0.41 with content features, 0.22 with the pixel
+              loss, at matched style (docs/results.md)
     """
     return replace(
         quick(), preset="cpu", out=Path("runs/reproduce-cpu"), steps=80, attention_steps=400,
@@ -110,8 +110,8 @@ def standard() -> StudyConfig:
 
     Command:  underdrawing reproduce --preset standard --photos PHOTOS --paintings PAINTINGS
     Time:     9.7 min in three processes on one H200, which another training shared
-    Expected: SSIM worst tenth 0.37 with content features, 0.11 with the pixel loss, at matched
-              style (docs/results.md)
+    Expected: with width 128, SSIM worst tenth 0.37 with content features, 0.11 with the pixel
+              loss, at matched style (docs/results.md)
     """
     return replace(
         quick(), preset="standard", out=Path("runs/reproduce-standard"), warmup=100, steps=150,

@@ -5,9 +5,9 @@
 The first five are the rows of the table of 问答酱 (2025), in its order. A function added here is
 available on the command line at once.
 
-The defaults (256 px, batch 16, 5,000 steps) are for a GPU: 5,400 steps from random weights took
-8 minutes on one H200. On a CPU start from the shipped model
-(``--init pretrained``) with ``--batch-size 4 --size 128`` and some hundred steps.
+The defaults (256 px, batch 16, 5,000 steps) are for a GPU: 40 ms per step with width 128 on one
+H200 (docs/speed.md). On a CPU start from the shipped model (``--init pretrained``) with
+``--batch-size 4 --size 128`` and some hundred steps.
 
 "Table" is the row of ``underdrawing reproduce --preset cpu`` where 0.48 of the style gap is closed,
 van Gogh and ukiyo-e, three seeds (docs/results.md): 80 steps from the model of width 128 that was

@@ -43,6 +43,8 @@ from .runs import StudyRun
 
 RunScores = dict[str, Scores]  # by strength, in rising order
 
+SCORES_VERSION = 2  # increase when a code change alters the scores of a trained model
+
 
 @dataclass(frozen=True)
 class StudyScorer:
@@ -129,6 +131,7 @@ class StudyScorer:
             for photo, _ in self.manifest
         ]
         return {
+            "version": SCORES_VERSION,
             "size": self.study.size,
             "strengths": list(self.study.strengths),
             "data": self.data,
