@@ -27,18 +27,18 @@ def stylize_in_tiles(
     code: Tensor,
     strength: Tensor | float = 1.0,
     attend: bool = True,
-    cond_strength: Tensor | float = 1.0,
     reduced: Tensor | None = None,
     positions: int = POSITIONS,
 ) -> Stylized:
     """Return the generator's output up to rounding.
 
-    ``positions`` is the size of a tile; the other arguments are those of ``Generator.forward``.
+    ``positions`` is the size of a tile; the other arguments are those of ``Generator.forward``,
+    with its default conditioning strength.
     """
     small = photo if reduced is None else reduced
     x4, x8 = generator.encode_photo(small)
     attention, predicted = generator.predict_attention(small, x4, x8, attend)
-    s, style = generator.condition(photo, code, strength, attention, cond_strength, reduced)
+    s, style = generator.condition(photo, code, strength, attention, reduced=reduced)
     noise = generator.make_noise(x8)
     x = generator.styled_blocks(x4, x8, style, attention, noise)
     del x4, x8  # 1.6 GB for 8192x8192 pixels

@@ -186,15 +186,14 @@ class Stylizer:
         code, s = code.expand(b, -1), s.expand(b, -1, -1, -1)
         if keep_colors:
             code = with_colors_of(code, content)
-        maximum = s.amax(dim=(1, 2, 3))
         if content[0, 0].numel() <= MAX_UNTILED:
-            stylized = self.generator(content, code, s, False, maximum, reduced=reduced).image
+            stylized = self.generator(content, code, s, attend=False, reduced=reduced).image
         else:
-            each = zip(*(x.split(1) for x in (content, code, s, maximum)), strict=True)
+            each = zip(*(x.split(1) for x in (content, code, s)), strict=True)
             small = [None] * b if reduced is None else reduced.split(1)
             tiled = [
-                stylize_in_tiles(self.generator, x, c, s, False, m, r)
-                for (x, c, s, m), r in zip(each, small, strict=True)
+                stylize_in_tiles(self.generator, x, c, s, attend=False, reduced=r)
+                for (x, c, s), r in zip(each, small, strict=True)
             ]
             stylized = torch.cat([one.image for one in tiled])
         return keep_chroma(stylized, content) if keep_colors else stylized

@@ -50,8 +50,9 @@ class ReferenceTrainer:
         balance, o = self.config.balance, self.config.optimizer
         code = reference_style_code(batch["style"], self.encoder, self.config)
         output = self.generator(
-            batch["content"], code, batch["strength"], noise_offset=batch["uniform"][:, -2:]
-        )
+            batch["content"], code, batch["strength"], cond_strength=batch["strength"],
+            noise_offset=batch["uniform"][:, -2:],
+        )  # fmt: skip
         code = self.generator.standardize(code)  # as D sees it
         attention = prediction_loss(output.predicted.positions, self._mean_log_error(batch))
         strength = batch["strength"].mean(dim=(1, 2, 3))

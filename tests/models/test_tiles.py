@@ -54,7 +54,7 @@ def test_tiled_output_of_a_reduced_photo(stroke_size: float, positions: int) -> 
     """With a strength per position."""
     generator = make_generator(modulates_strength=True)
     photo, code, s = torch.rand(1, 3, 97, 75), torch.rand(1, CODE), torch.rand(1, 1, 97, 75)
-    options: dict[str, Any] = {"reduced": reduce_photo(photo, stroke_size), "cond_strength": 0.9}
+    options: dict[str, Any] = {"reduced": reduce_photo(photo, stroke_size)}
     with torch.no_grad():
         whole = generator(photo, code, s, **options).image
     tiled = stylize_in_tiles(generator, photo, code, s, positions=positions, **options).image
